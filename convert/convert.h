@@ -1,0 +1,137 @@
+/* convert.h: what the parts of the converter share.
+ *
+ *   main.c         command line, plan (which type each tensor gets), the writer
+ *   hf.c           a Hugging Face directory: config, generation_config, tokenizer files
+ *   safetensors.c  tensors of a safetensors file or of its shards
+ *   gguf.c         a GGUF file: metadata, tokenizer, tensors
+ *   tokens.c       vocabulary, merges and added tokens -> the tokenizer section of model.h
+ *   lora.c         a PEFT adapter, added to the weights as they are read
+ *   quant.c        GGUF blocks: to float, from float, into panels
+ *   random.c       models of a given shape with random weights
+ *   info.c         --info
+ *   sha256.c       SHA-256 (FIPS 180-4)
+ *
+ * Data flows by panels of 16 rows: raw rows of the source -> (when the type changes or an adapter is
+ * merged: float -> GGUF blocks of the target type) -> panel -> compared, weight by weight and bit by
+ * bit, with the blocks it came from -> file. So memory stays small whatever the model's size. */
+#ifndef CONVERT_H
+#define CONVERT_H
+
+#include "../base.h"
+#include "../chat.h"
+#include "../json.h"
+#include "../model.h"
+
+#define CONVERTER "qwen.c convert 1"
+
+/* ---- Element types of a source, numbered as GGUF numbers them ---------------------------------- */
+
+typedef enum {
+    SRC_F32 = 0, SRC_F16 = 1, SRC_Q4_0 = 2, SRC_Q4_1 = 3, SRC_Q5_0 = 6, SRC_Q5_1 = 7, SRC_Q8_0 = 8,
+    SRC_Q2_K = 10, SRC_Q3_K = 11, SRC_Q4_K = 12, SRC_Q5_K = 13, SRC_Q6_K = 14, SRC_BF16 = 30
+} SourceType;
+
+/* "Q5_K" and so on for every type GGUF knows, also those we cannot read; NULL for unknown numbers. */
+const char *source_type_name(uint32_t type);
+/* Weights and bytes per block; false for types that we cannot decode. */
+bool source_type_block(uint32_t type, uint32_t *weights, uint32_t *bytes);
+/* Bytes of a row of `cols` weights; cols must be a multiple of the block. */
+size_t source_row_bytes(SourceType type, size_t cols);
+/* The row as float, exactly as GGUF defines it. */
+void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float *out);
+
+/* ---- Target types: rows of GGUF blocks, and panels --------------------------------------------- */
+
+/* The GGUF type whose blocks a target type permutes. */
+SourceType target_source_type(Type t);
+/* Quantize one row to blocks of the target type. cols is a multiple of the type's block. */
+void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks);
+/* Put n_rows (1..16) rows of blocks, row_bytes apart, into a panel (panel_bytes(t, cols)). */
+void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, size_t n_rows,
+                uint8_t *panel);
+/* Does every weight of the panel have the very bits of its block's weight? */
+bool panel_matches(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, size_t n_rows,
+                   const uint8_t *panel);
+
+/* ---- Sources ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    char name[80];       /* Hugging Face's name, as model.h lists them */
+    SourceType type;
+    uint32_t rows, cols; /* vectors: rows = 1 */
+    uint32_t file;       /* index into Source.files */
+    uint64_t offset;     /* of the first row in that file; rows follow each other */
+} SourceTensor;
+
+typedef struct Source {
+    char path[4096];        /* as the user named it: for errors */
+    ModelHeader header;     /* config, defaults, chat, name, source: filled in by the reader */
+    char quant[16];         /* GGUF: the file type's name ("Q5_K_M"); else "" */
+    Buffer tokenizer;       /* the finished tokenizer section */
+    SourceTensor *tensors;  /* (n_tensors) exactly the model's tensors, in model.h's order, with
+                               shapes checked against the configuration */
+    size_t n_tensors;
+    Map *files;             /* (n_files) mapped weight files; none for a random model */
+    char (*file_names)[256];
+    size_t n_files;
+    uint64_t seed;          /* random models: n_files == 0, rows are generated */
+} Source;
+
+/* Open by kind. On failure everything is released. */
+bool hf_open(const char *dir, Source *s, Error *e);
+bool gguf_open(const char *path, Source *s, Error *e);
+bool random_open(const char *size, Source *s, Error *e); /* "0.5b" ... "72b" */
+void source_close(Source *s);
+
+/* Copy n rows of tensor t, from row `first` on, as stored, to out. Non-finite values are refused:
+ * "model.layers.3.mlp.up_proj.weight: non-finite value at row R column C". */
+bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out,
+                      Error *e);
+/* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */
+void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out);
+
+/* Every tensor that a model of this configuration has, in model.h's order: name, rows, cols. The
+ * list is allocated; type, file and offset are zero. */
+bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e);
+/* Checks ranges and divisibility against model.h's caps; `file` and config.json's names in errors. */
+bool check_config(const ModelConfig *c, const char *file, Error *e);
+
+/* ---- Tokenizer --------------------------------------------------------------------------------- */
+
+/* Collects a tokenizer and writes its section. Texts are given in GPT-2's printable alphabet
+ * (every byte is one code point), added tokens as plain UTF-8. */
+typedef struct TokenBuilder TokenBuilder;
+TokenBuilder *tokens_new(const char *file, Error *e);
+bool tokens_add(TokenBuilder *b, uint32_t id, const char *text, size_t n, Error *e);
+bool tokens_add_special(TokenBuilder *b, uint32_t id, const char *text, size_t n, bool special,
+                        Error *e);
+bool tokens_merge(TokenBuilder *b, const char *left, size_t left_len, const char *right,
+                  size_t right_len, Error *e);
+/* Checks everything model.h promises of the section (256 bytes present, merges resolvable, no
+ * duplicates) and appends it to out. */
+bool tokens_finish(TokenBuilder *b, Buffer *out, Error *e);
+void tokens_free(TokenBuilder *b);
+
+/* ---- LoRA -------------------------------------------------------------------------------------- */
+
+typedef struct Lora Lora;
+/* Read a PEFT adapter folder and check that every part of it belongs to a tensor of s. */
+Lora *lora_open(const char *dir, const Source *s, Error *e);
+/* Is there anything to add to this tensor? */
+bool lora_touches(const Lora *l, const SourceTensor *t);
+/* rows (n, cols) += scale * B[first .. first+n) A */
+void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows);
+void lora_close(Lora *l);
+
+/* ---- SHA-256 ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t state[8];
+    uint64_t bytes;
+    uint8_t block[64];
+} Sha256;
+void sha256_init(Sha256 *s);
+void sha256_update(Sha256 *s, const void *bytes, size_t n);
+void sha256_final(Sha256 *s, uint8_t out[32]);
+
+#endif

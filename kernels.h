@@ -1,0 +1,114 @@
+/* kernels.h: the arithmetic of the engine, one table of functions per instruction set.
+ *
+ * Every function here gives the same bits on every instruction set, for any number of tokens and any
+ * split of the work over threads. That holds because the order of every floating-point operation is
+ * part of its contract:
+ *   - sums of products of small integers are exact, in any order;
+ *   - float sums run in the order stated with each function, products and sums fused where it says
+ *     fma, rounded apart everywhere else (the build sets -ffp-contract=off);
+ *   - a sum over lanes keeps 16 partial sums, lane i taking elements i, i + 16, i + 32 ..., and adds
+ *     them as a tree: lane i += lane i + 8, then + 4, + 2, + 1.
+ * The scalar table is the plain statement of each function; the others are compared with it by ==.
+ *
+ * Letters: T tokens, K columns (inputs), N rows (outputs), D head_dim, G query heads per KV head. */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "model.h"
+
+#define GROUP_TOKENS 16  /* tokens that lie interleaved in an Operand */
+#define ATTEND_KEYS 512  /* keys of one attend() call: fixed, so that results depend on nothing else */
+
+/* A weight matrix in panels: w (N rows, K cols). */
+typedef struct {
+    Type type;
+    uint32_t rows, cols;
+    const uint8_t *data; /* matrix_bytes(type, rows, cols), 64-byte aligned */
+} Mat;
+
+/* T activation rows x (T, K), as operands of matmul. For block formats they are also quantized: per
+ * 32 columns int8 q and a float scale d, x ~ d q. Tokens lie in groups of 16 (the last group has
+ * the rest); in a group of t tokens, block b of token i is at
+ *      q   + group * 16 * Kp      + (b * t + i) * 32        Kp = K rounded up to 64, zeros behind K
+ *      d   + group * 16 * Kp / 32 + b * t + i
+ *      dq  + group * 16 * Kp / 32 + b * t + i
+ *      sum + group * 16 * Kp / 16 + s * t + i               s = 16-wide sub-block 0 .. Kp/16 - 1
+ * so that one token is contiguous and sixteen are the A tile of a matrix unit. */
+typedef struct {
+    uint32_t n_tok, cols;
+    const float *x;    /* (T, K), rows x_stride floats apart: operand of f32, f16, bf16 weights */
+    size_t x_stride;
+    int8_t *q;         /* (T * Kp), 64-byte aligned */
+    float *d;          /* (T * Kp/32) max|x| / 127 of the block; NaN when it holds a NaN or infinity */
+    float *dq;         /* (T * Kp/32) d * (float)(sum of the block's q) */
+    int32_t *sum;      /* (T * Kp/16) sum of the sub-block's q */
+} Operand;
+
+/* One query token's G heads that share a KV head, against ATTEND_KEYS keys or fewer. */
+typedef struct {
+    uint32_t head_dim, v_stride; /* v_stride: head_dim rounded up to 16 */
+    uint32_t n_heads;            /* G */
+    uint32_t n_keys;             /* 1 .. ATTEND_KEYS */
+    const float *q;   /* (G, D) rows D apart, already rotated and scaled by 1/sqrt(D) */
+    const void *k;    /* (ceil(n_keys/16), D, 16) f16 or f32: 16 keys side by side */
+    const void *v;    /* (n_keys, v_stride) f16 or f32, zeros behind D */
+    float *scores;    /* (G, ATTEND_KEYS) scratch */
+    float *max, *sum; /* out (G): largest score; sum of exp(score - max) */
+    float *out;       /* out (G, v_stride): sum of exp(score - max) v, not yet divided by sum */
+} Attend;
+
+typedef struct {
+    const char *name; /* "scalar", "avx2", "avx512", ... */
+
+    /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x| (compared
+     * as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0, q = 0; else
+     * d = amax / 127, q = x * (127 / amax) rounded to nearest, ties to even. */
+    void (*quantize_row)(const Operand *a, uint32_t t);
+
+    /* y[t * y_stride + n] = sum over k of w[n][k] a[t][k], for n in [16 panel, 16 (panel + n_panels))
+     * and every token; y is (T, N rounded up to 16). By type, acc starting at 0, k ascending:
+     *   f32 f16 bf16  acc = fma(w, x, acc) for each k
+     *   q8 q5_0       acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q (q5_0: q_w - 16)
+     *   q5_1          the same with unsigned codes, then acc = fma(mw, dq, acc), per block
+     *   q5            per 256: s = 0, m = 0; per block s = fma(d, (float)(sc * isum), s),
+     *                 m = fma((float)min, dq, m); then acc = fma(dw, s, acc), acc = fma(-dmin, m, acc)
+     *   q6            per 256: s = 0; per block s = fma(d, (float)(sc0 isum0 + sc1 isum1), s), codes
+     *                 minus 32; then acc = fma(dw, s, acc) */
+    void (*matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t n_panels, const Operand *a,
+                            float *y, size_t y_stride);
+
+    /* [0]: f16 keys and values, [1]: f32. For each head: score[j] = fma over d ascending of
+     * q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j % 16);
+     * out[d] = fma over j ascending of e[j] v[j][d]. */
+    void (*attend[2])(const Attend *a);
+
+    /* y = x * (1 / sqrtf(mean(x^2) + eps)) * w: squares by fma into lanes; (n). */
+    void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
+    /* Rotate pairs (i, i + D/2) of each head: x (n_heads, D); cos, sin (D/2). Products rounded. */
+    void (*rope)(float *x, uint32_t n_heads, uint32_t head_dim, const float *cos, const float *sin);
+    /* g = g / (1 + exp16(-g)) * u; (n) */
+    void (*silu_mul)(float *g, const float *u, uint32_t n);
+    void (*add)(float *x, const float *y, uint32_t n); /* x += y */
+    void (*narrow)(uint16_t *h, const float *x, uint32_t n); /* f16_from_f32 of each */
+
+    /* Largest element; false when any element is NaN or infinite. n >= 1. */
+    bool (*max_finite)(const float *x, uint32_t n, float *max);
+    /* x = exp16((x - max) * scale); returns their sum over lanes. (n) */
+    float (*exp_sum)(float *x, uint32_t n, float max, float scale);
+
+    /* Reads bytes (a multiple of 64) from p with four streams and returns something that depends on
+     * all of them: the memory's own speed, which matmul is measured against. */
+    uint64_t (*read_all)(const void *p, size_t bytes);
+} Kernels;
+
+/* The table for this CPU, or the one called `name` (NULL: the best). Fails, naming what is missing,
+ * when the name is unknown or this CPU or its system lacks a feature that the table needs. */
+const Kernels *kernels_select(const char *name, Error *e);
+/* The tables that this CPU can run, best first; NULL behind the last: for tests and --verify. */
+const Kernels *kernels_available(uint32_t index);
+
+/* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0 below,
+ * infinity above, NaN for NaN. The scalar form, for use outside of the tables. */
+float exp16_scalar(float x);
+
+#endif
