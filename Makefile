@@ -18,7 +18,7 @@ SANFLAGS_tsan = -fsanitize=thread
 CFLAGS += $(SANFLAGS_$(SAN)) -fno-omit-frame-pointer
 endif
 
-COMMON = base.o json.o tokenizer.o chat.o
+COMMON = base.o model.o json.o tokenizer.o chat.o
 ENGINE = $(COMMON) kernels.o
 CONVERT = $(patsubst %.c,%.o,$(wildcard convert/*.c))
 TESTS = $(patsubst %.c,%,$(wildcard test/test_*.c))

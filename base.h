@@ -24,7 +24,7 @@ bool fail(Error *e, const char *file, const char *field, const char *fmt, ...)
 bool fail_errno(Error *e, const char *file, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ---- checked arithmetic: false when the result does not fit ----------------------------------- */
+/* ---- checked arithmetic: false when the result does not fit ---------------------------------- */
 
 static inline bool add_ok(size_t a, size_t b, size_t *sum) {
     return !__builtin_add_overflow(a, b, sum);
@@ -42,16 +42,17 @@ static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 /* malloc and realloc of n items of `size` bytes; on failure NULL and an Error naming `what`. */
 void *alloc_array(Error *e, const char *what, size_t n, size_t size);  /* zero-filled */
-void *grow_array(Error *e, const char *what, void *old, size_t n, size_t size); /* old kept on NULL */
+/* on NULL the old block is kept */
+void *grow_array(Error *e, const char *what, void *old, size_t n, size_t size);
 /* 64-byte aligned, zero-filled; release with free(). */
 void *alloc_aligned(Error *e, const char *what, size_t n, size_t size);
 
-/* ---- strict numbers from text: the whole string, within [low, high] --------------------------- */
+/* ---- strict numbers from text: the whole string, within [low, high] -------------------------- */
 
 bool parse_int(const char *text, int64_t low, int64_t high, int64_t *out);
 bool parse_real(const char *text, double low, double high, double *out); /* no nan, inf or hex */
 
-/* ---- a byte buffer that grows ----------------------------------------------------------------- */
+/* ---- a byte buffer that grows ---------------------------------------------------------------- */
 
 typedef struct {
     char *data; /* (n) bytes, and one NUL behind them once anything was added */
@@ -64,7 +65,7 @@ bool buffer_printf(Buffer *b, Error *e, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void buffer_free(Buffer *b);
 
-/* ---- a list of token ids ---------------------------------------------------------------------- */
+/* ---- a list of token ids --------------------------------------------------------------------- */
 
 typedef struct {
     int32_t *ids; /* (n) */
@@ -74,7 +75,7 @@ typedef struct {
 bool ids_add(Ids *list, int32_t id, Error *e);
 void ids_free(Ids *list);
 
-/* ---- UTF-8 ------------------------------------------------------------------------------------ */
+/* ---- UTF-8 ----------------------------------------------------------------------------------- */
 
 /* Decode the character at text[0..n), n >= 1. Returns its length 1..4 and the code point, or 1 and
  * -1 for a byte that starts no well-formed sequence (RFC 3629: no overlongs, no surrogates). */
@@ -85,7 +86,7 @@ int utf8_encode(int32_t cp, char out[4]);
  * could still complete: what a stream may print now. */
 size_t utf8_complete(const char *text, size_t n);
 
-/* ---- CRC-32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4) ------------- */
+/* ---- CRC-32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4) ------------ */
 
 typedef struct {
     uint32_t table[8][256]; /* slicing by eight bytes */
@@ -95,7 +96,7 @@ void crc_init(Crc *c);
 /* CRC of bytes[0..n) continuing from `crc` (0 to start). */
 uint32_t crc_update(const Crc *c, uint32_t crc, const void *bytes, size_t n);
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 typedef struct {
     const uint8_t *data; /* (bytes), read only */

@@ -43,7 +43,8 @@ void chat_prompt_free(ChatPrompt *p);
  * NULL) and append to *out. With add_generation_prompt the assistant's turn is opened at the end.
  * parse_special: text that spells a special token becomes it, as apply_chat_template + encode would
  * do (for comparison with references only; default off).
- * Errors name the message: "messages[2].role: ...". */
+ * Errors name the message: "messages[2].role: ..."; *out then holds a part of the prompt. Tools are
+ * refused for a family that has none. */
 bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *messages,
                  const Json *tools, bool add_generation_prompt, bool parse_special,
                  const char *file, ChatPrompt *out, Error *e);

@@ -1,12 +1,15 @@
-/* json.h: a small strict JSON reader (RFC 8259), for configuration files, chat messages and indexes.
+/* json.h: a small strict JSON reader (RFC 8259), for configuration files, messages and indexes.
  *
  * Strict: UTF-8 only, no byte order mark, no comments, no trailing commas, no duplicate keys, no
- * lone surrogates, nothing after the value. No recursion: depth is limited to 64 by an explicit
- * stack. The tree keeps the order of keys and the exact source text of every value. */
+ * lone surrogates, nothing after the value, no number beyond the range of a double. No recursion:
+ * depth is limited by an explicit stack. The tree keeps the order of keys and the exact source text
+ * of every value. */
 #ifndef JSON_H
 #define JSON_H
 
 #include "base.h"
+
+#define JSON_MAX_DEPTH 64 /* levels of arrays and objects in each other */
 
 typedef enum { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
 
@@ -40,5 +43,9 @@ const Json *json_get(const Json *v, const char *key);
 bool json_is(const Json *v, const char *text);
 /* The number as an integer: false unless v is a number without fraction within [low, high]. */
 bool json_int(const Json *v, int64_t low, int64_t high, int64_t *out);
+
+/* Append text[0..n) to *out as a JSON string, with the escapes that Python's json.dumps writes
+ * (ensure_ascii off): quotes, backslash and control characters. Bytes that are no UTF-8 stay. */
+bool json_quote(Buffer *out, const char *text, size_t n, Error *e);
 
 #endif

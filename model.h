@@ -332,6 +332,42 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
     }
 }
 
+/* ---- model.c: what a reader and the writer must agree on ---------------------------------------- */
+
+/* Are all sizes within the caps, and do they fit together? Errors name config.json's field. */
+bool model_check_config(const ModelConfig *c, const char *file, Error *e);
+
+typedef struct {
+    char name[80];
+    uint32_t rows, cols; /* vectors: rows = 1 */
+    bool vector;
+} TensorShape;
+
+/* How many tensors a model of this (checked) configuration has, and the i-th of them, in the order
+ * of the file. */
+uint32_t model_n_tensors(const ModelConfig *c);
+void model_tensor(const ModelConfig *c, uint32_t i, TensorShape *shape);
+
+/* Bytes of a tensor's data: a vector's floats, or a matrix in panels. */
+static inline size_t tensor_bytes(const TensorShape *s, Type t) {
+    return s->vector ? (size_t)s->cols * sizeof(float) : matrix_bytes(t, s->rows, s->cols);
+}
+
+/* The CRC-32C of [0, header_bytes), the header's own field taken as zero. */
+uint32_t model_header_crc(const uint8_t *data, size_t header_bytes);
+
+typedef struct {
+    Map map;
+    const ModelHeader *header;   /* in the map */
+    const TensorEntry *tensors;  /* (header->n_tensors) in the map */
+} ModelFile;
+
+/* Open and prove a model.bin: everything but the tensors' data and the tokenizer section's inside. */
+bool model_open(ModelFile *m, const char *path, Error *e);
+void model_close(ModelFile *m);
+/* Compare one tensor's data with its checksum. */
+bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path, Error *e);
+
 /* Row `row` of a matrix in panels, as float: out (cols). The embedding look-up. */
 static inline void matrix_row(Type t, size_t cols, const uint8_t *data, size_t row, float *out) {
     const uint8_t *panel = data + row / PANEL_ROWS * panel_bytes(t, cols);

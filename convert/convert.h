@@ -1,6 +1,9 @@
 /* convert.h: what the parts of the converter share.
  *
- *   main.c         command line, plan (which type each tensor gets), the writer
+ *   main.c         command line
+ *   source.c       what every kind of source needs: reading rows, checks, the list of tensors
+ *   plan.c         which type each tensor gets, and where it lies in the file
+ *   write.c        the writer
  *   hf.c           a Hugging Face directory: config, generation_config, tokenizer files
  *   safetensors.c  tensors of a safetensors file or of its shards
  *   gguf.c         a GGUF file: metadata, tokenizer, tensors
@@ -11,11 +14,14 @@
  *   info.c         --info
  *   sha256.c       SHA-256 (FIPS 180-4)
  *
- * Data flows by panels of 16 rows: raw rows of the source -> (when the type changes or an adapter is
- * merged: float -> GGUF blocks of the target type) -> panel -> compared, weight by weight and bit by
- * bit, with the blocks it came from -> file. So memory stays small whatever the model's size. */
+ * Data flows by panels of 16 rows: raw rows of the source -> (when the type changes or an adapter
+ * is merged: float -> GGUF blocks of the target type) -> panel -> compared, weight by weight and
+ * bit by bit, with the blocks it came from -> file. So memory stays small whatever the model's
+ * size. */
 #ifndef CONVERT_H
 #define CONVERT_H
+
+#include <stdatomic.h>
 
 #include "../base.h"
 #include "../chat.h"
@@ -24,14 +30,14 @@
 
 #define CONVERTER "qwen.c convert 1"
 
-/* ---- Element types of a source, numbered as GGUF numbers them ---------------------------------- */
+/* ---- Element types of a source, numbered as GGUF numbers them -------------------------------- */
 
 typedef enum {
     SRC_F32 = 0, SRC_F16 = 1, SRC_Q4_0 = 2, SRC_Q4_1 = 3, SRC_Q5_0 = 6, SRC_Q5_1 = 7, SRC_Q8_0 = 8,
     SRC_Q2_K = 10, SRC_Q3_K = 11, SRC_Q4_K = 12, SRC_Q5_K = 13, SRC_Q6_K = 14, SRC_BF16 = 30
 } SourceType;
 
-/* "Q5_K" and so on for every type GGUF knows, also those we cannot read; NULL for unknown numbers. */
+/* "Q5_K" and so on for every type GGUF knows, also those we cannot read; NULL for others. */
 const char *source_type_name(uint32_t type);
 /* Weights and bytes per block; false for types that we cannot decode. */
 bool source_type_block(uint32_t type, uint32_t *weights, uint32_t *bytes);
@@ -40,7 +46,7 @@ size_t source_row_bytes(SourceType type, size_t cols);
 /* The row as float, exactly as GGUF defines it. */
 void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float *out);
 
-/* ---- Target types: rows of GGUF blocks, and panels --------------------------------------------- */
+/* ---- Target types: rows of GGUF blocks, and panels ------------------------------------------- */
 
 /* The GGUF type whose blocks a target type permutes. */
 SourceType target_source_type(Type t);
@@ -53,7 +59,7 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
 bool panel_matches(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, size_t n_rows,
                    const uint8_t *panel);
 
-/* ---- Sources ----------------------------------------------------------------------------------- */
+/* ---- Sources --------------------------------------------------------------------------------- */
 
 typedef struct {
     char name[80];       /* Hugging Face's name, as model.h lists them */
@@ -75,10 +81,14 @@ typedef struct Source {
     char (*file_names)[256];
     size_t n_files;
     uint64_t seed;          /* random models: n_files == 0, rows are generated */
+    char chat_note[256];    /* why header.chat_family is CHAT_NONE, when there was a template */
 } Source;
 
+/* Open what path holds: a folder, a GGUF file, or a safetensors file with its folder around it. The
+ * result is checked as a whole. On failure everything is released. */
+bool source_open(const char *path, Source *s, Error *e);
 /* Open by kind. On failure everything is released. */
-bool hf_open(const char *dir, Source *s, Error *e);
+bool hf_open(const char *path, Source *s, Error *e); /* a folder, or a safetensors file in one */
 bool gguf_open(const char *path, Source *s, Error *e);
 bool random_open(const char *size, Source *s, Error *e); /* "0.5b" ... "72b" */
 void source_close(Source *s);
@@ -87,19 +97,78 @@ void source_close(Source *s);
  * "model.layers.3.mlp.up_proj.weight: non-finite value at row R column C". */
 bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out,
                       Error *e);
+/* Say that the pages of these rows are not needed for now: keeps resident memory small. */
+void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size_t n);
+/* ModelHeader.source_sha256 of the weight files; zeros for a random model. False when *stop is
+ * set. */
+bool source_hash(const Source *s, atomic_int *stop, uint8_t out[32]);
 /* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */
 void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out);
 
 /* Every tensor that a model of this configuration has, in model.h's order: name, rows, cols. The
  * list is allocated; type, file and offset are zero. */
 bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e);
-/* Checks ranges and divisibility against model.h's caps; `file` and config.json's names in errors. */
-bool check_config(const ModelConfig *c, const char *file, Error *e);
+/* What a file with these first bytes is, when it is something that people take for a model: a
+ * phrase with advice, or NULL. */
+const char *looks_like(const uint8_t *head, size_t n);
 
-/* ---- Tokenizer --------------------------------------------------------------------------------- */
+typedef struct Lora Lora; /* an adapter, below */
+
+/* ---- Members of a JSON object, with errors that name them ------------------------------------ */
+
+/* The member called key, NULL when it is absent or null. */
+const Json *field_get(const Json *object, const char *key);
+/* A whole number written with digits alone, within [low, high]. A missing member is an error. */
+bool field_int(const Json *object, const char *key, int64_t low, int64_t high, int64_t *out,
+               const char *file, Error *e);
+/* A number within [low, high]; *out stays as it is when the member is absent or null. */
+bool field_real(const Json *object, const char *key, double low, double high, double *out,
+                const char *file, Error *e);
+/* A boolean; *out stays as it is when the member is absent or null. */
+bool field_bool(const Json *object, const char *key, bool *out, const char *file, Error *e);
+
+/* ---- Plan and writer ------------------------------------------------------------------------- */
+
+/* What will be written: the finished table but for the checksums, and the file's layout. */
+typedef struct {
+    TensorEntry *entries;    /* (n) in the order of Source.tensors */
+    bool *copy;              /* (n) the source's own blocks, bit for bit; else by way of floats */
+    size_t n;
+    char quant[16];          /* ModelHeader.quant */
+    uint64_t tensors_offset, header_bytes, file_bytes;
+    Buffer notes;            /* lines for the user: what is lost or other than asked */
+} Plan;
+
+/* quant: "q8", "q5", "f32", "f16", "bf16", or NULL: q8, and for GGUF files the file's own types. l
+ * may be NULL. Release with plan_free, also after a failure. */
+bool plan_make(const Source *s, const Lora *l, const char *quant, Plan *p, Error *e);
+void plan_free(Plan *p);
+
+/* What write_model needs, and what it found out. */
+typedef struct {
+    const Source *source;
+    const Lora *lora;        /* or NULL */
+    Plan *plan;              /* checksums are filled in */
+    unsigned n_threads;      /* >= 1; the file is the same for any number */
+    atomic_int *stop;        /* not 0: give up; -1 is set by a failure */
+    FILE *progress;          /* a terminal, or NULL */
+    FILE *report;            /* gets a line for every tensor, or NULL */
+    double error, power;     /* out: sums of squares over all weights that were rounded */
+} WriteJob;
+
+/* Write the model.bin: a temporary file, which becomes `path` when it is complete. An existing file
+ * is replaced only when it is a model.bin or empty. */
+bool write_model(WriteJob *job, const char *path, Error *e);
+
+/* Print what a model.bin, a GGUF file or a folder holds; verbose: every tensor too. */
+bool info_print(const char *path, bool verbose, FILE *out, Error *e);
+const char *chat_family_name(uint32_t family);
+
+/* ---- Tokenizer ------------------------------------------------------------------------------- */
 
 /* Collects a tokenizer and writes its section. Texts are given in GPT-2's printable alphabet
- * (every byte is one code point), added tokens as plain UTF-8. */
+ * (every byte is one code point), added tokens as plain UTF-8. Tokens come before the merges that
+ * name them. */
 typedef struct TokenBuilder TokenBuilder;
 TokenBuilder *tokens_new(const char *file, Error *e);
 bool tokens_add(TokenBuilder *b, uint32_t id, const char *text, size_t n, Error *e);
@@ -112,9 +181,8 @@ bool tokens_merge(TokenBuilder *b, const char *left, size_t left_len, const char
 bool tokens_finish(TokenBuilder *b, Buffer *out, Error *e);
 void tokens_free(TokenBuilder *b);
 
-/* ---- LoRA -------------------------------------------------------------------------------------- */
+/* ---- LoRA ------------------------------------------------------------------------------------ */
 
-typedef struct Lora Lora;
 /* Read a PEFT adapter folder and check that every part of it belongs to a tensor of s. */
 Lora *lora_open(const char *dir, const Source *s, Error *e);
 /* Is there anything to add to this tensor? */
@@ -123,7 +191,7 @@ bool lora_touches(const Lora *l, const SourceTensor *t);
 void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows);
 void lora_close(Lora *l);
 
-/* ---- SHA-256 ----------------------------------------------------------------------------------- */
+/* ---- SHA-256 --------------------------------------------------------------------------------- */
 
 typedef struct {
     uint32_t state[8];

@@ -1,0 +1,700 @@
+/* hf.c: a Hugging Face folder -> Source.
+ *
+ *   config.json              the model's shape; only Qwen2ForCausalLM (Qwen1.5, Qwen2, Qwen2.5)
+ *   generation_config.json   sampling defaults and stop tokens, optional
+ *   tokenizer.json           or vocab.json + merges.txt, with tokenizer_config.json's added tokens
+ *   tokenizer_config.json    the chat template, unless chat_template.jinja has it
+ *   model.safetensors        or model.safetensors.index.json and the shards it lists
+ *
+ * What would change the model's results and is not implemented is refused by its name, never
+ * ignored. */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "safetensors.h"
+
+#define MAX_JSON (128u << 20)
+#define MAX_SHARDS 4096
+
+/* The pattern that tokenizer.c's scanner implements. */
+static const char qwen2_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+                                    "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+                                    "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+/* A folder, its path ending without a slash, and the path of one file in it. */
+typedef struct {
+    char folder[PATH_MAX];
+    char path[PATH_MAX + 300];
+} Folder;
+
+static const char *file_in(Folder *f, const char *name) {
+    snprintf(f->path, sizeof f->path, "%s/%s", f->folder, name);
+    return f->path;
+}
+
+static bool exists(Folder *f, const char *name) { return access(file_in(f, name), F_OK) == 0; }
+
+/* Parse a JSON file of the folder; the result's root is an object. NULL on error. */
+static JsonDoc *read_object(Folder *f, const char *name, Error *e) {
+    Buffer text = {0};
+    const char *path = file_in(f, name);
+    if (!read_file(path, MAX_JSON, &text, e)) return NULL;
+    const char *what = looks_like((const uint8_t *)text.data, text.n);
+    JsonDoc *doc = NULL;
+    if (what)
+        fail(e, path, NULL, "expected JSON, got %s", what);
+    else
+        doc = json_parse(text.data, text.n, path, e);
+    buffer_free(&text);
+    if (doc && json_root(doc)->kind != JSON_OBJECT) {
+        fail(e, path, NULL, "expected an object");
+        json_free(doc);
+        return NULL;
+    }
+    return doc;
+}
+
+/* The same for a file that may be absent: then *doc is NULL. */
+static bool read_optional(Folder *f, const char *name, JsonDoc **doc, Error *e) {
+    *doc = NULL;
+    if (!exists(f, name)) return true;
+    return (*doc = read_object(f, name, e)) != NULL;
+}
+
+static void show(const Json *v, char *out, size_t room) {
+    printable(out, room, v->source, min_size(v->source_len, 40));
+}
+
+/* ---- config.json ----------------------------------------------------------------------------- */
+
+/* The architecture is known, and nothing is switched on that would change the computation. */
+static bool check_architecture(const Json *c, const char *file, Error *e) {
+    char shown[200];
+    const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
+    if (!type) return fail(e, file, "model_type", "missing");
+    const Json *first = list && list->kind == JSON_ARRAY ? list->child : NULL;
+    if (!json_is(type, "qwen2") || (first && !json_is(first, "Qwen2ForCausalLM"))) {
+        show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
+        return fail(e, file, json_is(type, "qwen2") ? "architectures" : "model_type",
+                    "unsupported architecture %s, expected %s", shown,
+                    json_is(type, "qwen2") ? "Qwen2ForCausalLM" : "qwen2");
+    }
+    if (field_get(c, "quantization_config"))
+        return fail(e, file, "quantization_config",
+                    "unsupported: expected the original model, not a GPTQ, AWQ or FP8 one");
+    const Json *act = field_get(c, "hidden_act");
+    if (act && !json_is(act, "silu")) {
+        show(act, shown, sizeof shown);
+        return fail(e, file, "hidden_act", "expected \"silu\", got %s (unsupported)", shown);
+    }
+    bool sliding = false;
+    if (!field_bool(c, "use_sliding_window", &sliding, file, e)) return false;
+    const Json *layers = field_get(c, "layer_types");
+    for (const Json *l = layers ? layers->child : NULL; l; l = l->next)
+        sliding |= !json_is(l, "full_attention");
+    if (sliding) return fail(e, file, "use_sliding_window", "true is unsupported");
+    const Json *dtype = field_get(c, "torch_dtype");
+    if (dtype && !json_is(dtype, "bfloat16") && !json_is(dtype, "float16") &&
+        !json_is(dtype, "float32")) {
+        show(dtype, shown, sizeof shown);
+        return fail(e, file, "torch_dtype", "expected bfloat16, float16 or float32, got %s", shown);
+    }
+    return true;
+}
+
+/* A member of rope_scaling that must be absent or have its usual value. */
+static bool check_usual(const Json *rope, const char *key, double usual, const char *file,
+                        Error *e) {
+    double value = usual;
+    if (!field_real(rope, key, -1e9, 1e9, &value, file, e)) return false;
+    if (value == usual) return true;
+    return fail(e, file, key, "%g is unsupported, expected %g", value, usual);
+}
+
+/* rope_scaling, or rope_parameters as newer files call it; theta may stand there too. */
+static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e) {
+    const Json *rope = field_get(c, "rope_scaling");
+    if (!rope) rope = field_get(c, "rope_parameters");
+    if (rope && rope->kind != JSON_OBJECT)
+        return fail(e, file, "rope_scaling", "expected an object or null");
+    const Json *theta_at = field_get(c, "rope_theta") ? c : rope;
+    if (!field_get(theta_at, "rope_theta")) return fail(e, file, "rope_theta", "missing");
+    if (!field_real(theta_at, "rope_theta", 1, 1e12, &m->rope_theta, file, e)) return false;
+    if (!rope) return true;
+    const Json *type = field_get(rope, "rope_type");
+    if (!type) type = field_get(rope, "type");
+    if (!type || json_is(type, "default")) {
+        if (type || !field_get(rope, "factor")) return true;
+        return fail(e, file, "rope_scaling.type", "missing");
+    }
+    if (!json_is(type, "yarn")) {
+        char shown[200];
+        show(type, shown, sizeof shown);
+        return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %s (unsupported)", shown);
+    }
+    double factor = 0;
+    if (!field_get(rope, "factor")) return fail(e, file, "rope_scaling.factor", "missing");
+    if (!field_real(rope, "factor", 1, 1024, &factor, file, e)) return false;
+    int64_t original = m->max_position_embeddings;
+    const char *key = "original_max_position_embeddings";
+    if (field_get(rope, key) && !field_int(rope, key, 1, MAX_CONTEXT, &original, file, e))
+        return false;
+    m->yarn_factor = (float)factor;
+    m->yarn_original_max_position_embeddings = (uint32_t)original;
+    if (field_get(rope, "attention_factor") || field_get(rope, "mscale"))
+        return fail(e, file, "rope_scaling.attention_factor", "unsupported: expected none");
+    bool truncate = true;
+    if (!field_bool(rope, "truncate", &truncate, file, e)) return false;
+    if (!truncate) return fail(e, file, "rope_scaling.truncate", "false is unsupported");
+    return check_usual(rope, "beta_fast", 32, file, e) &&
+           check_usual(rope, "beta_slow", 1, file, e);
+}
+
+static bool read_size(const Json *c, const char *key, uint32_t high, uint32_t *out,
+                      const char *file, Error *e) {
+    int64_t value;
+    if (!field_int(c, key, 1, high, &value, file, e)) return false;
+    *out = (uint32_t)value;
+    return true;
+}
+
+static bool read_config(const Json *c, ModelConfig *m, const char *file, Error *e) {
+    if (!check_architecture(c, file, e) ||
+        !read_size(c, "num_hidden_layers", MAX_LAYERS, &m->num_hidden_layers, file, e) ||
+        !read_size(c, "hidden_size", MAX_HIDDEN, &m->hidden_size, file, e) ||
+        !read_size(c, "intermediate_size", MAX_FFN, &m->intermediate_size, file, e) ||
+        !read_size(c, "num_attention_heads", MAX_HEADS, &m->num_attention_heads, file, e) ||
+        !read_size(c, "vocab_size", MAX_VOCAB, &m->vocab_size, file, e) ||
+        !read_size(c, "max_position_embeddings", MAX_CONTEXT, &m->max_position_embeddings, file, e))
+        return false;
+    m->num_key_value_heads = m->num_attention_heads; /* null: one for each, as in Qwen1.5 */
+    if (!json_get(c, "num_key_value_heads")) return fail(e, file, "num_key_value_heads", "missing");
+    if (field_get(c, "num_key_value_heads") &&
+        !read_size(c, "num_key_value_heads", MAX_HEADS, &m->num_key_value_heads, file, e))
+        return false;
+    m->head_dim = m->hidden_size / m->num_attention_heads;
+    if (field_get(c, "head_dim")) {
+        if (!read_size(c, "head_dim", MAX_HEAD_DIM, &m->head_dim, file, e)) return false;
+    } else if (m->hidden_size % m->num_attention_heads != 0) {
+        return fail(e, file, "hidden_size", "expected a multiple of %u attention heads, got %u",
+                    m->num_attention_heads, m->hidden_size);
+    }
+    bool tied = false; /* what transformers takes for a Qwen2 that does not say */
+    double eps = 0;
+    if (!field_get(c, "rms_norm_eps")) return fail(e, file, "rms_norm_eps", "missing");
+    if (!field_bool(c, "tie_word_embeddings", &tied, file, e) ||
+        !field_real(c, "rms_norm_eps", 1e-12, 1, &eps, file, e) || !read_rope(c, m, file, e))
+        return false;
+    m->tie_word_embeddings = tied;
+    m->rms_norm_eps = (float)eps;
+    m->qkv_bias = 1;
+    return model_check_config(m, file, e);
+}
+
+/* ---- generation_config.json ------------------------------------------------------------------ */
+
+static bool add_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char *file, Error *e) {
+    int64_t id;
+    if (!json_int(v, 0, (int64_t)vocab - 1, &id))
+        return fail(e, file, "eos_token_id", "expected ids from 0 to %u, got %.*s", vocab - 1,
+                    (int)min_size(v->source_len, 40), v->source);
+    for (uint32_t i = 0; i < d->n_eos; i++)
+        if (d->eos[i] == id) return true;
+    if (d->n_eos == MAX_EOS) return fail(e, file, "eos_token_id", "expected at most %d", MAX_EOS);
+    d->eos[d->n_eos++] = (int32_t)id;
+    return true;
+}
+
+/* eos (one or a list), bos and pad of either file; the first file that has them counts for the last
+ * two, eos ids are collected. */
+static bool read_token_ids(const Json *c, ModelDefaults *d, uint32_t vocab, const char *file,
+                           Error *e) {
+    const Json *eos = field_get(c, "eos_token_id");
+    if (eos && eos->kind != JSON_ARRAY && !add_eos(d, eos, vocab, file, e)) return false;
+    for (const Json *v = eos && eos->kind == JSON_ARRAY ? eos->child : NULL; v; v = v->next)
+        if (!add_eos(d, v, vocab, file, e)) return false;
+    int64_t id;
+    if (d->bos < 0 && field_get(c, "bos_token_id")) {
+        if (!field_int(c, "bos_token_id", 0, (int64_t)vocab - 1, &id, file, e)) return false;
+        d->bos = (int32_t)id;
+    }
+    if (d->pad < 0 && field_get(c, "pad_token_id")) {
+        if (!field_int(c, "pad_token_id", 0, (int64_t)vocab - 1, &id, file, e)) return false;
+        d->pad = (int32_t)id;
+    }
+    return true;
+}
+
+static bool read_sampling(const Json *g, ModelDefaults *d, const char *file, Error *e) {
+    bool sample = false;
+    double temperature = 1, top_p = 1, penalty = 1;
+    int64_t top_k = 0;
+    if (!field_bool(g, "do_sample", &sample, file, e) ||
+        !field_real(g, "temperature", 0, 100, &temperature, file, e) ||
+        !field_real(g, "top_p", 0, 1, &top_p, file, e) ||
+        !field_real(g, "repetition_penalty", 0.01, 100, &penalty, file, e) ||
+        (field_get(g, "top_k") && !field_int(g, "top_k", 0, MAX_VOCAB, &top_k, file, e)))
+        return false;
+    d->do_sample = sample;
+    d->temperature = (float)temperature;
+    d->top_p = (float)top_p;
+    d->repetition_penalty = (float)penalty;
+    d->top_k = (uint32_t)top_k;
+    return true;
+}
+
+static bool read_settings(Folder *f, Source *s, Error *e) {
+    ModelHeader *h = &s->header;
+    h->defaults.bos = h->defaults.pad = -1;
+    JsonDoc *generation;
+    JsonDoc *config = read_object(f, "config.json", e);
+    if (!config) return false;
+    bool ok = read_config(json_root(config), &h->config, f->path, e) &&
+              read_optional(f, "generation_config.json", &generation, e);
+    if (ok) {
+        const Json *g = generation ? json_root(generation) : NULL;
+        uint32_t vocab = h->config.vocab_size;
+        ok = read_sampling(g, &h->defaults, f->path, e) &&
+             read_token_ids(g, &h->defaults, vocab, f->path, e) &&
+             read_token_ids(json_root(config), &h->defaults, vocab, file_in(f, "config.json"), e);
+        json_free(generation);
+    }
+    json_free(config);
+    if (ok && h->defaults.n_eos == 0)
+        return fail(e, f->path, "eos_token_id", "missing: generation would never stop");
+    return ok;
+}
+
+/* ---- Tokenizer ------------------------------------------------------------------------------- */
+
+/* Absent, null, false, or an empty text: switched off. */
+static bool is_off(const Json *object, const char *key) {
+    const Json *v = field_get(object, key);
+    return !v || (v->kind == JSON_BOOL && !v->boolean) || json_is(v, "");
+}
+
+/* tokenizer.json must describe the very steps that tokenizer.c takes. */
+static bool check_pre_tokenizer(const Json *p, const char *file, Error *e) {
+    const char *field = "pre_tokenizer";
+    const Json *list = json_get(p, "pretokenizers");
+    if (!json_is(json_get(p, "type"), "Sequence") || !list || list->n != 2)
+        return fail(e, file, field, "expected Qwen2's sequence of Split and ByteLevel");
+    const Json *split = list->child, *bytes = split->next;
+    if (!json_is(json_get(split, "type"), "Split") ||
+        !json_is(json_get(bytes, "type"), "ByteLevel"))
+        return fail(e, file, field, "expected Qwen2's sequence of Split and ByteLevel");
+    if (!json_is(json_get(json_get(split, "pattern"), "Regex"), qwen2_pattern))
+        return fail(e, file, field, "unknown pattern, expected exactly Qwen2's");
+    if (!json_is(json_get(split, "behavior"), "Isolated") || !is_off(split, "invert"))
+        return fail(e, file, field, "expected the behavior \"Isolated\", not inverted");
+    if (!is_off(bytes, "add_prefix_space") || !is_off(bytes, "use_regex"))
+        return fail(e, file, field, "expected ByteLevel without add_prefix_space and use_regex");
+    return true;
+}
+
+static bool check_tokenizer(const Json *root, const char *file, Error *e) {
+    const Json *normalizer = field_get(root, "normalizer"), *model = json_get(root, "model");
+    if (normalizer && !json_is(json_get(normalizer, "type"), "NFC"))
+        return fail(e, file, "normalizer", "expected NFC (unsupported otherwise)");
+    if (!json_is(json_get(model, "type"), "BPE"))
+        return fail(e, file, "model.type", "expected \"BPE\" (unsupported otherwise)");
+    static const char *const off[] = {"dropout", "unk_token", "continuing_subword_prefix",
+                                      "end_of_word_suffix", "byte_fallback", "ignore_merges"};
+    for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
+        if (!is_off(model, off[i])) return fail(e, file, off[i], "unsupported: expected it off");
+    return check_pre_tokenizer(json_get(root, "pre_tokenizer"), file, e);
+}
+
+/* {"text": id, ...} */
+static bool add_vocab(TokenBuilder *b, const Json *vocab, const char *file, Error *e) {
+    if (!vocab || vocab->kind != JSON_OBJECT) return fail(e, file, "vocab", "expected an object");
+    for (const Json *v = vocab->child; v; v = v->next) {
+        int64_t id;
+        if (!json_int(v, 0, MAX_VOCAB - 1, &id))
+            return fail(e, file, "vocab", "expected ids from 0 to %d, got %.*s", MAX_VOCAB - 1,
+                        (int)min_size(v->source_len, 40), v->source);
+        if (!tokens_add(b, (uint32_t)id, v->key, v->key_len, e)) return false;
+    }
+    return true;
+}
+
+/* "left right" */
+static bool add_merge(TokenBuilder *b, const char *text, size_t n, const char *file, Error *e) {
+    const char *space = memchr(text, ' ', n);
+    size_t left = space ? (size_t)(space - text) : 0, right = space ? n - left - 1 : 0;
+    if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
+        char shown[80];
+        printable(shown, sizeof shown, text, min_size(n, 18));
+        return fail(e, file, "merges", "expected two tokens, got \"%s\"", shown);
+    }
+    return tokens_merge(b, text, left, space + 1, right, e);
+}
+
+/* ["left right", ...] or [["left", "right"], ...] */
+static bool add_merges(TokenBuilder *b, const Json *merges, const char *file, Error *e) {
+    if (!merges || merges->kind != JSON_ARRAY) return fail(e, file, "merges", "expected a list");
+    for (const Json *m = merges->child; m; m = m->next) {
+        bool pair = m->kind == JSON_ARRAY && m->n == 2 && m->child->kind == JSON_STRING &&
+                    m->child->next->kind == JSON_STRING;
+        if (!pair && m->kind != JSON_STRING)
+            return fail(e, file, "merges", "expected \"a b\" or [\"a\", \"b\"], got %.*s",
+                        (int)min_size(m->source_len, 40), m->source);
+        const Json *l = m->child, *r = pair ? l->next : NULL;
+        if (!(pair ? tokens_merge(b, l->string, l->string_len, r->string, r->string_len, e)
+                   : add_merge(b, m->string, m->string_len, file, e)))
+            return false;
+    }
+    return true;
+}
+
+/* One added token: v holds content, special and flags that change matching. */
+static bool add_added(TokenBuilder *b, int64_t id, const Json *v, const char *file, Error *e) {
+    const Json *content = field_get(v, "content");
+    if (!content || content->kind != JSON_STRING)
+        return fail(e, file, "added_tokens", "%lld: content is missing", (long long)id);
+    if (!is_off(v, "single_word") || !is_off(v, "lstrip") || !is_off(v, "rstrip"))
+        return fail(e, file, "added_tokens",
+                    "%lld: single_word, lstrip and rstrip are unsupported", (long long)id);
+    bool special = false;
+    return field_bool(v, "special", &special, file, e) &&
+           tokens_add_special(b, (uint32_t)id, content->string, content->string_len, special, e);
+}
+
+static bool build_from_json(TokenBuilder *b, const Json *root, const char *file, Error *e) {
+    const Json *model = json_get(root, "model"), *added = field_get(root, "added_tokens");
+    if (!check_tokenizer(root, file, e) || !add_vocab(b, json_get(model, "vocab"), file, e) ||
+        !add_merges(b, json_get(model, "merges"), file, e))
+        return false;
+    for (const Json *a = added ? added->child : NULL; a; a = a->next) {
+        int64_t id;
+        if (!field_int(a, "id", 0, MAX_VOCAB - 1, &id, file, e) || !add_added(b, id, a, file, e))
+            return false;
+    }
+    return true;
+}
+
+/* merges.txt: a merge a line, perhaps a first line "#version: 0.2"; lines may end in CR LF. */
+static bool add_merges_txt(TokenBuilder *b, const Buffer *text, const char *file, Error *e) {
+    const char *end = text->data + text->n;
+    for (const char *line = text->data; line < end;) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        const char *stop = newline ? newline : end;
+        size_t n = (size_t)(stop - line);
+        if (n && line[n - 1] == '\r') n--;
+        bool version = line == text->data && n >= 8 && memcmp(line, "#version", 8) == 0;
+        if (n && !version && !add_merge(b, line, n, file, e)) return false;
+        line = newline ? newline + 1 : end;
+    }
+    return true;
+}
+
+/* Is text one of the special tokens that tokenizer_config.json names? */
+static bool is_named_special(const Json *config, const char *text) {
+    static const char *const keys[] = {"eos_token", "pad_token", "bos_token", "unk_token"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const Json *v = field_get(config, keys[i]);
+        if (json_is(v, text) || json_is(json_get(v, "content"), text)) return true;
+    }
+    const Json *more = field_get(config, "additional_special_tokens");
+    for (const Json *v = more ? more->child : NULL; v; v = v->next)
+        if (json_is(v, text) || json_is(json_get(v, "content"), text)) return true;
+    return false;
+}
+
+/* added_tokens.json: {"text": id}; which of them are special stands in tokenizer_config.json. */
+static bool add_added_json(TokenBuilder *b, const Json *list, const Json *config, const char *file,
+                           Error *e) {
+    for (const Json *v = list->child; v; v = v->next) {
+        int64_t id;
+        if (!json_int(v, 0, MAX_VOCAB - 1, &id))
+            return fail(e, file, "added_tokens", "expected ids from 0 to %d", MAX_VOCAB - 1);
+        if (!tokens_add_special(b, (uint32_t)id, v->key, v->key_len,
+                                is_named_special(config, v->key), e))
+            return false;
+    }
+    return true;
+}
+
+/* The added tokens of a folder without tokenizer.json. */
+static bool add_added_files(TokenBuilder *b, Folder *f, const Json *config, Error *e) {
+    const Json *decoder = field_get(config, "added_tokens_decoder");
+    if (decoder) {
+        const char *file = file_in(f, "tokenizer_config.json");
+        for (const Json *v = decoder->child; v; v = v->next) {
+            int64_t id;
+            if (!v->key || !parse_int(v->key, 0, MAX_VOCAB - 1, &id))
+                return fail(e, file, "added_tokens_decoder", "expected ids from 0 to %d",
+                            MAX_VOCAB - 1);
+            if (!add_added(b, id, v, file, e)) return false;
+        }
+        return true;
+    }
+    JsonDoc *list;
+    if (!read_optional(f, "added_tokens.json", &list, e)) return false;
+    bool ok = !list || add_added_json(b, json_root(list), config, f->path, e);
+    json_free(list);
+    return ok;
+}
+
+static bool build_from_files(TokenBuilder *b, Folder *f, const Json *config, Error *e) {
+    JsonDoc *vocab = read_object(f, "vocab.json", e);
+    bool ok = vocab && add_vocab(b, json_root(vocab), f->path, e);
+    json_free(vocab);
+    Buffer merges = {0};
+    ok = ok && read_file(file_in(f, "merges.txt"), MAX_JSON, &merges, e) &&
+         add_merges_txt(b, &merges, f->path, e) && add_added_files(b, f, config, e);
+    buffer_free(&merges);
+    return ok;
+}
+
+/* config: tokenizer_config.json's root, or NULL */
+static bool read_tokenizer(Folder *f, const Json *config, Source *s, Error *e) {
+    bool one_file = exists(f, "tokenizer.json");
+    if (!one_file && !exists(f, "vocab.json"))
+        return fail(e, f->folder, "tokenizer.json", "missing, and there is no vocab.json either");
+    TokenBuilder *b = tokens_new(file_in(f, one_file ? "tokenizer.json" : "vocab.json"), e);
+    if (!b) return false;
+    bool ok;
+    if (one_file) {
+        JsonDoc *doc = read_object(f, "tokenizer.json", e);
+        ok = doc && build_from_json(b, json_root(doc), f->path, e);
+        json_free(doc);
+    } else {
+        ok = build_from_files(b, f, config, e);
+    }
+    ok = ok && tokens_finish(b, &s->tokenizer, e);
+    tokens_free(b);
+    return ok;
+}
+
+/* ---- Chat template --------------------------------------------------------------------------- */
+
+/* The template text in tokenizer_config.json: a text, or the one called "default" of several. */
+static const Json *find_template(const Json *config) {
+    const Json *v = field_get(config, "chat_template");
+    if (!v || v->kind == JSON_STRING) return v;
+    for (const Json *t = v->child; t; t = t->next)
+        if (json_is(json_get(t, "name"), "default")) return field_get(t, "template");
+    return NULL;
+}
+
+/* An unknown template is no reason to refuse the model: raw prompts work, and the user is told. */
+static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
+    Buffer text = {0};
+    const Json *v = find_template(config);
+    if (exists(f, "chat_template.jinja")) {
+        if (!read_file(f->path, MAX_JSON, &text, e)) return false;
+    } else {
+        file_in(f, "tokenizer_config.json");
+        if (v && v->kind == JSON_STRING && !buffer_add(&text, v->string, v->string_len, e))
+            return false;
+    }
+    ModelHeader *h = &s->header;
+    ChatFamily family = CHAT_NONE;
+    char system[sizeof h->default_system + 1] = "";
+    bool has_system = false;
+    Error why = {{0}};
+    if (text.n && !chat_detect(text.data, text.n, &family, system, sizeof system, &has_system,
+                               f->path, &why)) {
+        snprintf(s->chat_note, sizeof s->chat_note, "%.*s", (int)sizeof s->chat_note - 1, why.text);
+        family = CHAT_NONE;
+        has_system = false;
+    }
+    buffer_free(&text);
+    h->chat_family = (uint32_t)family;
+    h->has_default_system = has_system;
+    h->default_system_len = has_system ? (uint32_t)strlen(system) : 0;
+    memcpy(h->default_system, system, h->default_system_len);
+    return true;
+}
+
+/* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Tensors that checkpoints carry and nothing here needs: rotary tables (they follow from the
+ * configuration), and a head beside an embedding that the configuration says to use instead. */
+static bool is_ignored(const char *name, const ModelConfig *c) {
+    static const char rotary[] = ".rotary_emb.inv_freq";
+    size_t n = strlen(name), m = sizeof rotary - 1;
+    if (n >= m && strcmp(name + n - m, rotary) == 0) return true;
+    return c->tie_word_embeddings && strcmp(name, "lm_head.weight") == 0;
+}
+
+/* Enter the tensors of file number `file` into s->tensors, whose empty offsets mark what is
+ * missing. weight_map: the index's, or NULL. */
+static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json *weight_map,
+                         const char *path, Error *e) {
+    for (size_t i = 0; i < st->n; i++) {
+        const StTensor *t = &st->tensors[i];
+        if (is_ignored(t->name, &s->header.config)) continue;
+        SourceTensor *want = NULL;
+        for (size_t k = 0; k < s->n_tensors && !want; k++)
+            if (strcmp(s->tensors[k].name, t->name) == 0) want = &s->tensors[k];
+        if (!want)
+            return fail(e, path, t->name, "unknown tensor: a %u-layer Qwen2 has none of this name",
+                        s->header.config.num_hidden_layers);
+        if (weight_map && !json_is(json_get(weight_map, t->name), s->file_names[file]))
+            return fail(e, path, t->name, "the index does not place this tensor in this file");
+        if (want->offset)
+            return fail(e, path, t->name, "the tensor is also in %s", s->file_names[want->file]);
+        if (!safetensors_expect(t, want->rows, want->cols, path, e)) return false;
+        want->type = t->type;
+        want->file = file;
+        want->offset = t->offset;
+    }
+    return true;
+}
+
+static bool read_weights(Folder *f, Source *s, const Json *weight_map, Error *e) {
+    for (uint32_t i = 0; i < s->n_files; i++) {
+        const char *path = file_in(f, s->file_names[i]);
+        StFile st;
+        if (!map_open(&s->files[i], path, e) || !safetensors_read(&s->files[i], path, &st, e))
+            return false;
+        bool ok = take_tensors(s, i, &st, weight_map, path, e);
+        free(st.tensors);
+        if (!ok) return false;
+    }
+    for (size_t k = 0; k < s->n_tensors; k++)
+        if (!s->tensors[k].offset)
+            return fail(e, f->folder, s->tensors[k].name, "the tensor is missing in the weights");
+    return true;
+}
+
+static bool add_weight_file(Source *s, const char *name, size_t n, Error *e) {
+    for (size_t i = 0; i < s->n_files; i++)
+        if (strlen(s->file_names[i]) == n && memcmp(s->file_names[i], name, n) == 0) return true;
+    if (s->n_files == MAX_SHARDS) return fail(e, s->path, "weight_map", "too many files");
+    if (s->n_files % 64 == 0) {
+        size_t room = s->n_files + 64;
+        void *names = grow_array(e, "files", s->file_names, room, sizeof *s->file_names);
+        if (!names) return false;
+        s->file_names = names;
+        Map *files = grow_array(e, "files", s->files, room, sizeof *files);
+        if (!files) return false;
+        s->files = files;
+    }
+    snprintf(s->file_names[s->n_files], sizeof s->file_names[0], "%.*s", (int)n, name);
+    s->files[s->n_files++] = (Map){.fd = -1};
+    return true;
+}
+
+/* A name from the index must be that of a file in the folder itself. (Links are followed: the cache
+ * of Hugging Face's own tools consists of them.) */
+static bool list_shards(const Json *weight_map, Source *s, const char *path, Error *e) {
+    if (!weight_map || weight_map->kind != JSON_OBJECT || weight_map->n == 0 ||
+        weight_map->n > MAX_TENSORS)
+        return fail(e, path, "weight_map", "expected an object with 1 to %d tensors", MAX_TENSORS);
+    for (const Json *v = weight_map->child; v; v = v->next) {
+        char shown[200];
+        show(v, shown, sizeof shown);
+        if (v->kind != JSON_STRING || v->string_len == 0 || v->string_len > 255)
+            return fail(e, path, "weight_map", "expected file names, got %s", shown);
+        if (memchr(v->string, '/', v->string_len) || memchr(v->string, 0, v->string_len) ||
+            v->string[0] == '.')
+            return fail(e, path, "weight_map", "%s leaves the model directory", shown);
+        if (!add_weight_file(s, v->string, v->string_len, e)) return false;
+    }
+    return true;
+}
+
+/* Every tensor that the index names must be in the file that it names. */
+static bool check_index(const Json *weight_map, const Source *s, const char *path, Error *e) {
+    for (const Json *v = weight_map->child; v; v = v->next) {
+        if (is_ignored(v->key, &s->header.config)) continue;
+        size_t k = 0;
+        while (k < s->n_tensors && strcmp(s->tensors[k].name, v->key) != 0) k++;
+        if (k == s->n_tensors)
+            return fail(e, path, v->key, "unknown tensor: a %u-layer Qwen2 has none of this name",
+                        s->header.config.num_hidden_layers);
+    }
+    return true;
+}
+
+/* only: the weights file that the user named, or NULL */
+static bool open_weights(Folder *f, const char *only, Source *s, Error *e) {
+    static const char index_name[] = "model.safetensors.index.json";
+    const Json *weight_map = NULL;
+    JsonDoc *doc = NULL;
+    if (!expected_tensors(&s->header.config, &s->tensors, &s->n_tensors, e)) return false;
+    const char *single = only ? only : "model.safetensors";
+    bool shard = only && strncmp(only, "model-", 6) == 0 && exists(f, index_name);
+    if (!shard && exists(f, single)) {
+        if (!add_weight_file(s, single, strlen(single), e)) return false;
+    } else if (exists(f, index_name)) {
+        doc = read_object(f, index_name, e);
+        if (!doc) return false;
+        weight_map = json_get(json_root(doc), "weight_map");
+        if (!list_shards(weight_map, s, f->path, e) || !check_index(weight_map, s, f->path, e)) {
+            json_free(doc);
+            return false;
+        }
+    } else if (exists(f, "pytorch_model.bin") || exists(f, "pytorch_model.bin.index.json")) {
+        return fail(e, f->folder, "model.safetensors",
+                    "missing: there is only pytorch_model.bin, a pickle (make safetensors with "
+                    "save_pretrained(DIR, safe_serialization=True))");
+    } else {
+        return fail(e, f->folder, "model.safetensors", "missing, and there is no %s", index_name);
+    }
+    bool ok = read_weights(f, s, weight_map, e);
+    json_free(doc);
+    return ok;
+}
+
+/* ---- The whole folder ------------------------------------------------------------------------ */
+
+/* The folder's own name: for people, and as the source. "." and links are resolved. */
+static void name_source(const Folder *f, const char *only, ModelHeader *h) {
+    char *real = realpath(f->folder, NULL);
+    const char *path = real ? real : f->folder, *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path;
+    printable(h->name, sizeof h->name, name, strlen(name));
+    if (only) name = only;
+    printable(h->source, sizeof h->source, name, strlen(name));
+    free(real);
+}
+
+/* Cut path into a folder and, when it is a file, its name. */
+static bool split_path(const char *path, Folder *f, const char **only, Error *e) {
+    struct stat st;
+    if (stat(path, &st) != 0) return fail_errno(e, path, "cannot open");
+    size_t n = strlen(path);
+    *only = NULL;
+    if (!S_ISDIR(st.st_mode)) {
+        const char *slash = strrchr(path, '/');
+        *only = slash ? slash + 1 : path;
+        n = slash ? (size_t)(slash - path) : 0;
+        if (!slash) path = ".", n = 1;
+        if (slash == path) n = 1;
+    }
+    while (n > 1 && path[n - 1] == '/') n--;
+    if (n >= sizeof f->folder) return fail(e, NULL, "path", "too long");
+    memcpy(f->folder, path, n);
+    f->folder[n] = 0;
+    return true;
+}
+
+static bool read_folder(Folder *f, const char *only, Source *s, Error *e) {
+    JsonDoc *config = NULL;
+    bool ok = read_settings(f, s, e) && read_optional(f, "tokenizer_config.json", &config, e);
+    if (ok) {
+        const Json *c = config ? json_root(config) : NULL;
+        ok = read_tokenizer(f, c, s, e) && read_template(f, c, s, e) && open_weights(f, only, s, e);
+    }
+    json_free(config);
+    if (ok) name_source(f, only, &s->header);
+    return ok;
+}
+
+bool hf_open(const char *path, Source *s, Error *e) {
+    *s = (Source){0};
+    snprintf(s->path, sizeof s->path, "%s", path);
+    const char *only = NULL;
+    Folder *f = alloc_array(e, "folder", 1, sizeof *f);
+    bool ok = f && split_path(path, f, &only, e) && read_folder(f, only, s, e);
+    free(f);
+    if (!ok) source_close(s);
+    return ok;
+}

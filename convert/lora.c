@@ -1,0 +1,197 @@
+/* lora.c: a PEFT adapter, added to the weights as they are read.
+ *
+ *   adapter_config.json         r, lora_alpha, use_rslora: scale = alpha / r, or alpha / sqrt(r)
+ *   adapter_model.safetensors   for every touched matrix W (rows, cols): A (r, cols) and B (rows,
+ * r)
+ *
+ *   W[n][k] += scale * sum over j of B[n][j] A[j][k]
+ *
+ * A and B stay in the mapped file and are read as floats in passing. Everything that an adapter can
+ * hold beyond plain LoRA is refused by its name. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "safetensors.h"
+
+#define PATCH_COLS 256 /* columns that are summed up at a time */
+
+typedef struct {
+    char tensor[80];           /* the touched tensor's name; "" : none */
+    const uint8_t *a, *b;      /* (r, cols), (rows, r) as stored */
+    SourceType a_type, b_type;
+    uint32_t rank;
+} Part;
+
+struct Lora {
+    Map map;
+    double alpha;
+    bool root_scale;  /* rslora */
+    Part *parts;      /* (n_parts) one for every tensor of the source */
+    size_t n_parts;
+};
+
+/* ---- adapter_config.json --------------------------------------------------------------------- */
+
+/* Is a member switched off: absent, null, false, or empty? */
+static bool is_off(const Json *c, const char *key) {
+    const Json *v = field_get(c, key);
+    if (!v) return true;
+    return v->kind == JSON_BOOL ? !v->boolean
+                                : (v->kind == JSON_ARRAY || v->kind == JSON_OBJECT) && v->n == 0;
+}
+
+static bool check_plain(const Json *c, const char *file, Error *e) {
+    static const char *const off[] = {
+        "use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern",
+        "alpha_pattern", "layer_replication", "trainable_token_indices", "target_parameters",
+        "megatron_config", "use_qalora",
+    };
+    if (!json_is(json_get(c, "peft_type"), "LORA"))
+        return fail(e, file, "peft_type", "expected \"LORA\" (others are unsupported)");
+    for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
+        if (!is_off(c, off[i])) return fail(e, file, off[i], "unsupported: expected none");
+    if (field_get(c, "bias") && !json_is(json_get(c, "bias"), "none"))
+        return fail(e, file, "bias", "unsupported: expected \"none\"");
+    /* These start from changed base weights, so the adapter does not fit the original ones. */
+    static const char *const changed[] = {"pissa", "olora", "corda", "loftq"};
+    const Json *init = field_get(c, "init_lora_weights");
+    for (size_t i = 0; init && init->kind == JSON_STRING && i < 4; i++)
+        if (strncmp(init->string, changed[i], strlen(changed[i])) == 0)
+            return fail(e, file, "init_lora_weights",
+                        "%s is unsupported: it changes the base weights", changed[i]);
+    return true;
+}
+
+static bool read_config(const char *dir, Lora *l, Error *e) {
+    Buffer path = {0};
+    if (!buffer_printf(&path, e, "%s/adapter_config.json", dir)) return false;
+    JsonDoc *doc = json_read(path.data, 1u << 20, e);
+    const Json *c = doc ? json_root(doc) : NULL;
+    bool ok = doc && check_plain(c, path.data, e);
+    if (ok && !field_get(c, "lora_alpha")) ok = fail(e, path.data, "lora_alpha", "missing");
+    ok = ok && field_real(c, "lora_alpha", 1e-6, 1e6, &l->alpha, path.data, e) &&
+         field_bool(c, "use_rslora", &l->root_scale, path.data, e);
+    int64_t rank;
+    ok = ok && field_int(c, "r", 1, MAX_HIDDEN, &rank, path.data, e);
+    for (size_t i = 0; ok && i < l->n_parts; i++) l->parts[i].rank = (uint32_t)rank;
+    json_free(doc);
+    buffer_free(&path);
+    return ok;
+}
+
+/* ---- adapter_model.safetensors --------------------------------------------------------------- */
+
+/* Split "base_model.model.NAME.lora_A[.default].weight" into NAME.weight and A or B. */
+static bool split_name(const char *name, char tensor[80], char *which) {
+    static const char prefix[] = "base_model.model.";
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0) return false;
+    const char *base = name + sizeof prefix - 1, *lora = strstr(base, ".lora_");
+    if (!lora || (size_t)(lora - base) > 79 - strlen(".weight")) return false;
+    *which = lora[6];
+    const char *rest = *which ? lora + 7 : "";
+    snprintf(tensor, 80, "%.*s.weight", (int)(lora - base), base);
+    return (*which == 'A' || *which == 'B') &&
+           (strcmp(rest, ".weight") == 0 || strcmp(rest, ".default.weight") == 0);
+}
+
+static bool check_finite(const Map *m, const StTensor *t, const char *path, Error *e) {
+    size_t size = source_row_bytes(t->type, 1), n = t->bytes / size;
+    for (size_t i = 0; i < n; i++) {
+        float x;
+        source_row_to_float(t->type, m->data + t->offset + i * size, 1, &x);
+        if (!isfinite(x)) return fail(e, path, t->name, "non-finite value at element %zu", i);
+    }
+    return true;
+}
+
+static bool take_part(Lora *l, const Source *s, const StTensor *t, const char *path, Error *e) {
+    char tensor[80], which;
+    if (!split_name(t->name, tensor, &which))
+        return fail(e, path, t->name, "expected base_model.model.NAME.lora_A.weight or lora_B");
+    size_t i = 0;
+    TensorShape shape = {.vector = true};
+    while (i < s->n_tensors && strcmp(s->tensors[i].name, tensor) != 0) i++;
+    if (i < s->n_tensors) model_tensor(&s->header.config, (uint32_t)i, &shape);
+    if (shape.vector || strcmp(tensor, "model.embed_tokens.weight") == 0)
+        return fail(e, path, t->name, "the model has no matrix %s that an adapter can change",
+                    tensor);
+    Part *p = &l->parts[i];
+    if (which == 'A' ? p->a != NULL : p->b != NULL)
+        return fail(e, path, t->name, "stands there twice");
+    uint32_t rows = which == 'A' ? p->rank : shape.rows, cols = which == 'A' ? shape.cols : p->rank;
+    if (!safetensors_expect(t, rows, cols, path, e) || !check_finite(&l->map, t, path, e))
+        return false;
+    memcpy(p->tensor, tensor, sizeof tensor);
+    *(which == 'A' ? &p->a : &p->b) = l->map.data + t->offset;
+    *(which == 'A' ? &p->a_type : &p->b_type) = t->type;
+    return true;
+}
+
+static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
+    Buffer path = {0};
+    StFile st = {0};
+    bool ok = buffer_printf(&path, e, "%s/adapter_model.safetensors", dir) &&
+              map_open(&l->map, path.data, e) && safetensors_read(&l->map, path.data, &st, e);
+    for (size_t i = 0; ok && i < st.n; i++) ok = take_part(l, s, &st.tensors[i], path.data, e);
+    for (size_t i = 0; ok && i < l->n_parts; i++)
+        if (!l->parts[i].a != !l->parts[i].b)
+            ok = fail(e, path.data, l->parts[i].tensor, "expected both lora_A and lora_B, got one");
+    if (ok && st.n == 0) ok = fail(e, path.data, NULL, "no adapter tensors");
+    free(st.tensors);
+    buffer_free(&path);
+    return ok;
+}
+
+Lora *lora_open(const char *dir, const Source *s, Error *e) {
+    Lora *l = alloc_array(e, "adapter", 1, sizeof *l);
+    if (!l) return NULL;
+    l->map.fd = -1;
+    l->n_parts = s->n_tensors;
+    l->parts = alloc_array(e, "adapter", l->n_parts, sizeof *l->parts);
+    if (l->parts && read_config(dir, l, e) && read_adapter(dir, s, l, e)) return l;
+    lora_close(l);
+    return NULL;
+}
+
+void lora_close(Lora *l) {
+    if (!l) return;
+    map_close(&l->map);
+    free(l->parts);
+    free(l);
+}
+
+/* ---- Adding ---------------------------------------------------------------------------------- */
+
+static const Part *find_part(const Lora *l, const SourceTensor *t) {
+    for (size_t i = 0; i < l->n_parts; i++)
+        if (l->parts[i].a && strcmp(l->parts[i].tensor, t->name) == 0) return &l->parts[i];
+    return NULL;
+}
+
+bool lora_touches(const Lora *l, const SourceTensor *t) { return find_part(l, t) != NULL; }
+
+/* One patch: columns [k, k + n_cols) of one row; a and b are p's. b_row: row n of B. */
+static void add_patch(const Part *p, float scale, size_t cols, const uint8_t *b_row, size_t k,
+                      size_t n_cols, float *w) {
+    float a[PATCH_COLS], sum[PATCH_COLS] = {0};
+    size_t a_size = source_row_bytes(p->a_type, 1), b_size = source_row_bytes(p->b_type, 1);
+    for (size_t j = 0; j < p->rank; j++) {
+        float b;
+        source_row_to_float(p->b_type, b_row + j * b_size, 1, &b);
+        source_row_to_float(p->a_type, p->a + (j * cols + k) * a_size, n_cols, a);
+        for (size_t i = 0; i < n_cols; i++) sum[i] += b * a[i];
+    }
+    for (size_t i = 0; i < n_cols; i++) w[i] += scale * sum[i];
+}
+
+void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows) {
+    const Part *p = find_part(l, t);
+    if (!p) return;
+    double rank = p->rank;
+    float scale = (float)(l->alpha / (l->root_scale ? sqrt(rank) : rank));
+    size_t b_row_bytes = source_row_bytes(p->b_type, p->rank);
+    for (size_t r = 0; r < n; r++)
+        for (size_t k = 0; k < t->cols; k += PATCH_COLS)
+            add_patch(p, scale, t->cols, p->b + (first + r) * b_row_bytes, k,
+                      min_size(PATCH_COLS, t->cols - k), rows + r * t->cols + k);
+}

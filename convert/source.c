@@ -1,0 +1,269 @@
+/* source.c: what every kind of source needs: telling them apart, the tensors that a configuration
+ * implies, reading rows as floats can trust them, JSON members with good errors, and the checksum
+ * of what was read. */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "convert.h"
+
+/* ---- What is this file? ---------------------------------------------------------------------- */
+
+static bool begins(const uint8_t *head, size_t n, const char *text, size_t len) {
+    return n >= len && memcmp(head, text, len) == 0;
+}
+
+const char *looks_like(const uint8_t *head, size_t n) {
+    static const struct {
+        const char *begin;
+        size_t n;
+        const char *what;
+    } known[] = {
+        {"version https://git-lfs", 23,
+         "a git-lfs pointer: the real file was not downloaded (run: git lfs pull)"},
+        {"<!DOCTYPE", 9, "an HTML page: the download saved a web page instead of the file"},
+        {"<!doctype", 9, "an HTML page: the download saved a web page instead of the file"},
+        {"<html", 5, "an HTML page: the download saved a web page instead of the file"},
+        {"PK\3\4", 4,
+         "a PyTorch or zip archive: get the model's safetensors files, or make them with "
+         "save_pretrained(DIR, safe_serialization=True)"},
+        {"\x80\x02", 2,
+         "a PyTorch pickle: get the model's safetensors files, or make them with "
+         "save_pretrained(DIR, safe_serialization=True)"},
+        {"FUGG", 4, "a big-endian GGUF file, which is not supported"},
+        {MODEL_MAGIC, 8, "a model.bin, already converted"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (begins(head, n, known[i].begin, known[i].n)) return known[i].what;
+    return NULL;
+}
+
+/* Read the first bytes of a regular file. */
+static bool read_head(const char *path, uint8_t *head, size_t *n, Error *e) {
+    Map m;
+    if (!map_open(&m, path, e)) return false;
+    *n = min_size(*n, m.bytes);
+    memcpy(head, m.data, *n);
+    map_close(&m);
+    return true;
+}
+
+static bool open_file(const char *path, Source *s, Error *e) {
+    uint8_t head[64];
+    size_t n = sizeof head;
+    if (!read_head(path, head, &n, e)) return false;
+    if (begins(head, n, "GGUF", 4)) return gguf_open(path, s, e);
+    const char *what = looks_like(head, n);
+    if (what) return fail(e, path, NULL, "expected a model, got %s", what);
+    if (n > 8 && head[8] == '{') return hf_open(path, s, e);
+    char shown[64];
+    printable(shown, sizeof shown, (const char *)head, min_size(n, 12));
+    return fail(e, path, NULL,
+                "expected a Hugging Face folder, a GGUF or a safetensors file, got a file that "
+                "begins with \"%s\"", shown);
+}
+
+/* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,
+ * model and template fit together. */
+static bool check_whole(const Source *s, Error *e) {
+    const ModelHeader *h = &s->header;
+    Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, s->path, e);
+    if (!t) return false;
+    uint32_t n_tokens = (uint32_t)tokenizer_n_tokens(t), rows = h->config.vocab_size;
+    bool ok = true;
+    if (n_tokens > rows)
+        ok = fail(e, s->path, "vocab_size", "expected at least the tokenizer's %u tokens, got %u",
+                  n_tokens, rows);
+    for (uint32_t i = 0; ok && i < h->defaults.n_eos; i++)
+        if ((uint32_t)h->defaults.eos[i] >= n_tokens)
+            ok = fail(e, s->path, "eos_token_id", "expected 0 to %u, got %d", n_tokens - 1,
+                      h->defaults.eos[i]);
+    static const char *const needed[] = {"<|im_start|>", "<|im_end|>"};
+    for (size_t i = 0; ok && h->chat_family != CHAT_NONE && i < 2; i++)
+        if (tokenizer_find(t, needed[i]) < 0)
+            ok = fail(e, s->path, "tokenizer", "the chat template needs %s, which is no token",
+                      needed[i]);
+    tokenizer_close(t);
+    return ok;
+}
+
+bool source_open(const char *path, Source *s, Error *e) {
+    *s = (Source){0};
+    struct stat st;
+    if (strlen(path) >= sizeof s->path - 300) return fail(e, NULL, "path", "too long");
+    if (stat(path, &st) != 0) return fail_errno(e, path, "cannot open");
+    if (!(S_ISDIR(st.st_mode) ? hf_open(path, s, e) : open_file(path, s, e))) return false;
+    if (check_whole(s, e)) return true;
+    source_close(s);
+    return false;
+}
+
+void source_close(Source *s) {
+    for (size_t i = 0; s->files && i < s->n_files; i++) map_close(&s->files[i]);
+    free(s->files);
+    free(s->file_names);
+    free(s->tensors);
+    buffer_free(&s->tokenizer);
+    *s = (Source){0};
+}
+
+/* ---- Tensors --------------------------------------------------------------------------------- */
+
+bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e) {
+    *n = model_n_tensors(c);
+    *list = alloc_array(e, "tensors", *n, sizeof **list);
+    if (!*list) return false;
+    for (uint32_t i = 0; i < *n; i++) {
+        TensorShape shape;
+        model_tensor(c, i, &shape);
+        memcpy((*list)[i].name, shape.name, sizeof shape.name);
+        (*list)[i].rows = shape.rows;
+        (*list)[i].cols = shape.cols;
+    }
+    return true;
+}
+
+/* The column of the first weight of a row that is NaN or infinite; cols when all are finite. Whole
+ * blocks of 256 weights (or fewer) are looked at, so that a scale is seen in what it scales. */
+static size_t first_non_finite(SourceType type, const uint8_t *row, size_t cols) {
+    float x[256];
+    for (size_t k = 0; k < cols; k += 256) {
+        size_t n = min_size(cols - k, 256);
+        source_row_to_float(type, row + source_row_bytes(type, k), n, x);
+        uint32_t bad = 0;
+        for (size_t i = 0; i < n; i++) bad |= (bits_from_float(x[i]) & 0x7f800000) == 0x7f800000;
+        if (!bad) continue;
+        for (size_t i = 0; i < n; i++)
+            if ((bits_from_float(x[i]) & 0x7f800000) == 0x7f800000) return k + i;
+    }
+    return cols;
+}
+
+bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out,
+                      Error *e) {
+    size_t row_bytes = source_row_bytes(t->type, t->cols);
+    if (s->n_files == 0)
+        random_rows(s, t, first, n, out);
+    else
+        memcpy(out, s->files[t->file].data + t->offset + first * row_bytes, n * row_bytes);
+    for (size_t i = 0; i < n; i++) {
+        size_t column = first_non_finite(t->type, out + i * row_bytes, t->cols);
+        if (column < t->cols)
+            return fail(e, s->path, t->name, "non-finite value at row %zu column %zu", first + i,
+                        column);
+    }
+    return true;
+}
+
+/* Pages of [from, to) that lie in it whole are given back; they are read again when needed. */
+static void drop_range(const Map *m, size_t from, size_t to) {
+    size_t page = 4096, begin, end = to == m->bytes ? to : to / page * page;
+    if (!round_up_ok(from, page, &begin) || begin >= end) return;
+    /* Only a hint: when it fails, memory stays a little fuller. */
+    (void)madvise((void *)(m->data + begin), end - begin, MADV_DONTNEED);
+}
+
+void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size_t n) {
+    if (s->n_files == 0) return;
+    size_t row_bytes = source_row_bytes(t->type, t->cols), from = t->offset + first * row_bytes;
+    drop_range(&s->files[t->file], from, from + n * row_bytes);
+}
+
+/* ---- Checksum of the weight files ------------------------------------------------------------ */
+
+static bool hash_file(const Map *m, atomic_int *stop, uint8_t out[32]) {
+    Sha256 sha;
+    sha256_init(&sha);
+    size_t step = 4u << 20;
+    for (size_t at = 0; at < m->bytes; at += step) {
+        if (atomic_load(stop)) return false;
+        size_t n = min_size(step, m->bytes - at);
+        sha256_update(&sha, m->data + at, n);
+        drop_range(m, at, at + n);
+    }
+    sha256_final(&sha, out);
+    return true;
+}
+
+static bool hash_shards(const Source *s, atomic_int *stop, uint8_t out[32]) {
+    Sha256 list;
+    sha256_init(&list);
+    for (size_t done = 0; done < s->n_files; done++) {
+        size_t i = 0; /* the file whose name has `done` smaller ones */
+        for (; i < s->n_files; i++) {
+            size_t smaller = 0;
+            for (size_t j = 0; j < s->n_files; j++)
+                smaller += strcmp(s->file_names[j], s->file_names[i]) < 0;
+            if (smaller == done) break;
+        }
+        uint8_t one[32];
+        char hex[65];
+        if (i == s->n_files || !hash_file(&s->files[i], stop, one)) return false;
+        for (size_t k = 0; k < 32; k++) snprintf(hex + 2 * k, 3, "%02x", one[k]);
+        sha256_update(&list, hex, 64);
+        sha256_update(&list, "  ", 2);
+        sha256_update(&list, s->file_names[i], strlen(s->file_names[i]));
+        sha256_update(&list, "\n", 1);
+    }
+    sha256_final(&list, out);
+    return true;
+}
+
+bool source_hash(const Source *s, atomic_int *stop, uint8_t out[32]) {
+    memset(out, 0, 32);
+    if (s->n_files == 0) return true;
+    return s->n_files == 1 ? hash_file(&s->files[0], stop, out) : hash_shards(s, stop, out);
+}
+
+/* ---- Members of a JSON object ---------------------------------------------------------------- */
+
+const Json *field_get(const Json *object, const char *key) {
+    const Json *v = json_get(object, key);
+    return v && v->kind == JSON_NULL ? NULL : v;
+}
+
+/* The value's source text for an error, cut to fit. */
+static void show_value(const Json *v, char *out, size_t room) {
+    printable(out, room, v->source, min_size(v->source_len, 40));
+}
+
+bool field_int(const Json *object, const char *key, int64_t low, int64_t high, int64_t *out,
+               const char *file, Error *e) {
+    char shown[200];
+    const Json *v = field_get(object, key);
+    if (!v) return fail(e, file, key, "missing");
+    bool digits = v->kind == JSON_NUMBER; /* 1e3 and 2.0 are refused: nobody writes sizes so */
+    for (size_t i = 0; digits && i < v->source_len; i++)
+        digits = v->source[i] == '-' || (v->source[i] >= '0' && v->source[i] <= '9');
+    if (digits && json_int(v, low, high, out)) return true;
+    show_value(v, shown, sizeof shown);
+    return fail(e, file, key, "expected a whole number from %lld to %lld, got %s", (long long)low,
+                (long long)high, shown);
+}
+
+bool field_real(const Json *object, const char *key, double low, double high, double *out,
+                const char *file, Error *e) {
+    char shown[200];
+    const Json *v = field_get(object, key);
+    if (!v) return true;
+    if (v->kind == JSON_NUMBER && v->number >= low && v->number <= high) {
+        *out = v->number;
+        return true;
+    }
+    show_value(v, shown, sizeof shown);
+    return fail(e, file, key, "expected a number from %g to %g, got %s", low, high, shown);
+}
+
+bool field_bool(const Json *object, const char *key, bool *out, const char *file, Error *e) {
+    char shown[200];
+    const Json *v = field_get(object, key);
+    if (!v) return true;
+    if (v->kind == JSON_BOOL) {
+        *out = v->boolean;
+        return true;
+    }
+    show_value(v, shown, sizeof shown);
+    return fail(e, file, key, "expected true or false, got %s", shown);
+}

@@ -1,0 +1,657 @@
+/* kernels.c: one island of kernels per instruction set, and the choice between them.
+ *
+ * An island is: its target macro, three vector types, and the primitives on them, in the same order
+ * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
+ * first: plain C that says what each primitive means. To add one (amx, neon), write another block of
+ * the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
+ * changes. An island may also include lanes.h and replace single functions of the table. */
+#include "kernels.h"
+
+#include <math.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+/* Loops of a few constant rounds over registers: unroll them whole; or not at all. */
+#if defined(__clang__)
+#define UNROLL_8 _Pragma("unroll")
+#define UNROLL_NOT _Pragma("nounroll")
+#else
+#define UNROLL_8 _Pragma("GCC unroll 8")
+#define UNROLL_NOT _Pragma("GCC unroll 1")
+#endif
+
+/* How far ahead of itself read_all fetches, and how an island's functions are declared. */
+#define READ_AHEAD 1088
+#define INLINE TARGET static inline __attribute__((always_inline, unused))
+
+/* Every island defines the same names; the preprocessor appends the island's own, so that lanes_add
+ * is lanes_add_avx2 in the second island, to the linker and the debugger. */
+#define JOIN2(name, island) name##_##island
+#define JOIN(name, island) JOIN2(name, island)
+#define OWN(name) JOIN(name, ISLAND)
+#define Lanes OWN(Lanes)
+#define Sums OWN(Sums)
+#define Line OWN(Line)
+#define Block OWN(Block)
+#define BlockScales OWN(BlockScales)
+#define QuantBlock OWN(QuantBlock)
+#define Tokens OWN(Tokens)
+#define lanes_load OWN(lanes_load)
+#define lanes_store OWN(lanes_store)
+#define lanes_set1 OWN(lanes_set1)
+#define lanes_add OWN(lanes_add)
+#define lanes_sub OWN(lanes_sub)
+#define lanes_mul OWN(lanes_mul)
+#define lanes_div OWN(lanes_div)
+#define lanes_fma OWN(lanes_fma)
+#define lanes_max OWN(lanes_max)
+#define lanes_if_less OWN(lanes_if_less)
+#define lanes_from_f16 OWN(lanes_from_f16)
+#define lanes_to_f16 OWN(lanes_to_f16)
+#define lanes_from_bits OWN(lanes_from_bits)
+#define lanes_bits OWN(lanes_bits)
+#define lanes_from_sums OWN(lanes_from_sums)
+#define lanes_from_f16_low OWN(lanes_from_f16_low)
+#define sums_load OWN(sums_load)
+#define sums_store OWN(sums_store)
+#define sums_store_low_bytes OWN(sums_store_low_bytes)
+#define sums_set1 OWN(sums_set1)
+#define sums_add OWN(sums_add)
+#define sums_and OWN(sums_and)
+#define sums_max OWN(sums_max)
+#define sums_left OWN(sums_left)
+#define sums_right OWN(sums_right)
+#define sums_from_u8 OWN(sums_from_u8)
+#define sums_from_i8 OWN(sums_from_i8)
+#define sums_from_u4 OWN(sums_from_u4)
+#define line_load OWN(line_load)
+#define line_load_q8 OWN(line_load_q8)
+#define line_store OWN(line_store)
+#define line_code OWN(line_code)
+#define line_shift OWN(line_shift)
+#define sums_dot OWN(sums_dot)
+#define sums_dot_q8 OWN(sums_dot_q8)
+#define lanes_load_fill OWN(lanes_load_fill)
+#define lanes_load_some OWN(lanes_load_some)
+#define lanes_store_some OWN(lanes_store_some)
+#define lanes_first OWN(lanes_first)
+#define lanes_sum OWN(lanes_sum)
+#define lanes_largest OWN(lanes_largest)
+#define lanes_exp OWN(lanes_exp)
+#define quantize_codes OWN(quantize_codes)
+#define quantize_block OWN(quantize_block)
+#define kernel_quantize_row OWN(kernel_quantize_row)
+#define plain_column OWN(plain_column)
+#define plain_tile OWN(plain_tile)
+#define matmul_plain OWN(matmul_plain)
+#define is_super OWN(is_super)
+#define chunk_head_bytes OWN(chunk_head_bytes)
+#define pair_bytes OWN(pair_bytes)
+#define chunk_bytes OWN(chunk_bytes)
+#define block_line OWN(block_line)
+#define block_scales_q5 OWN(block_scales_q5)
+#define block_scales OWN(block_scales)
+#define tokens_at OWN(tokens_at)
+#define tile_line OWN(tile_line)
+#define tile_start OWN(tile_start)
+#define tile_block OWN(tile_block)
+#define super_add OWN(super_add)
+#define chunk_at OWN(chunk_at)
+#define super_at OWN(super_at)
+#define prefetch_streams OWN(prefetch_streams)
+#define one_token_chunk OWN(one_token_chunk)
+#define one_token OWN(one_token)
+#define chunk_unpack OWN(chunk_unpack)
+#define token_tile OWN(token_tile)
+#define many_tokens OWN(many_tokens)
+#define matmul_blocks OWN(matmul_blocks)
+#define matmul_f32 OWN(matmul_f32)
+#define matmul_f16 OWN(matmul_f16)
+#define matmul_bf16 OWN(matmul_bf16)
+#define matmul_q8 OWN(matmul_q8)
+#define matmul_q5 OWN(matmul_q5)
+#define matmul_q6 OWN(matmul_q6)
+#define matmul_q5_0 OWN(matmul_q5_0)
+#define matmul_q5_1 OWN(matmul_q5_1)
+#define cache_load OWN(cache_load)
+#define tile_heads OWN(tile_heads)
+#define score_tile OWN(score_tile)
+#define value_tile OWN(value_tile)
+#define score_heads OWN(score_heads)
+#define value_heads OWN(value_heads)
+#define score_exp OWN(score_exp)
+#define attend_cache OWN(attend_cache)
+#define attend_f16 OWN(attend_f16)
+#define attend_f32 OWN(attend_f32)
+#define kernel_rmsnorm OWN(kernel_rmsnorm)
+#define kernel_rope OWN(kernel_rope)
+#define kernel_silu_mul OWN(kernel_silu_mul)
+#define kernel_add OWN(kernel_add)
+#define kernel_narrow OWN(kernel_narrow)
+#define kernel_max_finite OWN(kernel_max_finite)
+#define kernel_exp_sum OWN(kernel_exp_sum)
+#define kernel_read_all OWN(kernel_read_all)
+#define table OWN(table)
+
+/* ==== Island: scalar ============================================================================ */
+
+#define ISLAND scalar
+#define ISLAND_NAME "scalar"
+#define TARGET
+#define UNROLL
+#define TILE_TOKENS 1
+#define Q8_OFFSET 0 /* what line_load_q8 adds to a code */
+
+typedef struct { float f[16]; } Lanes;
+typedef struct { int32_t i[16]; } Sums;
+typedef struct { uint8_t b[64]; } Line;
+
+#define EACH for (int n = 0; n < 16; n++)
+
+INLINE Lanes lanes_load(const float *p) {
+    Lanes x;
+    memcpy(x.f, p, sizeof x.f);
+    return x;
+}
+INLINE void lanes_store(float *p, Lanes x) { memcpy(p, x.f, sizeof x.f); }
+INLINE Lanes lanes_set1(float f) {
+    Lanes x;
+    EACH x.f[n] = f;
+    return x;
+}
+INLINE Lanes lanes_add(Lanes a, Lanes b) {
+    EACH a.f[n] = a.f[n] + b.f[n];
+    return a;
+}
+INLINE Lanes lanes_sub(Lanes a, Lanes b) {
+    EACH a.f[n] = a.f[n] - b.f[n];
+    return a;
+}
+INLINE Lanes lanes_mul(Lanes a, Lanes b) {
+    EACH a.f[n] = a.f[n] * b.f[n];
+    return a;
+}
+INLINE Lanes lanes_div(Lanes a, Lanes b) {
+    EACH a.f[n] = a.f[n] / b.f[n];
+    return a;
+}
+/* a * b + c, rounded once */
+INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) {
+    UNROLL_NOT EACH c.f[n] = fmaf(a.f[n], b.f[n], c.f[n]);
+    return c;
+}
+/* b where either is NaN, as the instruction does */
+INLINE Lanes lanes_max(Lanes a, Lanes b) {
+    EACH b.f[n] = a.f[n] > b.f[n] ? a.f[n] : b.f[n];
+    return b;
+}
+/* a < b ? yes : no; `no` where either is NaN */
+INLINE Lanes lanes_if_less(Lanes a, Lanes b, Lanes yes, Lanes no) {
+    EACH no.f[n] = a.f[n] < b.f[n] ? yes.f[n] : no.f[n];
+    return no;
+}
+INLINE Lanes lanes_from_f16(const uint8_t *p) {
+    Lanes x;
+    EACH x.f[n] = f16_to_f32(load_u16(p + 2 * n));
+    return x;
+}
+INLINE void lanes_to_f16(uint16_t *h, Lanes x) { EACH h[n] = f16_from_f32(x.f[n]); }
+/* the same 32 bits, read as the other type */
+INLINE Lanes lanes_from_bits(Sums s) {
+    Lanes x;
+    memcpy(x.f, s.i, sizeof x.f);
+    return x;
+}
+INLINE Sums lanes_bits(Lanes x) {
+    Sums s;
+    memcpy(s.i, x.f, sizeof s.i);
+    return s;
+}
+INLINE Lanes lanes_from_sums(Sums s) {
+    Lanes x;
+    EACH x.f[n] = (float)s.i[n];
+    return x;
+}
+/* the low 16 bits of each lane are an f16 */
+INLINE Lanes lanes_from_f16_low(Sums s) {
+    Lanes x;
+    EACH x.f[n] = f16_to_f32((uint16_t)(s.i[n] & 0xffff));
+    return x;
+}
+INLINE Sums sums_load(const uint8_t *p) {
+    Sums s;
+    memcpy(s.i, p, sizeof s.i);
+    return s;
+}
+INLINE void sums_store(int32_t *p, Sums s) { memcpy(p, s.i, sizeof s.i); }
+INLINE void sums_store_low_bytes(int8_t *p, Sums s) { EACH p[n] = (int8_t)(uint8_t)s.i[n]; }
+INLINE Sums sums_set1(int32_t i) {
+    Sums s;
+    EACH s.i[n] = i;
+    return s;
+}
+INLINE Sums sums_add(Sums a, Sums b) { /* wraps around */
+    EACH a.i[n] = (int32_t)((uint32_t)a.i[n] + (uint32_t)b.i[n]);
+    return a;
+}
+INLINE Sums sums_and(Sums a, Sums b) {
+    EACH a.i[n] = a.i[n] & b.i[n];
+    return a;
+}
+INLINE Sums sums_max(Sums a, Sums b) {
+    EACH a.i[n] = a.i[n] > b.i[n] ? a.i[n] : b.i[n];
+    return a;
+}
+INLINE Sums sums_left(Sums s, int by) {
+    EACH s.i[n] = (int32_t)((uint32_t)s.i[n] << by);
+    return s;
+}
+INLINE Sums sums_right(Sums s, int by) { /* zeros come in */
+    EACH s.i[n] = (int32_t)((uint32_t)s.i[n] >> by);
+    return s;
+}
+INLINE Sums sums_from_u8(const uint8_t *p) {
+    Sums s;
+    EACH s.i[n] = p[n];
+    return s;
+}
+INLINE Sums sums_from_i8(const uint8_t *p) {
+    Sums s;
+    EACH s.i[n] = (int8_t)p[n];
+    return s;
+}
+/* 16 nibbles, the low one of each byte first */
+INLINE Sums sums_from_u4(const uint8_t *p) {
+    Sums s;
+    EACH s.i[n] = p[n / 2] >> (n % 2 * 4) & 15;
+    return s;
+}
+INLINE Line line_load(const uint8_t *p) {
+    Line x;
+    memcpy(x.b, p, sizeof x.b);
+    return x;
+}
+INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
+INLINE void line_store(uint8_t *p, Line x) { memcpy(p, x.b, sizeof x.b); }
+/* A code of each byte: its nibble at bit `shift`, and the bits of `high` that come to lie in `mask`
+ * when shifted right by `by`, or left by -by. */
+INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
+    for (int n = 0; n < 64; n++) {
+        int bits = by < 0 ? high.b[n] << -by : high.b[n] >> by;
+        nibbles.b[n] = (uint8_t)((nibbles.b[n] >> shift & 15) | (bits & mask));
+    }
+    return nibbles;
+}
+/* Two lines times eight activations: s[n] += sum over j of x[4n+j] q[j] + y[4n+j] q[4+j], with
+ * unsigned codes up to 63. */
+INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+    EACH for (int j = 0; j < 4; j++) s.i[n] += x.b[4 * n + j] * q[j] + y.b[4 * n + j] * q[4 + j];
+    return s;
+}
+/* The same with the signed codes of q8, as line_load_q8 gave them. |q| <= 127. */
+INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
+    EACH for (int j = 0; j < 4; j++)
+        s.i[n] += (int8_t)x.b[4 * n + j] * q[j] + (int8_t)y.b[4 * n + j] * q[4 + j];
+    return s;
+}
+
+#include "lanes.h"
+
+/* Here, while the names are the scalar island's. */
+float exp16_scalar(float x) {
+    float f[16];
+    lanes_store(f, lanes_exp(lanes_set1(x)));
+    return f[0];
+}
+static const Kernels *const table_of_scalar = &table;
+
+#undef EACH
+#undef ISLAND
+#undef ISLAND_NAME
+#undef TARGET
+#undef UNROLL
+#undef TILE_TOKENS
+#undef Q8_OFFSET
+
+#if defined(__x86_64__)
+
+/* Four activations, for every row of a line. */
+static inline int32_t load_four(const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return four;
+}
+
+/* ==== Island: AVX2, FMA, F16C =================================================================== */
+
+#define ISLAND avx2
+#define ISLAND_NAME "avx2"
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define UNROLL UNROLL_8
+#define TILE_TOKENS 2
+#define Q8_OFFSET 0
+
+typedef struct { __m256 a, b; } Lanes;  /* lanes 0..7 and 8..15 */
+typedef struct { __m256i a, b; } Sums;
+typedef struct { __m256i a, b; } Line;  /* rows 0..7 and 8..15 */
+
+INLINE Lanes lanes_load(const float *p) {
+    return (Lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+INLINE void lanes_store(float *p, Lanes x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+INLINE Lanes lanes_set1(float f) { return (Lanes){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
+INLINE Lanes lanes_add(Lanes x, Lanes y) {
+    return (Lanes){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+INLINE Lanes lanes_sub(Lanes x, Lanes y) {
+    return (Lanes){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+INLINE Lanes lanes_mul(Lanes x, Lanes y) {
+    return (Lanes){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+INLINE Lanes lanes_div(Lanes x, Lanes y) {
+    return (Lanes){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
+    return (Lanes){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+INLINE Lanes lanes_max(Lanes x, Lanes y) {
+    return (Lanes){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
+    return (Lanes){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
+                   _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+}
+INLINE Lanes lanes_from_f16(const uint8_t *p) {
+    return (Lanes){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16)))};
+}
+INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
+    _mm_storeu_si128((__m128i *)h, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)(h + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE Lanes lanes_from_bits(Sums s) {
+    return (Lanes){_mm256_castsi256_ps(s.a), _mm256_castsi256_ps(s.b)};
+}
+INLINE Sums lanes_bits(Lanes x) {
+    return (Sums){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+INLINE Lanes lanes_from_sums(Sums s) {
+    return (Lanes){_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)};
+}
+INLINE Lanes lanes_from_f16_low(Sums s) {
+    const __m256i low = _mm256_set1_epi32(0xffff);
+    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
+    h = _mm256_permute4x64_epi64(h, 0xd8); /* packed within 128-bit halves: put them in order */
+    return (Lanes){_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
+                   _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+}
+INLINE Sums sums_load(const uint8_t *p) {
+    return (Sums){_mm256_loadu_si256((const __m256i *)p),
+                  _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+INLINE void sums_store(int32_t *p, Sums s) {
+    _mm256_storeu_si256((__m256i *)p, s.a);
+    _mm256_storeu_si256((__m256i *)(p + 8), s.b);
+}
+INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
+    const __m256i low = _mm256_set1_epi32(0xff);
+    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
+    h = _mm256_permute4x64_epi64(h, 0xd8);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(h),
+                                                    _mm256_extracti128_si256(h, 1)));
+}
+INLINE Sums sums_set1(int32_t i) { return (Sums){_mm256_set1_epi32(i), _mm256_set1_epi32(i)}; }
+INLINE Sums sums_add(Sums x, Sums y) {
+    return (Sums){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+INLINE Sums sums_and(Sums x, Sums y) {
+    return (Sums){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+INLINE Sums sums_max(Sums x, Sums y) {
+    return (Sums){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+INLINE Sums sums_left(Sums s, int by) {
+    return (Sums){_mm256_slli_epi32(s.a, by), _mm256_slli_epi32(s.b, by)};
+}
+INLINE Sums sums_right(Sums s, int by) {
+    return (Sums){_mm256_srli_epi32(s.a, by), _mm256_srli_epi32(s.b, by)};
+}
+INLINE Sums sums_from_u8(const uint8_t *p) {
+    return (Sums){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                  _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
+}
+INLINE Sums sums_from_i8(const uint8_t *p) {
+    return (Sums){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                  _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
+}
+INLINE Sums sums_from_u4(const uint8_t *p) {
+    __m128i x = _mm_loadl_epi64((const __m128i *)p);
+    x = _mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16(x, 4)), _mm_set1_epi8(15));
+    return (Sums){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
+}
+INLINE Line line_load(const uint8_t *p) {
+    return (Line){_mm256_loadu_si256((const __m256i *)p),
+                  _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
+INLINE void line_store(uint8_t *p, Line x) {
+    _mm256_storeu_si256((__m256i *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(p + 32), x.b);
+}
+/* There is no shift of bytes: the bits that cross over from the neighbour are masked away. */
+INLINE Line line_shift(Line x, int by) {
+    if (by < 0) return (Line){_mm256_slli_epi16(x.a, -by), _mm256_slli_epi16(x.b, -by)};
+    return (Line){_mm256_srli_epi16(x.a, by), _mm256_srli_epi16(x.b, by)};
+}
+INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
+    const __m256i m = _mm256_set1_epi8((char)mask), low = _mm256_set1_epi8(15);
+    Line x = line_shift(nibbles, shift), h = line_shift(high, by);
+    return (Line){_mm256_or_si256(_mm256_and_si256(x.a, low), _mm256_and_si256(h.a, m)),
+                  _mm256_or_si256(_mm256_and_si256(x.b, low), _mm256_and_si256(h.b, m))};
+}
+/* vpmaddubsw adds two products in 16 bits; two of these are at most 4 * 63 * 127 = 32004. */
+INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
+    __m256i a = _mm256_add_epi16(_mm256_maddubs_epi16(x.a, q0), _mm256_maddubs_epi16(y.a, q1));
+    __m256i b = _mm256_add_epi16(_mm256_maddubs_epi16(x.b, q0), _mm256_maddubs_epi16(y.b, q1));
+    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
+                  _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))};
+}
+/* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
+ * products is at most 2 * 128 * 127 = 32512. */
+INLINE __m256i pairs_q8(__m256i s, __m256i w, __m256i q) {
+    __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
+}
+INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
+    __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
+    return (Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
+                  pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)};
+}
+
+#include "lanes.h"
+
+static const Kernels *const table_of_avx2 = &table;
+
+#undef ISLAND
+#undef ISLAND_NAME
+#undef TARGET
+#undef UNROLL
+#undef TILE_TOKENS
+#undef Q8_OFFSET
+
+/* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ======================================================= */
+
+#define ISLAND avx512
+#define ISLAND_NAME "avx512"
+#define TARGET                                                                                     \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define UNROLL UNROLL_8
+#define TILE_TOKENS 4
+#define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
+
+typedef __m512 Lanes;
+typedef __m512i Sums;
+typedef __m512i Line;
+
+INLINE Lanes lanes_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void lanes_store(float *p, Lanes x) { _mm512_storeu_ps(p, x); }
+INLINE Lanes lanes_set1(float f) { return _mm512_set1_ps(f); }
+INLINE Lanes lanes_add(Lanes x, Lanes y) { return _mm512_add_ps(x, y); }
+INLINE Lanes lanes_sub(Lanes x, Lanes y) { return _mm512_sub_ps(x, y); }
+INLINE Lanes lanes_mul(Lanes x, Lanes y) { return _mm512_mul_ps(x, y); }
+INLINE Lanes lanes_div(Lanes x, Lanes y) { return _mm512_div_ps(x, y); }
+INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) { return _mm512_fmadd_ps(x, y, z); }
+INLINE Lanes lanes_max(Lanes x, Lanes y) { return _mm512_max_ps(x, y); }
+INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes);
+}
+INLINE Lanes lanes_from_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
+    _mm256_storeu_si256((__m256i *)h, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE Lanes lanes_from_bits(Sums s) { return _mm512_castsi512_ps(s); }
+INLINE Sums lanes_bits(Lanes x) { return _mm512_castps_si512(x); }
+INLINE Lanes lanes_from_sums(Sums s) { return _mm512_cvtepi32_ps(s); }
+INLINE Lanes lanes_from_f16_low(Sums s) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(s)); }
+INLINE Sums sums_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE void sums_store(int32_t *p, Sums s) { _mm512_storeu_si512(p, s); }
+INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(s));
+}
+INLINE Sums sums_set1(int32_t i) { return _mm512_set1_epi32(i); }
+INLINE Sums sums_add(Sums x, Sums y) { return _mm512_add_epi32(x, y); }
+INLINE Sums sums_and(Sums x, Sums y) { return _mm512_and_si512(x, y); }
+INLINE Sums sums_max(Sums x, Sums y) { return _mm512_max_epi32(x, y); }
+INLINE Sums sums_left(Sums s, int by) { return _mm512_slli_epi32(s, (unsigned)by); }
+INLINE Sums sums_right(Sums s, int by) { return _mm512_srli_epi32(s, (unsigned)by); }
+INLINE Sums sums_from_u8(const uint8_t *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE Sums sums_from_i8(const uint8_t *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE Sums sums_from_u4(const uint8_t *p) {
+    __m128i x = _mm_loadl_epi64((const __m128i *)p);
+    x = _mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16(x, 4)), _mm_set1_epi8(15));
+    return _mm512_cvtepu8_epi32(x);
+}
+INLINE Line line_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE Line line_load_q8(const uint8_t *p) { /* + 128, that is */
+    return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
+}
+INLINE void line_store(uint8_t *p, Line x) { _mm512_storeu_si512(p, x); }
+INLINE Line line_shift(Line x, int by) {
+    return by < 0 ? _mm512_slli_epi32(x, (unsigned)-by) : _mm512_srli_epi32(x, (unsigned)by);
+}
+INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
+    Line h = _mm512_and_si512(line_shift(high, by), _mm512_set1_epi8((char)mask));
+    /* 0xea: (a & b) | c */
+    return _mm512_ternarylogic_epi32(line_shift(nibbles, shift), _mm512_set1_epi8(15), h, 0xea);
+}
+INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+    s = _mm512_dpbusd_epi32(s, x, _mm512_set1_epi32(load_four(q)));
+    return _mm512_dpbusd_epi32(s, y, _mm512_set1_epi32(load_four(q + 4)));
+}
+INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
+
+#include "lanes.h"
+
+static const Kernels *const table_of_avx512 = &table;
+
+#undef ISLAND
+#undef ISLAND_NAME
+#undef TARGET
+#undef UNROLL
+#undef TILE_TOKENS
+#undef Q8_OFFSET
+
+/* ==== What this CPU has ========================================================================= */
+
+/* Registers that the operating system saves and restores (XCR0); 0 when it does not say. */
+static uint32_t saved_state(void) {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+/* The first thing that an island needs and this machine lacks, or NULL. */
+static const char *missing_avx2(void) {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    if ((saved_state() & 0x06) != 0x06) return "AVX state in the operating system";
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return "CPUID leaf 1";
+    if (!(c & bit_FMA)) return "FMA";
+    if (!(c & bit_F16C)) return "F16C";
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "CPUID leaf 7";
+    return b & bit_AVX2 ? NULL : "AVX2";
+}
+
+static const char *missing_avx512(void) {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    const char *missing = missing_avx2();
+    if (missing) return missing;
+    if ((saved_state() & 0xe6) != 0xe6) return "AVX-512 state in the operating system";
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "CPUID leaf 7";
+    if (!(b & bit_AVX512F)) return "AVX-512F";
+    if (!(b & bit_AVX512BW)) return "AVX-512BW";
+    if (!(b & bit_AVX512VL)) return "AVX-512VL";
+    if (!(b & bit_AVX512DQ)) return "AVX-512DQ";
+    return c & bit_AVX512VNNI ? NULL : "AVX-512 VNNI";
+}
+
+#endif /* __x86_64__ */
+
+static const char *missing_scalar(void) { return NULL; }
+
+/* ==== The choice ================================================================================ */
+
+typedef struct {
+    const Kernels *const *kernels;
+    const char *(*missing)(void);
+} Choice;
+
+/* Best first. */
+static const Choice choices[] = {
+#if defined(__x86_64__)
+    {&table_of_avx512, missing_avx512},
+    {&table_of_avx2, missing_avx2},
+#endif
+    {&table_of_scalar, missing_scalar},
+};
+enum { N_CHOICES = sizeof choices / sizeof choices[0] };
+
+const Kernels *kernels_available(uint32_t index) {
+    for (size_t i = 0; i < N_CHOICES; i++)
+        if (choices[i].missing() == NULL && index-- == 0) return *choices[i].kernels;
+    return NULL;
+}
+
+const Kernels *kernels_select(const char *name, Error *e) {
+    char names[64] = "";
+    size_t n = 0;
+    if (name == NULL) return kernels_available(0);
+    for (size_t i = 0; i < N_CHOICES; i++) {
+        const Kernels *k = *choices[i].kernels;
+        const char *missing = choices[i].missing();
+        if (strcmp(k->name, name) == 0) {
+            if (missing == NULL) return k;
+            fail(e, NULL, "instruction set", "%s needs %s, which this machine lacks", name, missing);
+            return NULL;
+        }
+        int w = snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", k->name);
+        if (w > 0) n = min_size(n + (size_t)w, sizeof names - 1);
+    }
+    fail(e, NULL, "instruction set", "unknown, expected one of %s, got \"%s\"", names, name);
+    return NULL;
+}

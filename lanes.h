@@ -1,0 +1,744 @@
+/* lanes.h: every kernel, written once on vectors of 16 lanes.
+ *
+ * kernels.c includes this file once per instruction set (an "island"), each time behind three types
+ * and a few dozen one-line primitives on them:
+ *
+ *   Lanes   16 floats                 Sums   16 int32                 Line   64 bytes: one line of a
+ *                                                                     weight panel, 16 rows x 4 columns
+ *
+ * A Lanes is one zmm register, two ymm registers or a plain array of 16 floats; what is written here
+ * does the same operations in the same order on all of them, so all islands give the same bits. Each
+ * island says by hand how to multiply int8 with int8 (sums_dot): there the instruction sets differ,
+ * and there the sums are exact. TILE_TOKENS is how many tokens share a loaded
+ * weight: as many as the registers hold.
+ *
+ * The functions named in Kernels come in its order; the table itself is at the end. INLINE functions
+ * take their small counts and the type as constants, so that every loop over them unrolls and every
+ * choice is made by the compiler. No include guard: it is meant to be included again. */
+
+/* ---- Parts of 16 lanes ------------------------------------------------------------------------- */
+
+/* p[0..left) in the first lanes, `fill` behind; all 16 when left >= 16. */
+INLINE Lanes lanes_load_fill(const float *p, size_t left, float fill) {
+    if (left >= 16) return lanes_load(p);
+    float part[16];
+    for (size_t i = 0; i < 16; i++) part[i] = i < left ? p[i] : fill;
+    return lanes_load(part);
+}
+
+INLINE Lanes lanes_load_some(const float *p, size_t left) { return lanes_load_fill(p, left, 0); }
+
+/* The first lanes to p[0..left), left > 0; all 16 when left >= 16. */
+INLINE void lanes_store_some(float *p, size_t left, Lanes x) {
+    if (left >= 16) {
+        lanes_store(p, x);
+        return;
+    }
+    float part[16];
+    lanes_store(part, x);
+    memcpy(p, part, left * sizeof *p);
+}
+
+/* The first `left` lanes of x, zeros behind. */
+INLINE Lanes lanes_first(Lanes x, size_t left) {
+    if (left >= 16) return x;
+    float part[16];
+    lanes_store(part, x);
+    return lanes_load_some(part, left);
+}
+
+/* Sum over the lanes as a tree: lane i += lane i + 8, then + 4, + 2, + 1. */
+INLINE float lanes_sum(Lanes x) {
+    float f[16];
+    lanes_store(f, x);
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) f[i] += f[i + half];
+    return f[0];
+}
+
+/* The largest lane; lanes that are NaN do not count (-infinity when all are). */
+INLINE float lanes_largest(Lanes x) {
+    float f[16], top = -INFINITY;
+    lanes_store(f, x);
+    for (size_t i = 0; i < 16; i++) top = f[i] > top ? f[i] : top;
+    return top;
+}
+
+/* e^x: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by the first eight terms of its series (the rest is
+ * below a tenth of a unit in the last place), then n goes into the exponent.
+ *
+ * Adding 1.5 * 2^23 to a small number rounds it to an integer, which then stands in the low bits of
+ * the sum: that gives n without a conversion, which could not hold a NaN. */
+INLINE Lanes lanes_exp(Lanes x) {
+    const Lanes round = lanes_set1(0x1.8p23f), one = lanes_set1(1);
+    Lanes shifted = lanes_fma(x, lanes_set1(0x1.715476p0f), round); /* 1 / ln 2 */
+    Lanes n = lanes_sub(shifted, round);
+    Lanes r = lanes_fma(n, lanes_set1(-0x1.62e43p-1f), x); /* ln 2 in two parts: 48 bits of it */
+    r = lanes_fma(n, lanes_set1(0x1.05c61p-29f), r);
+    Lanes e = lanes_set1(1 / 5040.0f);
+    e = lanes_fma(e, r, lanes_set1(1 / 720.0f));
+    e = lanes_fma(e, r, lanes_set1(1 / 120.0f));
+    e = lanes_fma(e, r, lanes_set1(1 / 24.0f));
+    e = lanes_fma(e, r, lanes_set1(1 / 6.0f));
+    e = lanes_fma(e, r, lanes_set1(0.5f));
+    e = lanes_fma(e, r, one);
+    e = lanes_fma(e, r, one);
+    e = lanes_from_bits(sums_add(lanes_bits(e), sums_left(lanes_bits(shifted), 23)));
+    e = lanes_if_less(x, lanes_set1(-0x1.5d5p6f), lanes_set1(0), e); /* -87.328: 2^-126 is near */
+    /* 88.72 and more times infinity is infinity; a NaN is not less and stays one. */
+    Lanes beyond = lanes_mul(x, lanes_set1(INFINITY));
+    return lanes_if_less(x, lanes_set1(0x1.62e2p6f), e, beyond);
+}
+
+/* ---- quantize_row ------------------------------------------------------------------------------ */
+
+/* What quantize_row writes of one block; n is the distance between its two sub-block sums. */
+typedef struct {
+    int8_t *q;      /* (32) */
+    float *d, *dq;  /* (1) */
+    int32_t *sum;   /* sum[0], sum[n] */
+    size_t n;
+} QuantBlock;
+
+/* Round a, b to int8 after scaling, sum the two halves. Adding 1.5 * 2^23 leaves the integer, to
+ * nearest and ties to even, in the low bits. (With a subnormal largest value the factor overflows:
+ * what is infinite or NaN then has low bits 0.) */
+INLINE void quantize_codes(const QuantBlock *to, Lanes a, Lanes b, float factor) {
+    const Lanes round = lanes_set1(0x1.8p23f), f = lanes_set1(factor);
+    sums_store_low_bytes(to->q, lanes_bits(lanes_add(lanes_mul(a, f), round)));
+    sums_store_low_bytes(to->q + 16, lanes_bits(lanes_add(lanes_mul(b, f), round)));
+    int32_t low = 0, high = 0;
+    for (size_t k = 0; k < 16; k++) low += to->q[k];
+    for (size_t k = 0; k < 16; k++) high += to->q[16 + k];
+    to->sum[0] = low;
+    to->sum[to->n] = high;
+}
+
+INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
+    const Sums magnitude = sums_set1(0x7fffffff);
+    int32_t bits[16], top = 0;
+    sums_store(bits, sums_max(sums_and(lanes_bits(a), magnitude),
+                              sums_and(lanes_bits(b), magnitude)));
+    for (size_t i = 0; i < 16; i++) top = bits[i] > top ? bits[i] : top;
+    float amax = float_from_bits((uint32_t)top);
+    if (top == 0 || top >= 0x7f800000) { /* all zero, or an infinity or NaN among them */
+        memset(to->q, 0, 32);
+        to->sum[0] = to->sum[to->n] = 0;
+        *to->d = *to->dq = top == 0 ? 0 : NAN;
+        return;
+    }
+    quantize_codes(to, a, b, 127 / amax);
+    *to->d = amax / 127;
+    *to->dq = *to->d * (float)(to->sum[0] + to->sum[to->n]);
+}
+
+TARGET static void kernel_quantize_row(const Operand *a, uint32_t t) {
+    size_t padded = ((size_t)a->cols + 63) / 64 * 64, first = t / GROUP_TOKENS * GROUP_TOKENS;
+    size_t n = min_size(a->n_tok - first, GROUP_TOKENS), i = t - first;
+    const float *x = a->x + t * a->x_stride;
+    for (size_t b = 0; b < padded / 32; b++) {
+        size_t at = first * (padded / 32) + b * n + i, k = 32 * b;
+        QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at,
+                         a->sum + first * (padded / 16) + 2 * b * n + i, n};
+        size_t left = a->cols > k ? a->cols - k : 0;
+        quantize_block(&to, lanes_load_some(x + min_size(k, a->cols), left),
+                       lanes_load_some(x + min_size(k + 16, a->cols), left > 16 ? left - 16 : 0));
+    }
+}
+
+/* ---- matmul with f32, f16 and bf16 weights ------------------------------------------------------
+ *
+ * A line holds one column of 16 rows (f32), or two columns side by side in each row's four bytes. */
+
+/* Column k of a panel, where odd = k % 2. */
+INLINE Lanes plain_column(Type type, const uint8_t *panel, size_t k, int odd) {
+    if (type == TYPE_F32) return lanes_from_bits(sums_load(panel + k * LINE_BYTES));
+    Sums both = sums_load(panel + k / 2 * LINE_BYTES);
+    if (type == TYPE_F16) return lanes_from_f16_low(odd ? sums_right(both, 16) : both);
+    return lanes_from_bits(odd ? sums_and(both, sums_set1(-65536)) : sums_left(both, 16));
+}
+
+/* `np` panels, `panel_size` bytes apart, times `nt` tokens, x_stride apart; np * nt <= 4. Several
+ * panels at once are several streams from memory; several tokens share a loaded weight. */
+INLINE void plain_tile(Type type, size_t np, size_t nt, const uint8_t *panel, size_t panel_size,
+                       size_t cols, const float *x, size_t x_stride, float *y, size_t y_stride) {
+    Lanes acc[4];
+    UNROLL for (size_t i = 0; i < np * nt; i++) acc[i] = lanes_set1(0);
+    for (size_t k = 0; k < cols; k += 2) {
+        UNROLL for (size_t odd = 0; odd < 2; odd++) {
+            if (k + odd >= cols) break;
+            UNROLL for (size_t p = 0; p < np; p++) {
+                Lanes w = plain_column(type, panel + p * panel_size, k + odd, (int)odd);
+                UNROLL for (size_t t = 0; t < nt; t++)
+                    acc[p * nt + t] =
+                        lanes_fma(w, lanes_set1(x[t * x_stride + k + odd]), acc[p * nt + t]);
+            }
+        }
+    }
+    UNROLL for (size_t p = 0; p < np; p++)
+        UNROLL for (size_t t = 0; t < nt; t++)
+            lanes_store(y + t * y_stride + p * PANEL_ROWS, acc[p * nt + t]);
+}
+
+INLINE void matmul_plain(Type type, const Mat *w, uint32_t panel, uint32_t n_panels,
+                         const Operand *a, float *y, size_t y_stride) {
+    size_t size = panel_bytes(type, w->cols), end = (size_t)panel + n_panels, cols = w->cols;
+    size_t xs = a->x_stride, np;
+    for (size_t p = panel; p < end; p += np) {
+        const uint8_t *at = w->data + p * size;
+        float *out = y + p * PANEL_ROWS;
+        size_t t = 0;
+        np = end - p >= 4 && a->n_tok < 4 ? 4 : 1;
+        if (np == 1)
+            for (; t + 4 <= a->n_tok; t += 4)
+                plain_tile(type, 1, 4, at, size, cols, a->x + t * xs, xs, out + t * y_stride,
+                           y_stride);
+        for (; t < a->n_tok; t++) {
+            if (np == 4)
+                plain_tile(type, 4, 1, at, size, cols, a->x + t * xs, xs, out + t * y_stride, 0);
+            else
+                plain_tile(type, 1, 1, at, size, cols, a->x + t * xs, xs, out + t * y_stride, 0);
+        }
+    }
+}
+
+/* ---- matmul with block formats -----------------------------------------------------------------
+ *
+ * All of them are walked in chunks of 256 columns: four units of 64 (a pair of 32-wide blocks), in q5
+ * and q6 behind four lines of scales. One token reads the codes straight from four panels at once:
+ * four streams, which is what the memory likes best. For more tokens a chunk is first unpacked to
+ * plain bytes, in the first-level cache, and every tile of tokens runs over these. */
+
+INLINE int is_super(Type type) { return type == TYPE_Q5 || type == TYPE_Q6; }
+
+INLINE size_t chunk_head_bytes(Type type) { return is_super(type) ? 4 * LINE_BYTES : 0; }
+
+/* Bytes of the codes and scales of 64 columns. */
+INLINE size_t pair_bytes(Type type) {
+    size_t lines = is_super(type) ? (type_info(type)->lines - 4) / 4 : type_info(type)->lines;
+    return lines * LINE_BYTES;
+}
+
+INLINE size_t chunk_bytes(Type type) { return chunk_head_bytes(type) + 4 * pair_bytes(type); }
+
+/* Codes of columns 4r..4r+3 of block `half` of the pair at `pair`; see model.h. */
+INLINE Line block_line(Type type, const uint8_t *pair, int half, int r) {
+    int z = 8 * half + r;
+    if (type == TYPE_Q8) return line_load_q8(pair + z * LINE_BYTES);
+    Line nibbles = line_load(pair + r * LINE_BYTES);
+    if (type == TYPE_Q6) {
+        Line planes = line_load(pair + (8 + z / 4) * LINE_BYTES);
+        return line_code(nibbles, 4 * half, planes, 2 * (z % 4) - 4, 0x30);
+    }
+    return line_code(nibbles, 4 * half, line_load(pair + (8 + half) * LINE_BYTES), r - 4, 0x10);
+}
+
+/* The scales of one block: q8, q5_0: d. q5_1: d, m. q5: sc, min. q6: sc of its two halves. */
+typedef struct {
+    Lanes first, second;
+} BlockScales;
+
+INLINE BlockScales block_scales_q5(const uint8_t *chunk, size_t b) {
+    Sums low = sums_from_u8(chunk + 16 * b), high = sums_from_u4(chunk + 128 + 8 * b);
+    Sums sc = sums_add(sums_and(low, sums_set1(15)), sums_left(sums_and(high, sums_set1(3)), 4));
+    Sums min = sums_add(sums_right(low, 4), sums_left(sums_right(high, 2), 4));
+    return (BlockScales){lanes_from_sums(sc), lanes_from_sums(min)};
+}
+
+/* Block b = 0..7 of the chunk; `pair` is its pair of blocks. */
+INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const uint8_t *pair, size_t b) {
+    if (type == TYPE_Q5) return block_scales_q5(chunk, b);
+    if (type == TYPE_Q6)
+        return (BlockScales){lanes_from_sums(sums_from_i8(chunk + 32 * b)),
+                             lanes_from_sums(sums_from_i8(chunk + 32 * b + 16))};
+    const uint8_t *d = pair + (type == TYPE_Q8 ? 16 : 10) * LINE_BYTES + b % 2 * 32;
+    Lanes first = lanes_from_f16(d);
+    return (BlockScales){first, type == TYPE_Q5_1 ? lanes_from_f16(d + LINE_BYTES) : first};
+}
+
+/* A group of tokens from some block on. Block b of token i is item b * n + i. */
+typedef struct {
+    const int8_t *q;
+    const float *d, *dq;
+    const int32_t *sum; /* two sub-blocks a block: items 2 b n + i and 2 b n + n + i */
+    size_t n;           /* tokens in the group */
+} Tokens;
+
+INLINE Tokens tokens_at(const Operand *a, size_t first, size_t block) {
+    size_t n = min_size(a->n_tok - first, GROUP_TOKENS), blocks = ((size_t)a->cols + 63) / 64 * 2;
+    size_t at = first * blocks + block * n;
+    return (Tokens){a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2, n};
+}
+
+/* Codes of columns 4r..4r+3 of a block: from a panel's pair of blocks, or unpacked at `at`. */
+INLINE Line tile_line(Type type, int unpacked, const uint8_t *at, int half, int r) {
+    return unpacked ? line_load(at + r * LINE_BYTES) : block_line(type, at, half, r);
+}
+
+/* Sums of nt tokens start here. Codes are stored with an offset (q5_0 16, q6 32; q8 where the
+ * instruction wants unsigned bytes), which counts once for each activation: take it off. q6 sums its
+ * two sub-blocks apart, the others go through. */
+INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t at, int part, Sums *s) {
+    const int32_t *sum = a->sum + at;
+    int offset = type == TYPE_Q8 ? Q8_OFFSET : type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0;
+    UNROLL for (size_t t = 0; t < nt; t++) {
+        int32_t both = offset == 0 ? 0 : sum[t] + (type == TYPE_Q6 ? 0 : sum[a->n + t]);
+        if (type == TYPE_Q6 && part == 1) both = sum[a->n + t];
+        Sums start = sums_set1(-offset * both);
+        UNROLL for (size_t p = 0; p < np; p++) s[p * nt + t] = start;
+    }
+}
+
+/* Add block b of np panels, whose codes are at `codes`, `apart` bytes from each other, times tokens i
+ * to i + nt - 1, to acc[p * nt + t]; np * nt <= 8. First the exact integer sums, then the scales w, as
+ * kernels.h says. In q5 and q6 the products of integers stay below 2^24: they are exact in float. */
+INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
+                       size_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
+                       size_t i, Lanes *acc) {
+    const size_t at = b * a->n + i;
+    const int8_t *q = a->q + at * 32;
+    Sums s[8];
+    Lanes both[8]; /* q6: the two sub-blocks with their scales */
+    UNROLL for (int part = 0; part < 2; part++) {
+        if (part == 0 || type == TYPE_Q6)
+            tile_start(type, np, nt, a, at + b * a->n, part, s);
+        UNROLL for (int r = 4 * part; r < 4 * part + 4; r += 2) {
+            UNROLL for (size_t p = 0; p < np; p++) {
+                Line x = tile_line(type, unpacked, codes + p * apart, half, r);
+                Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
+                UNROLL for (size_t t = 0; t < nt; t++)
+                    s[p * nt + t] = type == TYPE_Q8
+                                        ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
+                                        : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
+            }
+        }
+        if (type != TYPE_Q6) continue;
+        UNROLL for (size_t j = 0; j < np * nt; j++) {
+            Lanes f = lanes_from_sums(s[j]);
+            both[j] = part == 0 ? lanes_mul(w[j / nt].first, f)
+                                : lanes_fma(w[j / nt].second, f, both[j]);
+        }
+    }
+    UNROLL for (size_t t = 0; t < nt; t++) {
+        Lanes d = lanes_set1(a->d[at + t]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            size_t j = p * nt + t;
+            Lanes f = lanes_from_sums(s[j]);
+            if (type == TYPE_Q6) acc[j] = lanes_fma(d, both[j], acc[j]);
+            else if (type == TYPE_Q5) acc[j] = lanes_fma(d, lanes_mul(w[p].first, f), acc[j]);
+            else acc[j] = lanes_fma(lanes_mul(w[p].first, d), f, acc[j]);
+            if (type == TYPE_Q5_1)
+                acc[j] = lanes_fma(w[p].second, lanes_set1(a->dq[at + t]), acc[j]);
+        }
+    }
+}
+
+/* The scales of a whole 256-wide block: d[16], and q5's dmin[16] behind; applied to the sums s, m. */
+INLINE Lanes super_add(Type type, const uint8_t *d, Lanes s, Lanes m, Lanes acc) {
+    acc = lanes_fma(lanes_from_f16(d), s, acc);
+    if (type == TYPE_Q6) return acc;
+    return lanes_fma(lanes_mul(lanes_set1(-1), lanes_from_f16(d + 32)), m, acc);
+}
+
+/* Where chunk c of a panel is, and the scales of its 256-wide block (q5 and q6). */
+INLINE const uint8_t *chunk_at(Type type, size_t cols, const uint8_t *panel, size_t c) {
+    return panel + panel_head_lines(type, cols) * LINE_BYTES + c * chunk_bytes(type);
+}
+INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *chunk, size_t c) {
+    return type == TYPE_Q6 ? panel + 32 * c : chunk + 192;
+}
+
+/* Bring the next lines of np streams, `apart` bytes from each other, into the cache. */
+INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
+    for (size_t i = 0; i < np; i++)
+        for (size_t at = 0; at < bytes; at += LINE_BYTES)
+            __builtin_prefetch(p + i * apart + at, 0, 3);
+}
+
+/* Four panels times one token: a chunk of n_blocks. `next` is where the panel goes on. */
+INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, const uint8_t *next,
+                            size_t n_blocks, const Tokens *a, Lanes s[4], Lanes m[4]) {
+    const size_t pair_size = pair_bytes(type);
+    for (size_t b = 0; b < n_blocks; b += 2) {
+        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
+        prefetch_streams(b + 2 < n_blocks ? pair + pair_size : next, 4, apart, pair_size);
+        UNROLL for (int half = 0; half < 2; half++) {
+            size_t block = b + (size_t)half;
+            if (block >= n_blocks) break;
+            BlockScales w[4];
+            UNROLL for (size_t p = 0; p < 4; p++)
+                w[p] = block_scales(type, chunk + p * apart, pair + p * apart, block);
+            tile_block(type, 0, 4, 1, pair, apart, half, w, a, block, 0, s);
+            if (type != TYPE_Q5) continue;
+            UNROLL for (size_t p = 0; p < 4; p++)
+                m[p] = lanes_fma(w[p].second, lanes_set1(a->dq[block]), m[p]);
+        }
+    }
+}
+
+/* Four panels times one token; y (64). */
+INLINE void one_token(Type type, const Mat *w, size_t panel, const Operand *a, float *y) {
+    const size_t size = panel_bytes(type, w->cols), n_blocks = w->cols / 32;
+    const uint8_t *base = w->data + panel * size;
+    Lanes acc[4], s[4], m[4];
+    UNROLL for (size_t p = 0; p < 4; p++) acc[p] = lanes_set1(0);
+    for (size_t c = 0; 8 * c < n_blocks; c++) {
+        const uint8_t *chunk = chunk_at(type, w->cols, base, c);
+        const uint8_t *next = 8 * c + 8 < n_blocks ? chunk + chunk_bytes(type) : base + 4 * size;
+        Tokens t = tokens_at(a, 0, 8 * c);
+        UNROLL for (size_t p = 0; p < 4; p++) {
+            s[p] = is_super(type) ? lanes_set1(0) : acc[p];
+            m[p] = lanes_set1(0);
+        }
+        one_token_chunk(type, chunk, size, next, min_size(n_blocks - 8 * c, 8), &t, s, m);
+        UNROLL for (size_t p = 0; p < 4; p++)
+            acc[p] = is_super(type) ? super_add(type, super_at(type, base, chunk, c) + p * size,
+                                                s[p], m[p], acc[p])
+                                    : s[p];
+    }
+    UNROLL for (size_t p = 0; p < 4; p++) lanes_store(y + p * PANEL_ROWS, acc[p]);
+}
+
+/* A block unpacked: eight lines of codes as sums_dot takes them, and its scales. */
+typedef struct {
+    uint8_t codes[8 * LINE_BYTES];
+    float first[16], second[16];
+} Block;
+
+/* Unpack the blocks of a chunk, and fetch the chunk behind it meanwhile. */
+INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
+    for (size_t b = 0; b < n_blocks; b += 2) {
+        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
+        prefetch_streams(pair + chunk_bytes(type), 1, 0, pair_bytes(type));
+        UNROLL for (int half = 0; half < 2; half++) {
+            size_t block = b + (size_t)half;
+            if (block >= n_blocks) break;
+            UNROLL for (int r = 0; r < 8; r++)
+                line_store(out[block].codes + r * LINE_BYTES, block_line(type, pair, half, r));
+            BlockScales w = block_scales(type, chunk, pair, block);
+            lanes_store(out[block].first, w.first);
+            lanes_store(out[block].second, w.second);
+        }
+    }
+}
+
+/* Two unpacked chunks times nt tokens, from token i of the group on: add to y, where the second panel
+ * and the tokens lie y_panel and 16 floats apart. */
+INLINE void token_tile(Type type, size_t nt, const Block (*chunks)[8], size_t n_blocks,
+                       const uint8_t *const *super, const Tokens *a, size_t i, float *y,
+                       size_t y_panel) {
+    Lanes s[8];
+    UNROLL for (size_t j = 0; j < 2 * nt; j++)
+        s[j] = is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
+    for (size_t b = 0; b < n_blocks; b++) {
+        const Block *x = &chunks[0][b], *x1 = &chunks[1][b];
+        BlockScales w[2] = {{lanes_load(x->first), lanes_load(x->second)},
+                            {lanes_load(x1->first), lanes_load(x1->second)}};
+        tile_block(type, 1, 2, nt, x->codes, sizeof chunks[0], 0, w, a, b, i, s);
+    }
+    UNROLL for (size_t j = 0; j < 2 * nt; j++) {
+        float *out = y + j / nt * y_panel + j % nt * 16;
+        if (is_super(type)) {
+            Lanes m = lanes_set1(0);
+            for (size_t b = 0; type == TYPE_Q5 && b < 8; b++)
+                m = lanes_fma(lanes_load(chunks[j / nt][b].second),
+                              lanes_set1(a->dq[b * a->n + i + j % nt]), m);
+            s[j] = super_add(type, super[j / nt], s[j], m, lanes_load(out));
+        }
+        lanes_store(out, s[j]);
+    }
+}
+
+/* Tokens whose sums are under way together: a chunk is unpacked once for them. */
+#define TOKEN_RUN 128
+
+/* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times np <= 4 panels. The sums
+ * stay in a small array: rows of y lie a power of two apart, which caches do not like. An odd panel
+ * is taken twice, its second result is left where it is. */
+INLINE void many_tokens(Type type, size_t np, const Mat *w, size_t panel, const Operand *a,
+                        size_t first, size_t n_tok, float *y, size_t y_stride) {
+    _Alignas(64) Block chunks[4][8];
+    _Alignas(64) float sums[4][TOKEN_RUN][16];
+    const uint8_t *super[4];
+    const size_t size = panel_bytes(type, w->cols), all = w->cols / 32, even = (np + 1) / 2 * 2;
+    const uint8_t *base = w->data + panel * size;
+    memset(sums, 0, sizeof sums);
+    for (size_t c = 0; 8 * c < all; c++) {
+        size_t n_blocks = min_size(all - 8 * c, 8);
+        for (size_t p = 0; p < even; p++) {
+            const uint8_t *own = base + min_size(p, np - 1) * size;
+            const uint8_t *chunk = chunk_at(type, w->cols, own, c);
+            super[p] = super_at(type, own, chunk, c);
+            chunk_unpack(type, chunk, n_blocks, chunks[p]);
+        }
+        for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
+            Tokens t = tokens_at(a, first + g, 8 * c);
+            for (size_t p = 0; p < even; p += 2) {
+                size_t i = 0;
+                for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= t.n; i += TILE_TOKENS)
+                    token_tile(type, TILE_TOKENS, chunks + p, n_blocks, super + p, &t, i,
+                               sums[p][g + i], TOKEN_RUN * 16);
+                for (; i < t.n; i++)
+                    token_tile(type, 1, chunks + p, n_blocks, super + p, &t, i, sums[p][g + i],
+                               TOKEN_RUN * 16);
+            }
+        }
+    }
+    for (size_t t = 0; t < n_tok; t++)
+        for (size_t p = 0; p < np; p++)
+            memcpy(y + t * y_stride + 16 * p, sums[p][t], sizeof sums[p][t]);
+}
+
+INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t n_panels,
+                          const Operand *a, float *y, size_t y_stride) {
+    size_t end = (size_t)panel + n_panels, np;
+    for (size_t p = panel; p < end; p += np) {
+        float *out = y + p * PANEL_ROWS;
+        np = min_size(end - p, 4);
+        if (np == 4 && a->n_tok == 1)
+            one_token(type, w, p, a, out);
+        else
+            for (size_t t = 0; t < a->n_tok; t += TOKEN_RUN)
+                many_tokens(type, np, w, p, a, t, min_size(a->n_tok - t, TOKEN_RUN),
+                            out + t * y_stride, y_stride);
+    }
+}
+
+/* A function of the table for one type. */
+#define MATMUL(name, type, how)                                                                    \
+    TARGET static void name(const Mat *w, uint32_t panel, uint32_t n_panels, const Operand *a,     \
+                            float *y, size_t y_stride) {                                           \
+        how(type, w, panel, n_panels, a, y, y_stride);                                             \
+    }
+
+MATMUL(matmul_f32, TYPE_F32, matmul_plain)
+MATMUL(matmul_f16, TYPE_F16, matmul_plain)
+MATMUL(matmul_bf16, TYPE_BF16, matmul_plain)
+MATMUL(matmul_q8, TYPE_Q8, matmul_blocks)
+MATMUL(matmul_q5, TYPE_Q5, matmul_blocks)
+MATMUL(matmul_q6, TYPE_Q6, matmul_blocks)
+MATMUL(matmul_q5_0, TYPE_Q5_0, matmul_blocks)
+MATMUL(matmul_q5_1, TYPE_Q5_1, matmul_blocks)
+
+/* ---- attend ------------------------------------------------------------------------------------ */
+
+/* 16 keys or values at element `at` of a cache of f16 (half = 1) or f32. */
+INLINE Lanes cache_load(int half, const void *cache, size_t at) {
+    if (half) return lanes_from_f16((const uint8_t *)cache + 2 * at);
+    return lanes_load((const float *)cache + at);
+}
+
+/* Heads of the next tile when `left` are left: never a single one behind a full tile. */
+INLINE size_t tile_heads(size_t left) { return left == 5 || left == 6 ? 3 : min_size(left, 4); }
+
+/* Scores of nh heads from h on against the 16 keys from key j on: lane = key. */
+INLINE void score_tile(int half, size_t nh, const Attend *a, size_t h, size_t j) {
+    const size_t dim = a->head_dim;
+    const float *q = a->q + h * dim;
+    Lanes acc[4];
+    UNROLL for (size_t i = 0; i < nh; i++) acc[i] = lanes_set1(0);
+    for (size_t d = 0; d < dim; d++) {
+        Lanes k = cache_load(half, a->k, j * dim + d * 16);
+        UNROLL for (size_t i = 0; i < nh; i++)
+            acc[i] = lanes_fma(lanes_set1(q[i * dim + d]), k, acc[i]);
+    }
+    UNROLL for (size_t i = 0; i < nh; i++) lanes_store(a->scores + (h + i) * ATTEND_KEYS + j, acc[i]);
+}
+
+/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of nh heads from h on: lane = d. */
+INLINE void value_tile(int half, size_t nh, const Attend *a, size_t h, size_t d, size_t j0,
+                       size_t j1) {
+    float *out = a->out + h * a->v_stride + d;
+    const float *e = a->scores + h * ATTEND_KEYS;
+    Lanes acc[4];
+    UNROLL for (size_t i = 0; i < nh; i++)
+        acc[i] = j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
+    for (size_t j = j0; j < j1; j++) {
+        Lanes v = cache_load(half, a->v, j * a->v_stride + d);
+        UNROLL for (size_t i = 0; i < nh; i++)
+            acc[i] = lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
+    }
+    UNROLL for (size_t i = 0; i < nh; i++) lanes_store(out + i * a->v_stride, acc[i]);
+}
+
+/* One head: scores to exp(score - max), their sum. Lanes behind n_keys hold whatever the cache held:
+ * they become -infinity for the maximum and stay out of the sum. */
+INLINE void score_exp(const Attend *a, size_t h) {
+    float *s = a->scores + h * ATTEND_KEYS;
+    size_t n = a->n_keys;
+    Lanes top = lanes_set1(-INFINITY), sum = lanes_set1(0);
+    for (size_t j = 0; j < n; j += 16)
+        top = lanes_max(lanes_load_fill(s + j, n - j, -INFINITY), top);
+    a->max[h] = lanes_largest(top);
+    for (size_t j = 0; j < n; j += 16) {
+        Lanes e = lanes_exp(lanes_sub(lanes_load(s + j), lanes_set1(a->max[h])));
+        lanes_store(s + j, e);
+        sum = lanes_add(sum, lanes_first(e, n - j));
+    }
+    a->sum[h] = lanes_sum(sum);
+}
+
+/* The same tiles for a number of heads known only now: 4, 3, 2 or 1 at once (6 are 3 + 3). */
+INLINE void score_heads(int half, const Attend *a, size_t j) {
+    for (size_t h = 0, n; h < a->n_heads; h += n) {
+        n = tile_heads(a->n_heads - h);
+        switch (n) {
+        case 1: score_tile(half, 1, a, h, j); break;
+        case 2: score_tile(half, 2, a, h, j); break;
+        case 3: score_tile(half, 3, a, h, j); break;
+        default: score_tile(half, 4, a, h, j);
+        }
+    }
+}
+INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j1) {
+    for (size_t h = 0, n; h < a->n_heads; h += n) {
+        n = tile_heads(a->n_heads - h);
+        switch (n) {
+        case 1: value_tile(half, 1, a, h, d, j0, j1); break;
+        case 2: value_tile(half, 2, a, h, d, j0, j1); break;
+        case 3: value_tile(half, 3, a, h, d, j0, j1); break;
+        default: value_tile(half, 4, a, h, d, j0, j1);
+        }
+    }
+}
+
+/* Values in runs of 32 keys, so that a run stays in the first-level cache over all of d and h. */
+INLINE void attend_cache(int half, const Attend *a) {
+    for (size_t j = 0; j < a->n_keys; j += 16) score_heads(half, a, j);
+    for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h);
+    for (size_t j = 0; j < a->n_keys; j += 32)
+        for (size_t d = 0; d < a->v_stride; d += 16)
+            value_heads(half, a, d, j, min_size(j + 32, a->n_keys));
+}
+
+TARGET static void attend_f16(const Attend *a) { attend_cache(1, a); }
+TARGET static void attend_f32(const Attend *a) { attend_cache(0, a); }
+
+/* ---- Operations on rows ------------------------------------------------------------------------ */
+
+TARGET static void kernel_rmsnorm(float *y, const float *x, const float *w, uint32_t n, float eps) {
+    Lanes squares = lanes_set1(0);
+    for (size_t i = 0; i < n; i += 16) {
+        Lanes v = lanes_load_some(x + i, n - i);
+        squares = lanes_fma(v, v, squares);
+    }
+    Lanes scale = lanes_set1(1 / sqrtf(lanes_sum(squares) / (float)n + eps));
+    for (size_t i = 0; i < n; i += 16) {
+        Lanes v = lanes_mul(lanes_load_some(x + i, n - i), scale);
+        lanes_store_some(y + i, n - i, lanes_mul(v, lanes_load_some(w + i, n - i)));
+    }
+}
+
+TARGET static void kernel_rope(float *x, uint32_t n_heads, uint32_t head_dim, const float *cos,
+                        const float *sin) {
+    size_t half = head_dim / 2;
+    for (size_t h = 0; h < n_heads; h++, x += head_dim) {
+        for (size_t i = 0; i < half; i += 16) {
+            size_t left = half - i;
+            Lanes a = lanes_load_some(x + i, left), b = lanes_load_some(x + half + i, left);
+            Lanes c = lanes_load_some(cos + i, left), s = lanes_load_some(sin + i, left);
+            lanes_store_some(x + i, left, lanes_sub(lanes_mul(a, c), lanes_mul(b, s)));
+            lanes_store_some(x + half + i, left, lanes_add(lanes_mul(b, c), lanes_mul(a, s)));
+        }
+    }
+}
+
+TARGET static void kernel_silu_mul(float *g, const float *u, uint32_t n) {
+    const Lanes one = lanes_set1(1);
+    for (size_t i = 0; i < n; i += 16) {
+        Lanes x = lanes_load_some(g + i, n - i);
+        Lanes e = lanes_exp(lanes_mul(lanes_set1(-1), x));
+        Lanes silu = lanes_div(x, lanes_add(one, e));
+        lanes_store_some(g + i, n - i, lanes_mul(silu, lanes_load_some(u + i, n - i)));
+    }
+}
+
+TARGET static void kernel_add(float *x, const float *y, uint32_t n) {
+    for (size_t i = 0; i < n; i += 16)
+        lanes_store_some(x + i, n - i, lanes_add(lanes_load_some(x + i, n - i),
+                                                 lanes_load_some(y + i, n - i)));
+}
+
+TARGET static void kernel_narrow(uint16_t *h, const float *x, uint32_t n) {
+    for (size_t i = 0; i < n; i += 16) {
+        uint16_t part[16];
+        lanes_to_f16(part, lanes_load_some(x + i, n - i));
+        memcpy(h + i, part, min_size(n - i, 16) * sizeof *h);
+    }
+}
+
+/* x * 0 is 0 for a number and NaN for everything else: one fma each gathers whether all are numbers.
+ * Four vectors at a time hide its latency. */
+TARGET static bool kernel_max_finite(const float *x, uint32_t n, float *max) {
+    const Lanes zero = lanes_set1(0);
+    Lanes top[4], probe[4];
+    UNROLL for (size_t j = 0; j < 4; j++) {
+        top[j] = lanes_set1(-INFINITY);
+        probe[j] = zero;
+    }
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        UNROLL for (size_t j = 0; j < 4; j++) {
+            Lanes v = lanes_load(x + i + 16 * j);
+            top[j] = lanes_max(v, top[j]);
+            probe[j] = lanes_fma(v, zero, probe[j]);
+        }
+    }
+    for (; i < n; i += 16) {
+        Lanes v = lanes_load_fill(x + i, n - i, x[0]);
+        top[0] = lanes_max(v, top[0]);
+        probe[0] = lanes_fma(v, zero, probe[0]);
+    }
+    *max = lanes_largest(lanes_max(lanes_max(top[0], top[1]), lanes_max(top[2], top[3])));
+    return lanes_sum(lanes_add(lanes_add(probe[0], probe[1]), lanes_add(probe[2], probe[3]))) == 0;
+}
+
+TARGET static float kernel_exp_sum(float *x, uint32_t n, float max, float scale) {
+    Lanes sum = lanes_set1(0);
+    for (size_t i = 0; i < n; i += 16) {
+        Lanes v = lanes_sub(lanes_load_some(x + i, n - i), lanes_set1(max));
+        v = lanes_exp(lanes_mul(v, lanes_set1(scale)));
+        lanes_store_some(x + i, n - i, v);
+        sum = lanes_add(sum, lanes_first(v, n - i));
+    }
+    return lanes_sum(sum);
+}
+
+TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
+    const uint8_t *b = p;
+    size_t quarter = bytes / 4 / LINE_BYTES * LINE_BYTES;
+    Sums s[4];
+    UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
+    for (size_t i = 0; i < quarter; i += LINE_BYTES) {
+        prefetch_streams(b + i + READ_AHEAD, 4, quarter, LINE_BYTES);
+        UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_add(s[j], sums_load(b + j * quarter + i));
+    }
+    for (size_t i = 4 * quarter; i < bytes; i += LINE_BYTES) s[0] = sums_add(s[0], sums_load(b + i));
+    int32_t lane[16];
+    sums_store(lane, sums_add(sums_add(s[0], s[1]), sums_add(s[2], s[3])));
+    uint64_t all = 0;
+    for (size_t i = 0; i < 16; i++) all += (uint32_t)lane[i];
+    return all;
+}
+
+/* ---- The table --------------------------------------------------------------------------------- */
+
+static const Kernels table = {
+    .name = ISLAND_NAME,
+    .quantize_row = kernel_quantize_row,
+    .matmul = {[TYPE_F32] = matmul_f32, [TYPE_F16] = matmul_f16, [TYPE_BF16] = matmul_bf16,
+               [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
+               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1},
+    .attend = {attend_f16, attend_f32},
+    .rmsnorm = kernel_rmsnorm,
+    .rope = kernel_rope,
+    .silu_mul = kernel_silu_mul,
+    .add = kernel_add,
+    .narrow = kernel_narrow,
+    .max_finite = kernel_max_finite,
+    .exp_sum = kernel_exp_sum,
+    .read_all = kernel_read_all,
+};
+
+#undef MATMUL
+#undef TOKEN_RUN

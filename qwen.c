@@ -1,0 +1,2603 @@
+/* qwen.c: Qwen2.5 on a CPU. `make && ./qwen model.bin`
+ *
+ * A model.bin (model.h) is mapped and used in place; a prompt goes in, tokens come out one by one. The
+ * file reads from top to bottom:
+ *
+ *   Part I    the model      1 structures   2 opening   3 rotary angles   4 forward
+ *                            5 sampler      6 session   7 output          8 generation
+ *   Part II   the machine    9 threads     10 processors and memory
+ *   Part III  the program   11 options     12 prompts and statistics     13 chat
+ *                           14 bench       15 perplexity and verify      16 main
+ *
+ * The arithmetic itself is in kernels.c, behind the table that kernels.h describes; text <-> ids in
+ * tokenizer.c; conversations -> ids in chat.c.
+ *
+ * Letters in shapes: T tokens of a batch, H hidden_size, F intermediate_size, D head_dim, A query heads,
+ * B key-value heads, G = A / B, V vocab_size, L layers. Matrices are (rows, cols), row-major where they
+ * are not in panels; y = W x. Strides are in elements and a multiple of 16. Times are in seconds.
+ *
+ * Ownership: whoever opens closes; a Model must outlive its Engine. Errors: functions return false with
+ * one line in *e; only main prints and exits (1 file or system, 2 command line, 3 not finite, 130 ^C). */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef QWEN_OMP
+#include <omp.h>
+#endif
+
+#include "chat.h"
+#include "kernels.h"
+#include "model.h"
+
+#define QWEN_VERSION "0.1"
+#define PROMPT_CHUNK 256 /* tokens of a prompt that go through the layers together */
+#define UNIT_PANELS 4    /* panels of one unit of work: four streams of memory reads in lock-step */
+#define MAX_THREADS 256
+
+/* ================================================================================================
+ * Part I: the model
+ * ================================================================================================ */
+
+/* ---- 1. Structures ----------------------------------------------------------------------------- */
+
+typedef struct {
+    const float *input_layernorm, *post_attention_layernorm; /* (H) */
+    Mat q_proj, k_proj, v_proj, o_proj;       /* (A D, H), (B D, H), (B D, H), (H, A D) */
+    const float *q_bias, *k_bias, *v_bias;    /* (A D), (B D), (B D); NULL without biases */
+    Mat gate_proj, up_proj, down_proj;        /* (F, H), (F, H), (H, F) */
+} Layer;
+
+typedef struct {
+    const char *path;
+    ModelFile file;
+    const ModelConfig *config;     /* in the file */
+    const ModelDefaults *defaults; /* in the file */
+    Mat embed_tokens, lm_head;     /* (V, H); the same matrix in tied models */
+    Layer *layers;                 /* (L) */
+    const float *norm;             /* (H) */
+    Tokenizer *tokenizer;
+    ChatTemplate chat;
+    bool quantized;                /* some matrix takes int8 activations */
+    size_t token_bytes;            /* weights read per generated token */
+} Model;
+
+/* Keys and values of one sequence. Plane p = layer * B + kv head: keys in blocks of 16 positions,
+ * (ctx/16, D, 16), at k + p * k_plane; values (ctx, v_stride) at v + p * v_plane; f16 or f32. The
+ * memory is reserved, and taken by the system only as positions are written. */
+typedef struct {
+    uint8_t *memory;
+    size_t bytes, k_plane, v_plane; /* planes in bytes */
+    uint8_t *k, *v;
+} KvCache;
+
+typedef struct Pool Pool;
+
+typedef struct {
+    uint32_t threads, ctx; /* ctx: positions of each sequence */
+    uint32_t n_seq;        /* sequences */
+    bool kv_f32;
+    float yarn_factor;     /* 0: as the model's file says */
+    const char *isa;       /* NULL: the best */
+    uint32_t chunk;        /* tokens of one pass, 0: PROMPT_CHUNK */
+} EngineOptions;
+
+typedef struct {
+    const Model *model;
+    const Kernels *kernels;
+    Pool *pool;
+    EngineOptions options;
+    KvCache *caches;         /* (n_seq) */
+    uint32_t v_stride;       /* D rounded up to 16 */
+    double *inv_freq;        /* (D/2) radians per position */
+    float rope_scale;        /* YaRN's factor on cos and sin */
+    /* Scratch for one pass of up to `chunk` tokens, allocated once. */
+    uint32_t chunk;
+    size_t x_stride, q_stride, kv_stride, f_stride;
+    float *x;                /* (T, H) the residual stream */
+    float *normed;           /* (T, H) */
+    float *q, *k, *v;        /* (T, A D), (T, B D), (T, B D) */
+    float *heads;            /* (T, A D) what attention found */
+    float *gate, *up;        /* (T, F) */
+    float *y;                /* (T, H) output of o_proj and down_proj */
+    float *cos, *sin;        /* (T, D/2) */
+    Operand act;             /* room for T tokens of the widest input */
+    float *attend_scratch;   /* (threads, attend_room) */
+    size_t attend_room;
+    float *partials;         /* (partial_units, G * (v_stride + 2)): a long context split over threads */
+    size_t partial_units;
+} Engine;
+
+/* One token to be fed: the pass writes its keys and values at `pos` of sequence `seq`, which must hold
+ * all positions before it (or they come earlier in the same pass). */
+typedef struct {
+    int32_t id;
+    uint32_t seq, pos;
+    bool want_logits;
+} Token;
+
+typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
+/* Call fn(ctx, unit, thread) for every unit in [0, n), spread over the pool's threads; returns when all
+ * are done. One unit runs on the caller. (Section 9.) */
+static void parallel_for(Pool *pool, uint32_t n, UnitFn fn, void *ctx);
+
+static size_t round_up(size_t a, size_t m) { return (a + m - 1) / m * m; }
+
+/* ---- 2. Opening -------------------------------------------------------------------------------- */
+
+/* Walks the tensor table in the order that model_open has proved. */
+typedef struct {
+    Model *model;
+    uint32_t next;
+} TensorCursor;
+
+static const TensorEntry *next_tensor(TensorCursor *c) {
+    return &c->model->file.tensors[c->next++];
+}
+
+static Mat next_matrix(TensorCursor *c) {
+    const TensorEntry *t = next_tensor(c);
+    Type type = (Type)t->type;
+    if (type >= TYPE_Q8) c->model->quantized = true;
+    c->model->token_bytes += t->bytes;
+    return (Mat){type, t->rows, t->cols, c->model->file.map.data + t->offset};
+}
+
+static const float *next_vector(TensorCursor *c) {
+    const TensorEntry *t = next_tensor(c);
+    c->model->token_bytes += t->bytes;
+    return (const void *)(c->model->file.map.data + t->offset);
+}
+
+static void layer_bind(Layer *l, TensorCursor *c) {
+    bool bias = c->model->config->qkv_bias;
+    l->input_layernorm = next_vector(c);
+    l->q_proj = next_matrix(c);
+    l->k_proj = next_matrix(c);
+    l->v_proj = next_matrix(c);
+    l->q_bias = bias ? next_vector(c) : NULL;
+    l->k_bias = bias ? next_vector(c) : NULL;
+    l->v_bias = bias ? next_vector(c) : NULL;
+    l->o_proj = next_matrix(c);
+    l->post_attention_layernorm = next_vector(c);
+    l->gate_proj = next_matrix(c);
+    l->up_proj = next_matrix(c);
+    l->down_proj = next_matrix(c);
+}
+
+static void model_unload(Model *m) {
+    tokenizer_close(m->tokenizer);
+    free(m->layers);
+    model_close(&m->file);
+    *m = (Model){.file = {.map = {.fd = -1}}};
+}
+
+static bool model_bind(Model *m, Error *e) {
+    const ModelHeader *h = m->file.header;
+    m->config = &h->config;
+    m->defaults = &h->defaults;
+    m->layers = alloc_array(e, "layers", h->config.num_hidden_layers, sizeof *m->layers);
+    if (!m->layers) return false;
+    TensorCursor c = {m, 0};
+    m->embed_tokens = next_matrix(&c);
+    size_t embed_bytes = m->token_bytes;
+    for (uint32_t l = 0; l < m->config->num_hidden_layers; l++) layer_bind(&m->layers[l], &c);
+    m->norm = next_vector(&c);
+    if (m->config->tie_word_embeddings) {
+        m->lm_head = m->embed_tokens;
+    } else {
+        m->lm_head = next_matrix(&c);
+        m->token_bytes -= embed_bytes; /* only one row of it is read */
+    }
+    m->chat = (ChatTemplate){(ChatFamily)h->chat_family, h->default_system, h->default_system_len,
+                             h->has_default_system != 0};
+    m->tokenizer = tokenizer_open(m->file.map.data + h->tokenizer_offset, h->tokenizer_bytes,
+                                  m->path, e);
+    if (!m->tokenizer) return false;
+    if ((uint32_t)tokenizer_n_tokens(m->tokenizer) > h->config.vocab_size)
+        return fail(e, m->path, "vocab_size", "expected at least the tokenizer's %d, got %u",
+                    tokenizer_n_tokens(m->tokenizer), h->config.vocab_size);
+    return true;
+}
+
+/* Open a model.bin: nothing is copied but a few pointers. path must outlive the model. */
+static bool model_load(Model *m, const char *path, Error *e) {
+    *m = (Model){.path = path};
+    if (!model_open(&m->file, path, e)) return false;
+    if (model_bind(m, e)) return true;
+    model_unload(m);
+    return false;
+}
+
+/* ---- 3. Rotary angles -------------------------------------------------------------------------- */
+
+/* Powers, sines and cosines in double precision, of plain sums and products only: a C library may
+ * round its own differently from one CPU to the next, and the logits must not. */
+
+static double ln_f64(double x) {
+    int exponent;
+    double m = frexp(x, &exponent);
+    if (m < 0.70710678118654752440) m *= 2, exponent--;
+    double s = (m - 1) / (m + 1), s2 = s * s, sum = 0; /* ln m = 2 (s + s^3/3 + s^5/5 + ...) */
+    for (int k = 25; k >= 1; k -= 2) sum = sum * s2 + 1.0 / k;
+    return 2 * s * sum + exponent * 0.693147180559945309417;
+}
+
+static double exp_f64(double x) {
+    double k = rint(x * 1.44269504088896340736);
+    double r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10, sum = 1;
+    for (int i = 14; i >= 1; i--) sum = 1 + r / i * sum; /* Taylor; |r| < 0.35 */
+    return ldexp(sum, (int)k);
+}
+
+/* Taylor series of sin (first = 1) or cos (first = 0) for |r| <= pi/4. */
+static double sin_cos_series(double r, int first) {
+    double sum = 0;
+    for (int i = 20 + first; i > first; i -= 2) sum = -r * r / (i * (i - 1)) * (1 + sum);
+    return first ? r * (1 + sum) : 1 + sum;
+}
+
+/* sin and cos of x, 0 <= x < 2^20. pi/2 is subtracted in three parts of 33 bits, so that the products
+ * are exact (Cody and Waite). */
+static void sin_cos_f64(double x, double *s, double *c) {
+    double n = rint(x * 6.36619772367581382433e-01);
+    double r = x - n * 1.57079632673412561417e+00;
+    r -= n * 6.07710050630396597660e-11;
+    r -= n * 2.02226624879595063154e-21;
+    double sine = sin_cos_series(r, 1), cosine = sin_cos_series(r, 0);
+    int quadrant = (int)((int64_t)n & 3);
+    *s = quadrant == 0 ? sine : quadrant == 1 ? cosine : quadrant == 2 ? -sine : -cosine;
+    *c = quadrant == 0 ? cosine : quadrant == 1 ? -sine : quadrant == 2 ? -cosine : sine;
+}
+
+/* inv_freq[i] = theta^(-2i/D), and with YaRN (arXiv 2309.00071; transformers' _compute_yarn_parameters)
+ * a blend, from the fast to the slow pairs, of that and that divided by the factor. */
+static void rope_init(Engine *e, double factor, double original) {
+    const ModelConfig *c = e->model->config;
+    double d = c->head_dim, ln_theta = ln_f64(c->rope_theta), low = 0, high = 0;
+    const double two_pi = 6.28318530717958647693;
+    if (factor > 0) {
+        /* the pair that turns 32 times, and the pair that turns once, over the original context */
+        low = fmax(floor(d * ln_f64(original / (32 * two_pi)) / (2 * ln_theta)), 0);
+        high = fmin(ceil(d * ln_f64(original / two_pi) / (2 * ln_theta)), d - 1);
+        if (low == high) high += 0.001;
+    }
+    for (uint32_t i = 0; i < c->head_dim / 2; i++) {
+        double plain = exp_f64(-2.0 * i / d * ln_theta);
+        double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+        e->inv_freq[i] = factor > 0 ? plain / factor * ramp + plain * (1 - ramp) : plain;
+    }
+    e->rope_scale = factor > 0 ? (float)(0.1 * ln_f64(factor) + 1) : 1;
+}
+
+/* ---- 4. Forward -------------------------------------------------------------------------------- */
+
+static uint32_t group_size(const ModelConfig *c) {
+    return c->num_attention_heads / c->num_key_value_heads;
+}
+
+/* Everything that a unit of parallel work of one pass may need. */
+typedef struct {
+    Engine *e;
+    const Token *tokens;       /* (n) */
+    uint32_t n;
+    const Layer *layer;
+    uint32_t layer_index;
+    const float *in;           /* prepare: rows to normalize or take as they are */
+    size_t in_stride;
+    const float *norm_weight;  /* prepare: NULL: no normalization */
+    uint32_t n_splits;         /* attend: parts of the context that are separate units */
+} Pass;
+
+/* One token's input to the next matrices: normalized, and quantized if the model asks for it. */
+static void prepare_unit(void *ctx, uint32_t t, uint32_t thread) {
+    (void)thread;
+    Pass *p = ctx;
+    Engine *e = p->e;
+    if (p->norm_weight)
+        e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + t * p->in_stride, p->norm_weight,
+                            e->act.cols, e->model->config->rms_norm_eps);
+    if (e->model->quantized) e->kernels->quantize_row(&e->act, t);
+}
+
+/* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. */
+static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_t cols,
+                    const float *norm) {
+    Engine *e = p->e;
+    p->in = in;
+    p->in_stride = stride;
+    p->norm_weight = norm;
+    e->act.n_tok = n;
+    e->act.cols = cols;
+    e->act.x = norm ? e->normed : in;
+    e->act.x_stride = norm ? e->x_stride : stride;
+    if (norm || e->model->quantized) parallel_for(e->pool, n, prepare_unit, p);
+}
+
+/* What happens to rows of a product while they are warm. */
+typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL, AFTER_SILU_MUL } After;
+typedef struct {
+    const Mat *w, *w2; /* w2: the other factor of AFTER_SILU_MUL */
+    float *y, *y2;     /* (n, y_stride) */
+    size_t y_stride;
+    After after;
+    const float *bias; /* AFTER_BIAS: (rows), or NULL */
+} Product;
+typedef struct {
+    Engine *e;
+    const Product *products; /* (n_products) matrices that share their input */
+    uint32_t n_products;
+} Products;
+
+static uint32_t n_units(const Mat *w) {
+    return (w->rows + UNIT_PANELS * PANEL_ROWS - 1) / (UNIT_PANELS * PANEL_ROWS);
+}
+
+static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    (void)thread;
+    Products *j = ctx;
+    Engine *e = j->e;
+    const Kernels *K = e->kernels;
+    const Product *p = j->products;
+    while (unit >= n_units(p->w)) unit -= n_units(p++->w);
+    uint32_t panels = (p->w->rows + PANEL_ROWS - 1) / PANEL_ROWS, panel = unit * UNIT_PANELS;
+    uint32_t n_panels = panels - panel < UNIT_PANELS ? panels - panel : UNIT_PANELS;
+    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row;
+    if (rows > n_panels * PANEL_ROWS) rows = n_panels * PANEL_ROWS;
+    K->matmul[p->w->type](p->w, panel, n_panels, &e->act, p->y, p->y_stride);
+    if (p->w2) K->matmul[p->w2->type](p->w2, panel, n_panels, &e->act, p->y2, p->y_stride);
+    for (uint32_t t = 0; t < e->act.n_tok; t++) {
+        float *y = p->y + t * p->y_stride + row;
+        if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
+        if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
+        if (p->after == AFTER_SILU_MUL) K->silu_mul(y, p->y2 + t * p->y_stride + row, rows);
+    }
+}
+
+/* Compute products of the operand e->act: all their rows are one range of parallel work. */
+static void multiply(Engine *e, const Product *products, uint32_t n) {
+    Products j = {e, products, n};
+    uint32_t units = 0;
+    for (uint32_t i = 0; i < n; i++) units += n_units(products[i].w);
+    parallel_for(e->pool, units, product_unit, &j);
+}
+
+/* Store the keys and values of one token: k, v (D) of plane p at position pos. */
+static void kv_put(const Engine *e, const KvCache *kv, size_t plane, uint32_t pos, const float *k,
+                   const float *v) {
+    uint32_t d_head = e->model->config->head_dim;
+    size_t k_at = (size_t)(pos / 16) * 16 * d_head + pos % 16, v_at = (size_t)pos * e->v_stride;
+    if (e->options.kv_f32) {
+        float *keys = (float *)(void *)(kv->k + plane * kv->k_plane) + k_at;
+        float *values = (float *)(void *)(kv->v + plane * kv->v_plane) + v_at;
+        for (uint32_t d = 0; d < d_head; d++) keys[d * 16] = k[d];
+        memcpy(values, v, d_head * sizeof *v);
+    } else {
+        uint16_t narrow[MAX_HEAD_DIM];
+        uint16_t *keys = (uint16_t *)(void *)(kv->k + plane * kv->k_plane) + k_at;
+        uint16_t *values = (uint16_t *)(void *)(kv->v + plane * kv->v_plane) + v_at;
+        e->kernels->narrow(narrow, k, d_head);
+        for (uint32_t d = 0; d < d_head; d++) keys[d * 16] = narrow[d];
+        e->kernels->narrow(values, v, d_head);
+    }
+}
+
+/* Rotate one token's queries and keys by its position, scale the queries by 1/sqrt(D), and store its
+ * keys and values. */
+static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
+    (void)thread;
+    Pass *p = ctx;
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    const float *cosine = e->cos + (size_t)t * (c->head_dim / 2);
+    const float *sine = e->sin + (size_t)t * (c->head_dim / 2);
+    float *q = e->q + t * e->q_stride, *k = e->k + t * e->kv_stride, *v = e->v + t * e->kv_stride;
+    e->kernels->rope(q, c->num_attention_heads, c->head_dim, cosine, sine);
+    e->kernels->rope(k, c->num_key_value_heads, c->head_dim, cosine, sine);
+    float scale = 1 / sqrtf((float)c->head_dim);
+    for (uint32_t i = 0; i < c->num_attention_heads * c->head_dim; i++) q[i] *= scale;
+    for (uint32_t b = 0; b < c->num_key_value_heads; b++)
+        kv_put(e, &e->caches[p->tokens[t].seq], (size_t)p->layer_index * c->num_key_value_heads + b,
+               p->tokens[t].pos, k + b * c->head_dim, v + b * c->head_dim);
+}
+
+/* What G heads found in one part of the context: see Attend in kernels.h. */
+typedef struct {
+    float *max, *sum, *out; /* (G), (G), (G, v_stride) */
+} Found;
+
+static Found found_at(const Engine *e, float *memory) {
+    uint32_t g = group_size(e->model->config);
+    return (Found){memory, memory + g, memory + 2 * g};
+}
+
+/* Attention of one token's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far as
+ * the token may look. */
+static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t first, float *scores,
+                        Found to) {
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    const Token *token = &p->tokens[t];
+    const KvCache *kv = &e->caches[token->seq];
+    size_t plane = (size_t)p->layer_index * c->num_key_value_heads + kv_head;
+    size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
+    uint32_t left = token->pos + 1 - first, g = group_size(c);
+    Attend a = {
+        .head_dim = c->head_dim, .v_stride = e->v_stride, .n_heads = g,
+        .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
+        .q = e->q + t * e->q_stride + (size_t)kv_head * g * c->head_dim,
+        .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * item,
+        .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * item,
+        .scores = scores, .max = to.max, .sum = to.sum, .out = to.out,
+    };
+    e->kernels->attend[e->options.kv_f32](&a);
+}
+
+/* Join what was found further on (b) to what was found before (a). */
+static void found_merge(const Engine *e, Found a, Found b) {
+    for (uint32_t g = 0; g < group_size(e->model->config); g++) {
+        float *out = a.out + g * e->v_stride;
+        const float *more = b.out + g * e->v_stride;
+        float max = a.max[g] > b.max[g] ? a.max[g] : b.max[g];
+        float wa = exp16_scalar(a.max[g] - max), wb = exp16_scalar(b.max[g] - max);
+        a.max[g] = max;
+        a.sum[g] = a.sum[g] * wa + b.sum[g] * wb;
+        for (uint32_t d = 0; d < e->v_stride; d++) out[d] = out[d] * wa + more[d] * wb;
+    }
+}
+
+/* Divide by the sums, into the token's row of e->heads. */
+static void found_finish(const Pass *p, uint32_t t, uint32_t kv_head, Found f) {
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    uint32_t n = group_size(c);
+    float *to = e->heads + t * e->q_stride + (size_t)kv_head * n * c->head_dim;
+    for (uint32_t g = 0; g < n; g++)
+        for (uint32_t d = 0; d < c->head_dim; d++)
+            to[g * c->head_dim + d] = f.out[g * e->v_stride + d] / f.sum[g];
+}
+
+/* One token, one KV head: all parts of its context in order. */
+static void attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    Pass *p = ctx;
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    uint32_t t = unit / c->num_key_value_heads, kv_head = unit % c->num_key_value_heads;
+    float *scores = e->attend_scratch + thread * e->attend_room;
+    float *memory = scores + group_size(c) * ATTEND_KEYS;
+    Found all = found_at(e, memory);
+    Found more = found_at(e, memory + (size_t)group_size(c) * (e->v_stride + 2));
+    attend_part(p, t, kv_head, 0, scores, all);
+    for (uint32_t first = ATTEND_KEYS; first <= p->tokens[t].pos; first += ATTEND_KEYS) {
+        attend_part(p, t, kv_head, first, scores, more);
+        found_merge(e, all, more);
+    }
+    found_finish(p, t, kv_head, all);
+}
+
+static Found partial_at(const Engine *e, size_t unit) {
+    return found_at(e, e->partials + unit * group_size(e->model->config) * (e->v_stride + 2));
+}
+
+/* One part of one token's context for one KV head: when there are more threads than heads. */
+static void attend_split_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    Pass *p = ctx;
+    Engine *e = p->e;
+    uint32_t pair = unit / p->n_splits, first = unit % p->n_splits * ATTEND_KEYS;
+    uint32_t b = e->model->config->num_key_value_heads;
+    if (first > p->tokens[pair / b].pos) return;
+    float *scores = e->attend_scratch + thread * e->attend_room;
+    attend_part(p, pair / b, pair % b, first, scores, partial_at(e, unit));
+}
+
+/* Attention for all tokens of the pass. The parts are joined in the order of positions either way, so
+ * both ways give the same bits. */
+static void attend(Pass *p) {
+    Engine *e = p->e;
+    uint32_t b = e->model->config->num_key_value_heads, longest = 0;
+    for (uint32_t t = 0; t < p->n; t++)
+        if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
+    p->n_splits = longest / ATTEND_KEYS + 1;
+    if (p->n_splits == 1 || p->n * b >= e->options.threads) {
+        parallel_for(e->pool, p->n * b, attend_unit, p);
+        return;
+    }
+    parallel_for(e->pool, p->n * b * p->n_splits, attend_split_unit, p);
+    for (uint32_t pair = 0; pair < p->n * b; pair++) {
+        Found all = partial_at(e, (size_t)pair * p->n_splits);
+        for (uint32_t s = 1; s <= p->tokens[pair / b].pos / ATTEND_KEYS; s++)
+            found_merge(e, all, partial_at(e, (size_t)pair * p->n_splits + s));
+        found_finish(p, pair / b, pair % b, all);
+    }
+}
+
+/* One decoder layer over the pass's tokens: x += attention(norm(x)); x += mlp(norm(x)). */
+static void layer_forward(Pass *p) {
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    const Layer *l = p->layer;
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm);
+    const Product qkv[] = {
+        {.w = &l->q_proj, .y = e->q, .y_stride = e->q_stride, .after = AFTER_BIAS, .bias = l->q_bias},
+        {.w = &l->k_proj, .y = e->k, .y_stride = e->kv_stride, .after = AFTER_BIAS, .bias = l->k_bias},
+        {.w = &l->v_proj, .y = e->v, .y_stride = e->kv_stride, .after = AFTER_BIAS, .bias = l->v_bias},
+    };
+    multiply(e, qkv, 3);
+    parallel_for(e->pool, p->n, rotate_unit, p);
+    attend(p);
+
+    prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL);
+    const Product o = {.w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
+    multiply(e, &o, 1);
+
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm);
+    const Product mlp = {.w = &l->gate_proj, .y = e->gate, .w2 = &l->up_proj, .y2 = e->up,
+                         .y_stride = e->f_stride, .after = AFTER_SILU_MUL};
+    multiply(e, &mlp, 1);
+    prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL);
+    const Product down = {.w = &l->down_proj, .y = e->y, .y_stride = e->x_stride,
+                          .after = AFTER_RESIDUAL};
+    multiply(e, &down, 1);
+}
+
+/* The embedding row and the rotary angles of one token. */
+static void embed_unit(void *ctx, uint32_t t, uint32_t thread) {
+    (void)thread;
+    Pass *p = ctx;
+    Engine *e = p->e;
+    const Mat *w = &e->model->embed_tokens;
+    uint32_t half = e->model->config->head_dim / 2;
+    matrix_row(w->type, w->cols, w->data, (size_t)p->tokens[t].id, e->x + t * e->x_stride);
+    for (uint32_t i = 0; i < half; i++) {
+        double s, c;
+        sin_cos_f64(p->tokens[t].pos * e->inv_freq[i], &s, &c);
+        e->cos[(size_t)t * half + i] = (float)(c * (double)e->rope_scale);
+        e->sin[(size_t)t * half + i] = (float)(s * (double)e->rope_scale);
+    }
+}
+
+/* Gather the rows of x whose logits are wanted to its front; returns how many. */
+static uint32_t gather_wanted(Pass *p) {
+    Engine *e = p->e;
+    uint32_t n = 0;
+    for (uint32_t t = 0; t < p->n; t++) {
+        if (!p->tokens[t].want_logits) continue;
+        if (n != t)
+            memcpy(e->x + n * e->x_stride, e->x + t * e->x_stride,
+                   e->model->config->hidden_size * sizeof *e->x);
+        n++;
+    }
+    return n;
+}
+
+static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_size, PANEL_ROWS); }
+
+/* Feed n tokens (1 .. e->chunk), of any sequences: the only way through the model, for prompts, decoding
+ * and batches. logits gets a row of V values, logits_stride apart, for every token that wants them, in
+ * order; it may be NULL when none does. Ids must be < V, positions < ctx, sequences < n_seq. */
+static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
+    Pass p = {.e = e, .tokens = tokens, .n = n};
+    parallel_for(e->pool, n, embed_unit, &p);
+    for (uint32_t l = 0; l < e->model->config->num_hidden_layers; l++) {
+        p.layer = &e->model->layers[l];
+        p.layer_index = l;
+        layer_forward(&p);
+    }
+    uint32_t wanted = gather_wanted(&p);
+    if (wanted == 0) return;
+    prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm);
+    const Product head = {.w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
+    multiply(e, &head, 1);
+}
+
+static void engine_close(Engine *e);
+static Pool *pool_open(uint32_t threads, Error *e);
+static void pool_close(Pool *pool);
+
+static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
+    const ModelConfig *c = e->model->config;
+    size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t), half;
+    size_t planes = (size_t)c->num_hidden_layers * c->num_key_value_heads;
+    size_t ctx = round_up(e->options.ctx, 16);
+    kv->k_plane = round_up(ctx * c->head_dim * item, LINE_BYTES);
+    kv->v_plane = ctx * e->v_stride * item;
+    if (!mul_ok(kv->k_plane + kv->v_plane, planes, &kv->bytes))
+        return fail(err, NULL, "context", "%u positions do not fit in memory", e->options.ctx);
+    half = kv->k_plane * planes;
+    void *memory = mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return fail_errno(err, NULL, "%zu MiB for keys and values of %u positions (try a smaller -c)",
+                          kv->bytes >> 20, e->options.ctx);
+    kv->memory = memory;
+    kv->k = kv->memory;
+    kv->v = kv->memory + half;
+    return true;
+}
+
+/* n floats for scratch, on a line of their own. */
+static bool scratch(float **p, size_t rows, size_t cols, Error *err) {
+    size_t n;
+    if (!mul_ok(rows, cols, &n)) return fail(err, NULL, "memory", "the model is too large");
+    *p = alloc_aligned(err, "scratch memory", n, sizeof **p);
+    return *p != NULL;
+}
+
+static bool engine_operand(Engine *e, Error *err) {
+    const ModelConfig *c = e->model->config;
+    size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size),
+                             (size_t)c->num_attention_heads * c->head_dim);
+    size_t cols = round_up(widest, 64), n = e->chunk;
+    if (!e->model->quantized) return true;
+    e->act.q = alloc_aligned(err, "activations", n * cols, 1);
+    e->act.sum = e->act.q ? alloc_aligned(err, "activations", n * cols / 16, sizeof(int32_t)) : NULL;
+    return e->act.sum && scratch(&e->act.d, n, cols / 32, err) && scratch(&e->act.dq, n, cols / 32, err);
+}
+
+static bool engine_scratch(Engine *e, Error *err) {
+    const ModelConfig *c = e->model->config;
+    size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
+    e->x_stride = round_up(c->hidden_size, 16);
+    e->q_stride = round_up(heads, 16);
+    e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
+    e->f_stride = round_up(c->intermediate_size, 16);
+    e->attend_room = round_up(g * ATTEND_KEYS + 2 * g * (e->v_stride + 2), 16);
+    /* Split passes have fewer (token, head) pairs than threads. */
+    e->partial_units = (size_t)e->options.threads * (e->options.ctx / ATTEND_KEYS + 1);
+    return scratch(&e->x, n, e->x_stride, err) && scratch(&e->normed, n, e->x_stride, err) &&
+           scratch(&e->q, n, e->q_stride, err) && scratch(&e->k, n, e->kv_stride, err) &&
+           scratch(&e->v, n, e->kv_stride, err) && scratch(&e->heads, n, e->q_stride, err) &&
+           scratch(&e->gate, n, e->f_stride, err) && scratch(&e->up, n, e->f_stride, err) &&
+           scratch(&e->y, n, e->x_stride, err) && scratch(&e->cos, n, c->head_dim / 2, err) &&
+           scratch(&e->sin, n, c->head_dim / 2, err) &&
+           scratch(&e->attend_scratch, e->options.threads, e->attend_room, err) &&
+           scratch(&e->partials, e->partial_units, g * (e->v_stride + 2), err) &&
+           engine_operand(e, err);
+}
+
+static uint32_t context_limit(const ModelConfig *c, float yarn_factor);
+
+static bool engine_fill(Engine *e, Error *err) {
+    const ModelConfig *c = e->model->config;
+    const EngineOptions *o = &e->options;
+    float factor = o->yarn_factor > 0 ? o->yarn_factor : c->yarn_factor;
+    uint32_t original = c->yarn_original_max_position_embeddings;
+    e->kernels = kernels_select(o->isa, err);
+    if (!e->kernels) return false;
+    e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
+    e->v_stride = (uint32_t)round_up(c->head_dim, 16);
+    e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
+    e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
+    if (!e->inv_freq || !e->caches) return false;
+    rope_init(e, (double)factor, original ? original : c->max_position_embeddings);
+    for (uint32_t s = 0; s < o->n_seq; s++)
+        if (!kv_open(e, &e->caches[s], err)) return false;
+    if (!engine_scratch(e, err)) return false;
+    e->pool = pool_open(o->threads, err);
+    return e->pool != NULL;
+}
+
+/* Make an engine for the model: kernels, threads, caches, scratch. Positions beyond context_limit() work,
+ * but the model has not learned them. */
+static bool engine_open(Engine *e, const Model *m, const EngineOptions *options, Error *err) {
+    *e = (Engine){.model = m, .options = *options};
+    if (engine_fill(e, err)) return true;
+    engine_close(e);
+    return false;
+}
+
+static void engine_close(Engine *e) {
+    pool_close(e->pool);
+    for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
+        if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
+    float *all[] = {e->x, e->normed, e->q, e->k, e->v, e->heads, e->gate, e->up, e->y, e->cos, e->sin,
+                    e->attend_scratch, e->partials, e->act.d, e->act.dq};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+    free(e->act.q);
+    free(e->act.sum);
+    free(e->inv_freq);
+    free(e->caches);
+    *e = (Engine){0};
+}
+
+/* How many positions the model knows: YaRN multiplies what it was trained on. */
+static uint32_t context_limit(const ModelConfig *c, float yarn_factor) {
+    double limit = c->max_position_embeddings;
+    if (yarn_factor > 0) {
+        uint32_t original = c->yarn_original_max_position_embeddings;
+        limit = (double)yarn_factor * (original ? original : c->max_position_embeddings);
+    }
+    return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
+}
+
+/* ---- 5. Sampler -------------------------------------------------------------------------------- */
+
+typedef struct {
+    double temperature;     /* 0: always the likeliest token */
+    int64_t top_k;          /* keep the k likeliest; 0: all */
+    double top_p;           /* then the fewest whose probabilities reach p; 1: all */
+    double min_p;           /* then those with at least p times the likeliest's probability; 0: all */
+    double repeat_penalty;  /* 1: none */
+    int64_t repeat_last_n;  /* -1: Hugging Face's rule; 0: no penalties; N: llama.cpp's window */
+    double presence_penalty, frequency_penalty; /* 0: none */
+    uint64_t seed;
+} SamplerOptions;
+
+typedef struct {
+    float logit;
+    int32_t id;
+} Candidate;
+
+typedef struct {
+    SamplerOptions options;
+    uint32_t n_vocab;        /* ids below it may be chosen: the tokenizer's, not the padding's */
+    uint64_t state;          /* of the random generator */
+    uint32_t *count;         /* (n_vocab) zero between calls */
+    Candidate *candidates;   /* (n_vocab) */
+} Sampler;
+
+static bool sampler_open(Sampler *s, const SamplerOptions *o, uint32_t n_vocab, Error *e) {
+    *s = (Sampler){.options = *o, .n_vocab = n_vocab, .state = o->seed};
+    s->count = alloc_array(e, "sampler", n_vocab, sizeof *s->count);
+    s->candidates = s->count ? alloc_array(e, "sampler", n_vocab, sizeof *s->candidates) : NULL;
+    return s->candidates != NULL;
+}
+
+static void sampler_close(Sampler *s) {
+    free(s->count);
+    free(s->candidates);
+    *s = (Sampler){0};
+}
+
+/* The next number of the generator, uniform in [0, 1): splitmix64 (Steele et al. 2014), 53 bits. */
+static double sampler_uniform(Sampler *s) {
+    uint64_t z = (s->state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+/* Lower the logits of the tokens in ids[0..n): each different one is divided by `repeat` when positive
+ * and multiplied when negative (arXiv 1909.05858), then loses `presence` once and `frequency` for every
+ * time it occurs. */
+static void penalize(Sampler *s, float *logits, const int32_t *ids, size_t n, double repeat,
+                     double presence, double frequency) {
+    for (size_t i = 0; i < n; i++)
+        if ((uint32_t)ids[i] < s->n_vocab) s->count[ids[i]]++;
+    for (size_t i = 0; i < n; i++) {
+        if ((uint32_t)ids[i] >= s->n_vocab || s->count[ids[i]] == 0) continue;
+        double logit = (double)logits[ids[i]];
+        logit = logit > 0 ? logit / repeat : logit * repeat;
+        logits[ids[i]] = (float)(logit - presence - frequency * s->count[ids[i]]);
+        s->count[ids[i]] = 0;
+    }
+}
+
+/* ids[0..n): the whole sequence, of which the first n_prompt are the prompt. */
+static void apply_penalties(Sampler *s, float *logits, const int32_t *ids, size_t n, size_t n_prompt) {
+    const SamplerOptions *o = &s->options;
+    bool counts = o->presence_penalty != 0 || o->frequency_penalty != 0;
+    if (o->repeat_last_n >= 0) { /* llama.cpp: all three over the last N, prompt or not */
+        size_t window = min_size(n, (size_t)o->repeat_last_n);
+        if (o->repeat_penalty != 1 || counts)
+            penalize(s, logits, ids + n - window, window, o->repeat_penalty, o->presence_penalty,
+                     o->frequency_penalty);
+        return;
+    }
+    if (o->repeat_penalty != 1) penalize(s, logits, ids, n, o->repeat_penalty, 0, 0);
+    if (counts)
+        penalize(s, logits, ids + n_prompt, n - n_prompt, 1, o->presence_penalty,
+                 o->frequency_penalty);
+}
+
+/* Does a come before b? Likelier first, then the lower id: a total order, so ties cannot vary. */
+static bool before(Candidate a, Candidate b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+/* Restore the heap below node i of h[0..n): the top is the first by `before`, or, when `worst`, the
+ * last. */
+static void sift_down(Candidate *h, size_t n, size_t i, bool worst) {
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(h[child + 1], h[child]) != worst) child++;
+        if (before(h[i], h[child]) != worst) return;
+        Candidate t = h[i];
+        h[i] = h[child];
+        h[child] = t;
+    }
+}
+
+static void make_heap(Candidate *h, size_t n, bool worst) {
+    for (size_t i = n / 2; i-- > 0;) sift_down(h, n, i, worst);
+}
+
+/* The k best of all logits, as a heap with the best on top. One pass keeps the k best so far in a heap
+ * with the worst of them on top; most logits fail the one comparison with it. */
+static size_t best_k(Sampler *s, const float *logits, size_t k) {
+    Candidate *h = s->candidates;
+    k = min_size(k, s->n_vocab);
+    for (size_t i = 0; i < s->n_vocab; i++) {
+        Candidate c = {logits[i], (int32_t)i};
+        if (i < k) {
+            h[i] = c;
+            if (i + 1 == k) make_heap(h, k, true);
+        } else if (before(c, h[0])) {
+            h[0] = c;
+            sift_down(h, k, 0, true);
+        }
+    }
+    make_heap(h, k, false);
+    return k;
+}
+
+static int32_t best_id(const float *logits, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return (int32_t)best;
+}
+
+/* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as many
+ * are sorted as top-p and min-p keep; those end up, in order, in kept[0..). */
+static int32_t choose(Sampler *s, size_t n) {
+    const SamplerOptions *o = &s->options;
+    Candidate *h = s->candidates;
+    double best = (double)h[0].logit, total = 0, mass = 0;
+    float scale = (float)(1 / o->temperature);
+    for (size_t i = 0; i < n; i++)
+        total += (double)exp16_scalar((h[i].logit - (float)best) * scale);
+    /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order. */
+    size_t left = n;
+    while (left > 0) {
+        double p = (double)exp16_scalar((h[0].logit - (float)best) * scale);
+        if (left < n && (mass >= o->top_p * total || p < o->min_p)) break;
+        mass += p;
+        Candidate kept = h[0];
+        h[0] = h[--left];
+        h[left] = kept;
+        sift_down(h, left, 0, false);
+    }
+    double r = sampler_uniform(s) * mass;
+    for (size_t i = n; i-- > left;) {
+        r -= (double)exp16_scalar((h[i].logit - (float)best) * scale);
+        if (r < 0) return h[i].id;
+    }
+    return h[left].id;
+}
+
+/* Choose the token that follows ids[0..n), n_prompt of which are the prompt; logits (V) are changed. The
+ * order is Hugging Face's: penalties, temperature, top-k, top-p, min-p. */
+static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, size_t n_prompt) {
+    apply_penalties(s, logits, ids, n, n_prompt);
+    if (s->options.temperature == 0) return best_id(logits, s->n_vocab);
+    size_t k = s->options.top_k > 0 ? (size_t)s->options.top_k : s->n_vocab;
+    return choose(s, best_k(s, logits, k));
+}
+
+/* ---- 6. Session -------------------------------------------------------------------------------- */
+
+/* One conversation: what stands in sequence 0's cache. A new prompt that begins with the same tokens
+ * does not compute them again. */
+typedef struct {
+    Engine *engine;
+    Ids ids;        /* tokens whose keys and values are cached, in order */
+    float *logits;  /* (V) of the last token fed */
+} Session;
+
+static bool session_open(Session *s, Engine *engine, Error *e) {
+    *s = (Session){.engine = engine};
+    s->logits = alloc_aligned(e, "logits", logits_stride(engine->model), sizeof *s->logits);
+    return s->logits != NULL;
+}
+
+static void session_close(Session *s) {
+    ids_free(&s->ids);
+    free(s->logits);
+    *s = (Session){0};
+}
+
+/* Set by the signal handler, which can reach nothing else: how often ^C was pressed. */
+static volatile sig_atomic_t interrupts;
+
+/* Called after each chunk of a prompt: done of n tokens. NULL: not wanted. */
+typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
+
+/* Is any number of logits (V) not finite? Then something in the file is broken. */
+static bool check_finite(const Engine *e, const float *logits, size_t position, Error *err) {
+    float max;
+    if (e->kernels->max_finite(logits, e->model->config->vocab_size, &max)) return true;
+    return fail(err, e->model->path, "logits", "not a finite number at position %zu (damaged weights? "
+                "--verify checks the file)", position);
+}
+
+typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
+
+/* Append ids[0..n) to the session, in chunks; the logits of the last one are in s->logits. The caller
+ * has checked that they fit. After ^C what was fed so far stays. */
+static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn progress, Error *err) {
+    Engine *e = s->engine;
+    Token *tokens = alloc_array(err, "tokens", e->chunk, sizeof *tokens);
+    if (!tokens) return FED_FAILED;
+    Fed result = FED;
+    double start = now_seconds();
+    for (size_t done = 0; done < n && result == FED;) {
+        uint32_t m = (uint32_t)min_size(n - done, e->chunk);
+        for (uint32_t i = 0; i < m; i++)
+            tokens[i] = (Token){ids[done + i], 0, (uint32_t)s->ids.n + i, done + i + 1 == n};
+        forward(e, tokens, m, s->logits);
+        for (uint32_t i = 0; i < m; i++)
+            if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
+        done += m;
+        if (progress) progress(done, n, now_seconds() - start);
+        if (result == FED && done < n && interrupts) result = FED_INTERRUPTED;
+    }
+    free(tokens);
+    if (result == FED && !check_finite(e, s->logits, s->ids.n - 1, err)) return FED_NOT_FINITE;
+    return result;
+}
+
+/* Keep only what the cached tokens and prompt have in common; returns how many tokens that is. The last
+ * token of the prompt is always fed again, for its logits. */
+static size_t session_rewind(Session *s, const Ids *prompt) {
+    size_t n = 0;
+    while (n < s->ids.n && n + 1 < prompt->n && s->ids.ids[n] == prompt->ids[n]) n++;
+    s->ids.n = n;
+    return n;
+}
+
+/* ---- 7. Output --------------------------------------------------------------------------------- */
+
+/* Text on its way out. It holds back what may still become a stop string, and the beginning of a
+ * character whose end is not there yet. */
+typedef struct {
+    FILE *to;             /* NULL: only kept */
+    const char **stops;   /* (n_stops) */
+    size_t n_stops;
+    Buffer held;          /* not written yet */
+    Buffer all;           /* everything written, when keep is set */
+    bool keep;
+    Ids ids;              /* every token of the answer, the one that stopped it too */
+} Output;
+
+static void output_close(Output *o) {
+    buffer_free(&o->held);
+    buffer_free(&o->all);
+    ids_free(&o->ids);
+}
+
+/* Write text[0..n) as UTF-8: a byte that belongs to no character becomes U+FFFD. */
+static bool output_text(Output *o, const char *text, size_t n, Error *e) {
+    Buffer clean = {0};
+    bool ok = true;
+    for (size_t i = 0; ok && i < n;) {
+        int32_t cp;
+        int len = utf8_decode(text + i, n - i, &cp);
+        ok = cp < 0 ? buffer_puts(&clean, "\xef\xbf\xbd", e) : buffer_add(&clean, text + i, (size_t)len, e);
+        i += (size_t)len;
+    }
+    if (ok && o->keep) ok = buffer_add(&o->all, clean.data, clean.n, e);
+    if (ok && o->to && clean.n > 0 &&
+        (fwrite(clean.data, 1, clean.n, o->to) != clean.n || fflush(o->to) != 0))
+        ok = fail_errno(e, NULL, "writing the answer");
+    buffer_free(&clean);
+    return ok;
+}
+
+/* Where the earliest stop string begins in the held text, or, if none is whole, where a tail begins that
+ * may become one. *stopped says which of the two. */
+static size_t output_stop(const Output *o, bool *stopped) {
+    for (size_t i = 0; i < o->held.n; i++) {
+        for (size_t s = 0; s < o->n_stops; s++) {
+            size_t len = strlen(o->stops[s]), left = o->held.n - i;
+            if (memcmp(o->held.data + i, o->stops[s], min_size(len, left)) != 0) continue;
+            *stopped = left >= len;
+            return i;
+        }
+    }
+    *stopped = false;
+    return o->held.n;
+}
+
+/* Add a token's bytes; write what can be written. *stopped: a stop string came; the rest is dropped. */
+static bool output_add(Output *o, const char *bytes, size_t n, bool *stopped, Error *e) {
+    if (!buffer_add(&o->held, bytes, n, e)) return false;
+    size_t ready = output_stop(o, stopped);
+    if (!*stopped) ready = min_size(ready, utf8_complete(o->held.data, o->held.n));
+    if (!output_text(o, o->held.data, ready, e)) return false;
+    if (ready > 0) memmove(o->held.data, o->held.data + ready, o->held.n - ready);
+    o->held.n = *stopped ? 0 : o->held.n - ready;
+    return true;
+}
+
+/* The answer is over: write what was held back. */
+static bool output_finish(Output *o, Error *e) {
+    bool ok = output_text(o, o->held.data, o->held.n, e);
+    o->held.n = 0;
+    return ok;
+}
+
+/* ---- 8. Generation ----------------------------------------------------------------------------- */
+
+/* The loop guard: the answer has become the same `period` tokens again and again. Three whole copies of
+ * at least 96 tokens together are taken for a loop. */
+#define LOOP_PERIODS 512
+#define LOOP_TOKENS 96u
+typedef struct {
+    uint32_t run[LOOP_PERIODS + 1]; /* run[p]: latest tokens that equal the one p before them */
+} LoopGuard;
+
+/* ids[0..n) is the answer so far; called once for each of its tokens. */
+static bool loop_found(LoopGuard *g, const int32_t *ids, size_t n) {
+    for (uint32_t p = 1; p <= LOOP_PERIODS && p < n; p++) {
+        g->run[p] = ids[n - 1] == ids[n - 1 - p] ? g->run[p] + 1 : 0;
+        if (g->run[p] >= 2 * p && g->run[p] + p >= LOOP_TOKENS) return true;
+    }
+    return false;
+}
+
+typedef struct {
+    SamplerOptions sampler;
+    int64_t max_tokens;  /* -1: until the model stops or the context is full */
+    bool loop_guard, ignore_eos;
+    ProgressFn progress;
+} GenerateOptions;
+
+typedef enum { FINISH_STOP, FINISH_LENGTH, FINISH_LOOP, FINISH_INTERRUPT, FINISH_ERROR } Finish;
+static const char *const finish_names[] = {"stop", "length", "loop", "interrupt", "error"};
+
+typedef struct {
+    size_t n_prompt, n_cached, n_generated;
+    double prompt_s, first_s, decode_s; /* reading the prompt; until the first token; all after it */
+    double decode_bytes;                /* weights, keys and values read for the tokens after the first */
+    Finish finish;
+    uint64_t hash;                      /* FNV-1a of the generated ids, four bytes each */
+    bool not_finite;
+} RunStats;
+
+static uint64_t hash_id(uint64_t h, int32_t id) {
+    for (int i = 0; i < 4; i++) h = (h ^ (uint8_t)((uint32_t)id >> 8 * i)) * 0x100000001b3u;
+    return h;
+}
+
+static bool is_eos(const Model *m, int32_t id) {
+    for (uint32_t i = 0; i < m->defaults->n_eos; i++)
+        if (m->defaults->eos[i] == id) return true;
+    return false;
+}
+
+/* Bytes of keys and values that a token at position pos reads. */
+static double kv_bytes(const Engine *e, size_t pos) {
+    const ModelConfig *c = e->model->config;
+    double item = e->options.kv_f32 ? 4 : 2;
+    return (double)(pos + 1) * c->num_hidden_layers * c->num_key_value_heads *
+           (c->head_dim + e->v_stride) * item;
+}
+
+/* What changes while an answer is made. */
+typedef struct {
+    Session *session;
+    const GenerateOptions *options;
+    Sampler sampler;
+    LoopGuard *guard;
+    Output *out;
+    RunStats *stats;
+    double start;
+} Run;
+
+/* Take the next token from the session's logits. True: go on; else stats->finish says why not, or *e. */
+static bool run_step(Run *r, bool *ok, Error *e) {
+    Session *s = r->session;
+    const Model *m = s->engine->model;
+    RunStats *st = r->stats;
+    int32_t id = sample(&r->sampler, s->logits, s->ids.ids, s->ids.n, st->n_prompt);
+    double now = now_seconds();
+    if (st->n_generated++ == 0) st->first_s = now - r->start;
+    st->decode_s = now - r->start - st->first_s;
+    st->hash = hash_id(st->hash, id);
+    *ok = ids_add(&r->out->ids, id, e);
+    if (!*ok) return false;
+    st->finish = FINISH_STOP;
+    if (is_eos(m, id) && !r->options->ignore_eos) return false;
+    if (!tokenizer_is_special(m->tokenizer, id)) {
+        size_t n;
+        bool stopped;
+        const char *bytes = tokenizer_bytes(m->tokenizer, id, &n);
+        *ok = output_add(r->out, bytes ? bytes : "", n, &stopped, e);
+        if (!*ok || stopped) return false;
+    }
+    st->finish = FINISH_LENGTH;
+    if (r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens) return false;
+    if (s->ids.n >= s->engine->options.ctx) return false;
+    st->decode_bytes += (double)m->token_bytes + kv_bytes(s->engine, s->ids.n);
+    Fed fed = session_feed(s, &id, 1, NULL, e);
+    st->finish = FINISH_LOOP;
+    if (fed == FED && r->options->loop_guard &&
+        loop_found(r->guard, r->out->ids.ids, r->out->ids.n))
+        return false;
+    st->finish = FINISH_INTERRUPT;
+    if (interrupts) return false;
+    st->not_finite = fed == FED_NOT_FINITE;
+    *ok = fed == FED;
+    return *ok;
+}
+
+static bool run_prompt(Run *r, const Ids *prompt, bool *ok, Error *e) {
+    RunStats *st = r->stats;
+    st->n_prompt = prompt->n;
+    st->n_cached = session_rewind(r->session, prompt);
+    Fed fed = session_feed(r->session, prompt->ids + st->n_cached, prompt->n - st->n_cached,
+                           r->options->progress, e);
+    st->prompt_s = now_seconds() - r->start;
+    st->finish = fed == FED_INTERRUPTED ? FINISH_INTERRUPT : FINISH_LENGTH;
+    st->not_finite = fed == FED_NOT_FINITE;
+    *ok = fed == FED || fed == FED_INTERRUPTED;
+    return fed == FED && r->options->max_tokens != 0;
+}
+
+static bool check_fits(const Session *s, const Ids *prompt, Error *e) {
+    uint32_t ctx = s->engine->options.ctx;
+    if (prompt->n == 0) return fail(e, NULL, "prompt", "is empty");
+    if (prompt->n < ctx) return true;
+    return fail(e, NULL, "prompt", "%zu tokens do not fit in the context of %u with room for an answer "
+                "(-c sets it; this model knows %u positions)", prompt->n, ctx,
+                context_limit(s->engine->model->config,
+                              s->engine->options.yarn_factor > 0 ? s->engine->options.yarn_factor
+                                                : s->engine->model->config->yarn_factor));
+}
+
+/* Answer the prompt: feed what is new of it, then choose, write and feed tokens until something ends it.
+ * False on an error; the statistics are filled in either way. */
+static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Output *out, RunStats *st,
+                     Error *e) {
+    *st = (RunStats){.hash = 0xcbf29ce484222325u, .finish = FINISH_ERROR, .n_prompt = prompt->n};
+    if (!check_fits(s, prompt, e)) return false;
+    Run r = {.session = s, .options = o, .out = out, .stats = st};
+    uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(s->engine->model->tokenizer);
+    r.guard = alloc_array(e, "loop guard", 1, sizeof *r.guard);
+    bool ok = r.guard && sampler_open(&r.sampler, &o->sampler, n_vocab, e);
+    r.start = now_seconds();
+    if (ok && run_prompt(&r, prompt, &ok, e))
+        while (run_step(&r, &ok, e)) {
+        }
+    ok = output_finish(out, e) && ok;
+    if (!ok) st->finish = FINISH_ERROR;
+    sampler_close(&r.sampler);
+    free(r.guard);
+    return ok;
+}
+
+/* ================================================================================================
+ * Part II: the machine
+ * ================================================================================================ */
+
+/* ---- 9. Threads -------------------------------------------------------------------------------- */
+
+/* parallel_for is all that Part I knows of threads. Each thread has a share of the units, which it takes
+ * from the front one by one; whoever is done first helps the others. Threads wait for the next call by
+ * spinning, since the next call is microseconds away; after a while without one they sleep. Which thread
+ * runs a unit never changes a result. */
+
+#ifdef QWEN_OMP
+
+struct Pool {
+    uint32_t threads;
+};
+
+static Pool *pool_open(uint32_t threads, Error *e) {
+    Pool *p = alloc_array(e, "thread pool", 1, sizeof *p);
+    if (p) p->threads = threads;
+    return p;
+}
+
+static void pool_close(Pool *p) { free(p); }
+
+static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
+    atomic_uint next = 0;
+#pragma omp parallel num_threads(p->threads) if (n > 1)
+    {
+        uint32_t thread = (uint32_t)omp_get_thread_num();
+        for (uint32_t i; (i = atomic_fetch_add(&next, 1)) < n;) fn(ctx, i, thread);
+    }
+}
+
+#else
+
+typedef struct {
+    _Alignas(64) atomic_uint next; /* first unit of this thread's share that nobody has taken */
+    uint32_t end;
+} Share;
+
+struct Pool {
+    uint32_t threads, n_workers; /* workers: threads but the caller, as far as they were started */
+    pthread_t *workers;
+    Share *shares;               /* (threads) */
+    UnitFn fn;
+    void *ctx;
+    uint32_t spins;              /* looks before a waiting thread gives up its processor */
+    _Alignas(64) atomic_uint call;    /* counts calls: a change starts the workers */
+    _Alignas(64) atomic_uint running; /* workers that have not finished the call */
+    atomic_uint sleeping;
+    atomic_bool quit;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+typedef struct {
+    Pool *pool;
+    uint32_t thread;
+} WorkerStart;
+
+static void cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Units of thread t's share, until it is empty. */
+static void share_run(Pool *p, uint32_t t, uint32_t thread) {
+    Share *s = &p->shares[t];
+    for (uint32_t i; (i = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->end;)
+        p->fn(p->ctx, i, thread);
+}
+
+static void shares_run(Pool *p, uint32_t thread) {
+    for (uint32_t i = 0; i < p->threads; i++) share_run(p, (thread + i) % p->threads, thread);
+}
+
+/* Wait until the call counter is no longer `seen`: look, then yield, then sleep. */
+static void worker_wait(Pool *p, uint32_t seen) {
+    for (uint32_t i = 0; i < p->spins; i++) {
+        if (atomic_load_explicit(&p->call, memory_order_acquire) != seen) return;
+        cpu_relax();
+    }
+    for (int i = 0; i < 100; i++) {
+        if (atomic_load_explicit(&p->call, memory_order_acquire) != seen) return;
+        sched_yield();
+    }
+    pthread_mutex_lock(&p->lock);
+    atomic_fetch_add(&p->sleeping, 1);
+    while (atomic_load(&p->call) == seen) pthread_cond_wait(&p->wake, &p->lock);
+    atomic_fetch_sub(&p->sleeping, 1);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void *worker_main(void *arg) {
+    WorkerStart *start = arg;
+    Pool *p = start->pool;
+    uint32_t thread = start->thread, seen = 0;
+    free(start);
+    for (;;) {
+        worker_wait(p, seen);
+        seen++;
+        if (atomic_load(&p->quit)) return NULL;
+        shares_run(p, thread);
+        atomic_fetch_sub_explicit(&p->running, 1, memory_order_release);
+    }
+}
+
+/* Start the call that the shares describe; sleeping workers are woken. The counter changes before
+ * `sleeping` is read, and a worker counts itself as sleeping before it reads the counter: one of the two
+ * sees the other. */
+static void pool_start(Pool *p) {
+    atomic_store(&p->running, p->n_workers);
+    atomic_fetch_add(&p->call, 1);
+    if (atomic_load(&p->sleeping) == 0) return;
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
+    if (n <= 1 || p->n_workers == 0) {
+        for (uint32_t i = 0; i < n; i++) fn(ctx, i, 0);
+        return;
+    }
+    p->fn = fn;
+    p->ctx = ctx;
+    for (uint32_t t = 0; t < p->threads; t++) {
+        atomic_store_explicit(&p->shares[t].next, (uint32_t)((uint64_t)n * t / p->threads),
+                              memory_order_relaxed);
+        p->shares[t].end = (uint32_t)((uint64_t)n * (t + 1) / p->threads);
+    }
+    pool_start(p);
+    shares_run(p, 0);
+    for (uint32_t i = 0; atomic_load_explicit(&p->running, memory_order_acquire) != 0; i++)
+        if (i < p->spins) cpu_relax();
+        else sched_yield();
+}
+
+static void pool_close(Pool *p) {
+    if (!p) return;
+    atomic_store(&p->quit, true);
+    pool_start(p);
+    for (uint32_t i = 0; i < p->n_workers; i++) pthread_join(p->workers[i], NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    free(p->workers);
+    free(p->shares);
+    free(p);
+}
+
+static bool pool_start_workers(Pool *p, Error *e) {
+    p->workers = alloc_array(e, "thread pool", p->threads, sizeof *p->workers);
+    p->shares = alloc_aligned(e, "thread pool", p->threads, sizeof *p->shares);
+    if (!p->workers || !p->shares) return false;
+    for (uint32_t t = 1; t < p->threads; t++) {
+        WorkerStart *start = alloc_array(e, "thread pool", 1, sizeof *start);
+        if (!start) return false;
+        *start = (WorkerStart){p, t};
+        errno = pthread_create(&p->workers[t - 1], NULL, worker_main, start);
+        if (errno != 0) {
+            free(start);
+            return fail_errno(e, NULL, "starting thread %u of %u (try a smaller -t)", t + 1, p->threads);
+        }
+        p->n_workers++;
+    }
+    return true;
+}
+
+static uint32_t allowed_processors(void);
+
+/* A pool of `threads` threads, the caller being the first. */
+static Pool *pool_open(uint32_t threads, Error *e) {
+    Pool *p = alloc_aligned(e, "thread pool", 1, sizeof *p);
+    if (!p) return NULL;
+    p->threads = threads;
+    /* about a millisecond; with more threads than processors, spinning only keeps others from working */
+    p->spins = threads <= allowed_processors() ? 20000 : 0;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    if (pool_start_workers(p, e)) return p;
+    pool_close(p);
+    return NULL;
+}
+
+#endif
+
+/* ---- 10. Processors and memory ----------------------------------------------------------------- */
+
+/* Processors that this process may run on. */
+static uint32_t allowed_processors(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return (uint32_t)CPU_COUNT(&set);
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+/* The first line of a small system file, or "". */
+static void read_line(const char *path, char *line, size_t room) {
+    line[0] = 0;
+    FILE *f = fopen(path, "re");
+    if (!f) return;
+    if (!fgets(line, (int)room, f)) line[0] = 0;
+    line[strcspn(line, "\n")] = 0;
+    fclose(f);
+}
+
+/* The cgroup's processor quota rounded up, or 0 when there is none (v2: "max 100000", "150000 100000"). */
+static uint32_t quota_processors(void) {
+    char line[64], *end;
+    read_line("/sys/fs/cgroup/cpu.max", line, sizeof line);
+    double quota = strtod(line, &end), period = strtod(end, NULL);
+    if (line[0] == 0) { /* v1 */
+        read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", line, sizeof line);
+        quota = strtod(line, NULL);
+        read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us", line, sizeof line);
+        period = strtod(line, NULL);
+    }
+    return quota > 0 && period > 0 ? (uint32_t)ceil(quota / period) : 0;
+}
+
+/* Is processor `cpu` the first of the threads of its core? Where the system does not say: yes. */
+static bool first_of_core(size_t cpu) {
+    char path[96], line[64];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list", cpu);
+    read_line(path, line, sizeof line);
+    return line[0] == 0 || strtoul(line, NULL, 10) == cpu;
+}
+
+/* How many threads to use when nobody says: the cores, not their hyper-threads, that affinity and cgroup
+ * quota leave to this process. */
+static uint32_t default_threads(void) {
+    uint32_t n = allowed_processors(), quota = quota_processors();
+#ifdef __linux__
+    cpu_set_t set;
+    uint32_t cores = 0;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &set) && first_of_core(cpu)) cores++;
+    if (cores > 0) n = cores;
+#endif
+    if (quota > 0 && quota < n) n = quota;
+    return n < MAX_THREADS ? n : MAX_THREADS;
+}
+
+/* The most memory this process has held, in MiB. */
+static double peak_memory_mib(void) {
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss / (1 << 20);
+#else
+    return (double)usage.ru_maxrss / 1024;
+#endif
+}
+
+/* ^C: the first asks the answer to stop, the second leaves at once. */
+static void on_interrupt(int signal_number) {
+    (void)signal_number;
+    interrupts = interrupts + 1;
+    if (interrupts >= 2) _exit(130);
+}
+
+/* A page of a mapped file could not be read: it became shorter, or its disk failed. */
+static void on_bus_error(int signal_number) {
+    (void)signal_number;
+    static const char line[] = "qwen: the model file changed on disk, or could not be read, while in use\n";
+    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
+    (void)ignored;
+    _exit(1);
+}
+
+static bool handle_signal(int number, void (*handler)(int), Error *e) {
+    struct sigaction action = {.sa_handler = handler};
+    sigemptyset(&action.sa_mask);
+    if (sigaction(number, &action, NULL) == 0) return true;
+    return fail_errno(e, NULL, "signal handler");
+}
+
+/* ================================================================================================
+ * Part III: the program
+ * ================================================================================================ */
+
+#ifndef QWEN_NO_MAIN
+
+/* ---- 11. Options ------------------------------------------------------------------------------- */
+
+#define MAX_STOPS 16
+#define UNSET INT64_MIN /* an integer option that was not given; for reals it is NAN */
+
+/* What the command line says. Sampling options that were not given come from the model's own file. */
+typedef struct {
+    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity;
+    const char *stops[MAX_STOPS];
+    size_t n_stops;
+    bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help, markdown,
+        version;
+    int64_t max_tokens, ctx, threads, top_k, repeat_last_n, seed, repetitions, kv, format;
+    double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, yarn;
+} Options;
+
+typedef enum { OPT_FLAG, OPT_INT, OPT_REAL, OPT_TEXT, OPT_CHOICE, OPT_LIST, OPT_TESTS, OPT_GROUP } OptionKind;
+
+typedef struct {
+    OptionKind kind;
+    const char *name, *letter; /* letter: NULL when there is only the long name */
+    const char *arg;           /* what stands for the value in the help; the choices of OPT_CHOICE */
+    size_t offset;             /* of the field in Options */
+    double low, high;          /* range of OPT_INT and OPT_REAL */
+    const char *help;
+} Option;
+
+#define AT(field) offsetof(Options, field)
+/* The one list of options: the parser, --help and the README's table are made from it. */
+static const Option option_table[] = {
+    {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0, 0, 0, 0, 0},
+    {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0, "answer this text and exit"},
+    {OPT_TEXT, "file", "f", "FILE", AT(file), 0, 0,
+     "answer the text of this file (- is stdin) and exit; one newline at its end is dropped"},
+    {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
+     "system message, instead of the model's own; \"\" for an empty one"},
+    {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
+     "answer a conversation: JSON, an array of messages with role and content as OpenAI's API has them, "
+     "or an object with messages and tools"},
+    {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
+    {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
+     "let text that spells a special token, like <|im_end|>, become it"},
+    {OPT_GROUP, "The answer", 0, 0, 0, 0, 0, 0},
+    {OPT_INT, "max-tokens", "n", "N", AT(max_tokens), -1, MAX_CONTEXT,
+     "end after N tokens; -1: when the model stops or the context is full (default -1)"},
+    {OPT_LIST, "stop", 0, "TEXT", AT(stops), 0, 0, "end before this text; may be given up to 16 times"},
+    {OPT_FLAG, "ignore-eos", 0, 0, AT(ignore_eos), 0, 0, "go on when the model says that it is done"},
+    {OPT_FLAG, "no-loop-guard", 0, 0, AT(no_loop_guard), 0, 0,
+     "go on when the answer repeats itself: three copies of the same 32 to 512 tokens, or 96 tokens of "
+     "shorter ones"},
+    {OPT_GROUP, "Choosing tokens (defaults: the model's own generation_config; the order is penalties, "
+     "temperature, top-k, top-p, min-p)", 0, 0, 0, 0, 0, 0},
+    {OPT_REAL, "temp", 0, "T", AT(temp), 0, 100, "divide the logits by T; 0: always the likeliest token"},
+    {OPT_INT, "top-k", 0, "K", AT(top_k), 0, MAX_VOCAB, "keep the K likeliest tokens; 0: all"},
+    {OPT_REAL, "top-p", 0, "P", AT(top_p), 0, 1,
+     "keep the fewest tokens whose probabilities add up to P; 1: all"},
+    {OPT_REAL, "min-p", 0, "P", AT(min_p), 0, 1,
+     "keep tokens with at least P times the probability of the likeliest; 0: all"},
+    {OPT_REAL, "repeat-penalty", 0, "R", AT(repeat_penalty), 0.01, 100,
+     "divide positive logits of tokens seen in prompt or answer by R, multiply negative ones; 1: off"},
+    {OPT_INT, "repeat-last-n", 0, "N", AT(repeat_last_n), -1, MAX_CONTEXT,
+     "-1: Hugging Face's rule: the repeat penalty looks at the whole prompt and answer, presence and "
+     "frequency at the answer (default); N: llama.cpp's: all three look at the last N tokens of prompt "
+     "and answer; 0: no penalties"},
+    {OPT_REAL, "presence-penalty", 0, "X", AT(presence_penalty), -100, 100,
+     "subtract X from the logit of a token that occurred; 0: off"},
+    {OPT_REAL, "frequency-penalty", 0, "X", AT(frequency_penalty), -100, 100,
+     "subtract X for every time that the token occurred; 0: off"},
+    {OPT_INT, "seed", 0, "N", AT(seed), 0, 9007199254740992.0,
+     "start of the random numbers: the same seed gives the same answer (default: a new one each time)"},
+    {OPT_GROUP, "The machine", 0, 0, 0, 0, 0, 0},
+    {OPT_INT, "ctx", "c", "N", AT(ctx), 1, MAX_CONTEXT,
+     "positions of the context, prompt and answer together (default: what the model knows, at most 32768)"},
+    {OPT_INT, "threads", "t", "N", AT(threads), 1, MAX_THREADS,
+     "threads (default: the cores that this process may use)"},
+    {OPT_CHOICE, "kv", 0, "f16|f32", AT(kv), 0, 0, "precision of the cached keys and values (default f16)"},
+    {OPT_REAL, "yarn", 0, "F", AT(yarn), 1, 1024,
+     "stretch the context F times by YaRN; costs a little accuracy on short texts"},
+    {OPT_FLAG, "exact", 0, 0, AT(exact), 0, 0,
+     "read prompts with the arithmetic that every CPU shares, so that all give the same bytes"},
+    {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
+    {OPT_FLAG, "render", 0, 0, AT(render), 0, 0, "print the prompt that the model would get, and its ids"},
+    {OPT_FLAG, "tokenize", 0, 0, AT(tokenize), 0, 0, "print the ids of the prompt's text"},
+    {OPT_FLAG, "verify", 0, 0, AT(verify), 0, 0, "compare every tensor of the file with its checksum"},
+    {OPT_TESTS, "bench", 0, "[TESTS]", AT(bench), 0, 0,
+     "measure speed: pp512 reads 512 tokens, tg128 generates 128, tg128@4096 does so behind 4096 others; "
+     "separated by commas (default pp512,tg128)"},
+    {OPT_INT, "repetitions", "r", "N", AT(repetitions), 1, 1000, "runs of each test (default 5)"},
+    {OPT_CHOICE, "format", 0, "table|csv|json", AT(format), 0, 0, "how the tests are printed (default table)"},
+    {OPT_TEXT, "perplexity", 0, "FILE", AT(perplexity), 0, 0,
+     "how well the model predicts this text, in windows of -c tokens (default 512), the first half of each "
+     "but the first being only context"},
+    {OPT_GROUP, "Other", 0, 0, 0, 0, 0, 0},
+    {OPT_TEXT, "stats", 0, "FILE", AT(stats), 0, 0, "write what the run was and took as one line of JSON"},
+    {OPT_FLAG, "help", "h", 0, AT(help), 0, 0, "print this"},
+    {OPT_FLAG, "help-markdown", 0, 0, AT(markdown), 0, 0, "print the options as a table for the README"},
+    {OPT_FLAG, "version", 0, 0, AT(version), 0, 0, "print the version and the instruction sets found"},
+};
+#define N_OPTIONS (sizeof option_table / sizeof option_table[0])
+
+static void option_left(const Option *o, char *text, size_t room) {
+    snprintf(text, room, "%s%s%s--%s%s%s", o->letter ? "-" : "", o->letter ? o->letter : "",
+             o->letter ? ", " : "", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+}
+
+static void option_range(const Option *o, char *text, size_t room) {
+    text[0] = 0;
+    if (o->kind == OPT_INT || o->kind == OPT_REAL)
+        snprintf(text, room, " [%.16g to %.16g]", o->low, o->high);
+}
+
+/* Print text behind a margin, broken at spaces. */
+static void print_wrapped(const char *text, size_t column, size_t margin) {
+    while (*text) {
+        size_t len = strcspn(text, " ");
+        if (column + 1 + len > 100 && column > margin) {
+            printf("\n%*s", (int)margin, "");
+            column = margin;
+        }
+        printf("%.*s", (int)len, text);
+        text += len;
+        column += len;
+        if (*text) putchar(*text++), column++;
+    }
+    putchar('\n');
+}
+
+static void print_help(void) {
+    printf("qwen.c %s: Qwen2.5 on a CPU\n\n"
+           "  ./qwen MODEL                     chat on a terminal\n"
+           "  echo TEXT | ./qwen MODEL         answer a pipe: stdout gets the answer alone\n"
+           "  ./qwen MODEL -p TEXT             answer TEXT\n\n"
+           "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, 2 wrong\n"
+           "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=scalar|avx2|avx512 forces\n"
+           "an instruction set.\n", QWEN_VERSION);
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        char left[64], range[64], help[640];
+        if (o->kind == OPT_GROUP) {
+            printf("\n");
+            print_wrapped(o->name, 0, 0);
+            continue;
+        }
+        option_left(o, left, sizeof left);
+        option_range(o, range, sizeof range);
+        snprintf(help, sizeof help, "%s%s", o->help, range);
+        printf("  %-27s ", left);
+        print_wrapped(help, 30, 30);
+    }
+}
+
+static void print_help_markdown(void) {
+    printf("| option | what it does | range |\n|---|---|---|\n");
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        char left[64], range[64];
+        if (o->kind == OPT_GROUP) {
+            printf("| **%s** | | |\n", o->name);
+            continue;
+        }
+        option_left(o, left, sizeof left);
+        option_range(o, range, sizeof range);
+        printf("| `");
+        for (const char *c = left; *c; c++) printf(*c == '|' ? "\\|" : "%c", *c);
+        printf("` | ");
+        for (const char *c = o->help; *c; c++) printf(*c == '|' ? "\\|" : "%c", *c);
+        size_t n = strlen(range);
+        printf(" | %.*s |\n", n > 3 ? (int)n - 3 : 0, n > 3 ? range + 2 : "");
+    }
+}
+
+/* Which choice of "a|b|c" is text? -1: none. */
+static int64_t choice_index(const char *choices, const char *text) {
+    int64_t index = 0;
+    for (const char *c = choices;; index++) {
+        size_t len = strcspn(c, "|");
+        if (strlen(text) == len && memcmp(c, text, len) == 0) return index;
+        if (c[len] == 0) return -1;
+        c += len + 1;
+    }
+}
+
+static bool is_test_list(const char *text) {
+    return (strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0) && text[2] >= '0' && text[2] <= '9';
+}
+
+static const Option *option_find(const char *word) {
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        if (o->kind == OPT_GROUP || word[0] != '-') continue;
+        if (word[1] == '-' ? strcmp(word + 2, o->name) == 0 : o->letter && strcmp(word + 1, o->letter) == 0)
+            return o;
+    }
+    return NULL;
+}
+
+/* Store the value of an option; `word` is the option as the user wrote it. */
+static bool option_store(const Option *o, const char *word, const char *value, Options *to, Error *e) {
+    void *field = (char *)to + o->offset;
+    switch (o->kind) {
+    case OPT_INT:
+        if (parse_int(value, (int64_t)o->low, (int64_t)o->high, field)) return true;
+        return fail(e, NULL, word, "expected a whole number from %.16g to %.16g, got \"%s\"", o->low,
+                    o->high, value);
+    case OPT_REAL:
+        if (parse_real(value, o->low, o->high, field)) return true;
+        return fail(e, NULL, word, "expected a number from %g to %g, got \"%s\"", o->low, o->high, value);
+    case OPT_CHOICE:
+        *(int64_t *)field = choice_index(o->arg, value);
+        if (*(int64_t *)field >= 0) return true;
+        return fail(e, NULL, word, "expected %s, got \"%s\"", o->arg, value);
+    case OPT_LIST:
+        if (value[0] == 0) return fail(e, NULL, word, "is empty");
+        if (to->n_stops == MAX_STOPS) return fail(e, NULL, word, "given more than %d times", MAX_STOPS);
+        to->stops[to->n_stops++] = value;
+        return true;
+    default: *(const char **)field = value; return true;
+    }
+}
+
+static Options options_unset(void) {
+    return (Options){.max_tokens = UNSET, .ctx = UNSET, .threads = UNSET, .top_k = UNSET,
+                     .repeat_last_n = UNSET, .seed = UNSET, .repetitions = UNSET, .temp = NAN,
+                     .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .presence_penalty = NAN,
+                     .frequency_penalty = NAN, .yarn = NAN};
+}
+
+static bool options_parse(int argc, char **argv, Options *to, Error *e) {
+    bool seen[N_OPTIONS] = {false};
+    *to = options_unset();
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (word[0] != '-' || word[1] == 0) {
+            if (to->model) return fail(e, NULL, word, "a second model, after %s", to->model);
+            to->model = word;
+            continue;
+        }
+        const Option *o = option_find(word);
+        if (!o) return fail(e, NULL, word, "no such option (--help lists them)");
+        if (seen[o - option_table] && o->kind != OPT_LIST) return fail(e, NULL, word, "given twice");
+        seen[o - option_table] = true;
+        if (o->kind == OPT_FLAG) {
+            *(bool *)((char *)to + o->offset) = true;
+        } else if (o->kind == OPT_TESTS) {
+            to->bench = i + 1 < argc && is_test_list(argv[i + 1]) ? argv[++i] : "pp512,tg128";
+        } else {
+            if (i + 1 == argc) return fail(e, NULL, word, "expected %s after it", o->arg);
+            if (!option_store(o, word, argv[++i], to, e)) return false;
+        }
+    }
+    return true;
+}
+
+/* Options that contradict each other. */
+static bool options_check(const Options *o, Error *e) {
+    if (!o->model || o->model[0] == 0)
+        return fail(e, NULL, NULL, "expected a model: ./qwen MODEL (--help tells more)");
+    int prompts = (o->prompt != NULL) + (o->file != NULL) + (o->messages != NULL);
+    if (prompts > 1) return fail(e, NULL, NULL, "expected one of --prompt, --file and --messages");
+    int modes = o->render + o->tokenize + o->verify + (o->bench != NULL) + (o->perplexity != NULL);
+    if (modes > 1)
+        return fail(e, NULL, NULL, "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+    if (o->raw && (o->system || o->messages))
+        return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
+    if (o->messages && o->system)
+        return fail(e, NULL, "--system", "the conversation of --messages has its own");
+    return true;
+}
+
+static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) {
+    bool greedy = !d->do_sample;
+    SamplerOptions s = {
+        .temperature = !isnan(o->temp) ? o->temp : greedy ? 0 : (double)d->temperature,
+        .top_k = o->top_k != UNSET ? o->top_k : (int64_t)d->top_k,
+        .top_p = !isnan(o->top_p) ? o->top_p : (double)d->top_p,
+        .min_p = !isnan(o->min_p) ? o->min_p : 0,
+        .repeat_penalty = !isnan(o->repeat_penalty) ? o->repeat_penalty : (double)d->repetition_penalty,
+        .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
+        .presence_penalty = !isnan(o->presence_penalty) ? o->presence_penalty : 0,
+        .frequency_penalty = !isnan(o->frequency_penalty) ? o->frequency_penalty : 0,
+        .seed = (uint64_t)o->seed,
+    };
+    return s;
+}
+
+/* A seed that nobody chose, small enough to be written by hand. */
+static int64_t new_seed(void) {
+    uint32_t seed = 0;
+    FILE *f = fopen("/dev/urandom", "rbe");
+    if (f) {
+        if (fread(&seed, sizeof seed, 1, f) != 1) seed = 0;
+        fclose(f);
+    }
+    return seed ? (int64_t)seed : (int64_t)(now_seconds() * 1e6) & 0xffffffff;
+}
+
+static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
+    float yarn = isnan(o->yarn) ? 0 : (float)o->yarn;
+    uint32_t limit = context_limit(m->config, yarn > 0 ? yarn : m->config->yarn_factor);
+    int64_t ctx = o->ctx != UNSET ? o->ctx : limit < 32768 ? limit : 32768;
+    if (ctx > limit)
+        return fail(e, m->path, "context", "this model knows %u positions, got -c %" PRId64
+                    " (--yarn stretches it)", limit, ctx);
+    *to = (EngineOptions){.threads = o->threads != UNSET ? (uint32_t)o->threads : default_threads(),
+                          .ctx = (uint32_t)ctx, .n_seq = 1, .kv_f32 = o->kv == 1, .yarn_factor = yarn,
+                          .isa = getenv("QWEN_ISA")};
+    return true;
+}
+
+/* ---- 12. Prompts and statistics ---------------------------------------------------------------- */
+
+/* Everything that one run of the program holds open. */
+typedef struct {
+    Options options;
+    Model model;
+    Engine engine;
+    Session session;
+    GenerateOptions generate;
+    Buffer text;    /* the prompt's text, where there is one */
+    double load_s;
+} Program;
+
+static void progress_line(size_t done, size_t n, double seconds) {
+    if (done < n)
+        fprintf(stderr, "\rreading the prompt: %zu of %zu tokens, %.0f tokens/s ", done, n,
+                seconds > 0 ? (double)done / seconds : 0);
+    else if (n > PROMPT_CHUNK)
+        fprintf(stderr, "\r%70s\r", "");
+    fflush(stderr);
+}
+
+/* Read the prompt's text from -p, -f or stdin, before the model is opened. Returns an exit status. */
+static int read_prompt(const Options *o, Buffer *text, Error *e) {
+    bool ok = o->prompt ? buffer_puts(text, o->prompt, e)
+                        : read_file(o->file ? o->file : "-", (size_t)16 << 20, text, e);
+    if (!ok) return 1;
+    if (!o->prompt && text->n > 0 && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
+    if (text->n > 0) return 0;
+    fail(e, NULL, "prompt", "is empty");
+    return 2;
+}
+
+/* --messages: an array, or an object with messages and tools. */
+static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
+    const char *file = p->options.messages;
+    JsonDoc *doc = json_read(file, (size_t)64 << 20, e);
+    if (!doc) return false;
+    const Json *root = json_root(doc), *messages = root, *tools = NULL;
+    if (root->kind == JSON_OBJECT) {
+        messages = json_get(root, "messages");
+        tools = json_get(root, "tools");
+        if (tools && tools->kind == JSON_NULL) tools = NULL;
+    }
+    bool ok = messages ? true : fail(e, file, "messages", "expected an array, got nothing");
+    ok = ok && chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
+                           p->options.parse_special, file, out, e);
+    json_free(doc);
+    return ok;
+}
+
+/* The start of a conversation: the user's system message, or the template's own. */
+static bool start_conversation(const Program *p, const char *system, ChatPrompt *out, Error *e) {
+    const ChatTemplate *t = &p->model.chat;
+    if (system) return chat_turn(t, p->model.tokenizer, "system", system, strlen(system), out, e);
+    if (!t->has_default_system) return true;
+    return chat_turn(t, p->model.tokenizer, "system", t->default_system, t->default_system_len, out, e);
+}
+
+/* The prompt that the options describe, as ids. */
+static bool build_prompt(const Program *p, ChatPrompt *out, Error *e) {
+    const Options *o = &p->options;
+    const ChatTemplate *t = &p->model.chat;
+    if (o->messages) return render_messages(p, out, e);
+    if (o->raw || o->tokenize)
+        return buffer_add(&out->text, p->text.data, p->text.n, e) &&
+               tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n, o->parse_special, &out->ids, e);
+    if (t->family == CHAT_NONE)
+        return fail(e, p->model.path, "template", "this model has none (--raw feeds the text as it is)");
+    return start_conversation(p, o->system, out, e) &&
+           chat_turn(t, p->model.tokenizer, "user", p->text.data, p->text.n, out, e) &&
+           chat_open_reply(t, p->model.tokenizer, out, e);
+}
+
+static double per_second(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
+
+/* Tokens/s of reading the prompt, of generating, and GB/s of the latter. */
+typedef struct {
+    double prompt, decode, gb;
+} Rates;
+
+static Rates run_rates(const RunStats *st) {
+    double after_first = st->n_generated > 1 ? (double)(st->n_generated - 1) : 0;
+    return (Rates){per_second((double)(st->n_prompt - st->n_cached), st->prompt_s),
+                   per_second(after_first, st->decode_s), per_second(st->decode_bytes * 1e-9, st->decode_s)};
+}
+
+/* The statistics line on stderr; its grammar is fixed. */
+static void print_stats(const Program *p, const RunStats *st) {
+    Rates r = run_rates(st);
+    fprintf(stderr, "prompt %zu tokens (%zu cached) %.1f tokens/s | answer %zu tokens %.1f tokens/s %.1f GB/s "
+            "| load %.0f ms | first token %.0f ms | %s %u threads | seed %" PRIu64 " | %s | %016" PRIx64 "\n",
+            st->n_prompt, st->n_cached, r.prompt, st->n_generated, r.decode, r.gb, p->load_s * 1e3,
+            st->first_s * 1e3, p->engine.kernels->name, p->engine.options.threads,
+            p->generate.sampler.seed, finish_names[st->finish], st->hash);
+}
+
+static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e) {
+    const ModelHeader *h = p->model.file.header;
+    const SamplerOptions *s = &p->generate.sampler;
+    Rates r = run_rates(st);
+    return buffer_puts(b, "{\"model\":", e) && json_quote(b, p->model.path, strlen(p->model.path), e) &&
+           buffer_puts(b, ",\"name\":", e) && json_quote(b, h->name, strlen(h->name), e) &&
+           buffer_puts(b, ",\"quant\":", e) && json_quote(b, h->quant, strlen(h->quant), e) &&
+           buffer_printf(b, e, ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
+                         "\"seed\":%" PRIu64 ",\"sampler\":{\"temperature\":%.9g,\"top_k\":%" PRId64
+                         ",\"top_p\":%.9g,\"min_p\":%.9g,\"repeat_penalty\":%.9g,\"repeat_last_n\":%" PRId64
+                         ",\"presence_penalty\":%.9g,\"frequency_penalty\":%.9g}",
+                         p->engine.kernels->name, p->engine.options.threads, p->engine.options.ctx,
+                         p->engine.options.kv_f32 ? "f32" : "f16", p->options.exact ? "true" : "false",
+                         s->seed, s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty,
+                         s->repeat_last_n, s->presence_penalty, s->frequency_penalty) &&
+           buffer_printf(b, e, ",\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"generated_tokens\":%zu,"
+                         "\"load_ms\":%.3f,\"first_token_ms\":%.3f,\"prompt_tokens_s\":%.3f,"
+                         "\"decode_tokens_s\":%.3f,\"gb_s\":%.3f,\"peak_memory_mib\":%.1f,"
+                         "\"finish\":\"%s\",\"hash\":\"%016" PRIx64 "\"}\n",
+                         st->n_prompt, st->n_cached, st->n_generated, p->load_s * 1e3, st->first_s * 1e3,
+                         r.prompt, r.decode, r.gb, peak_memory_mib(), finish_names[st->finish], st->hash);
+}
+
+/* Write b to a regular file so that it is absent or complete, or straight into what is no regular file,
+ * like /dev/stderr or a pipe. */
+static bool write_whole(const char *path, const Buffer *b, Error *e) {
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        FILE *f = fopen(path, "we");
+        if (!f) return fail_errno(e, path, "opening");
+        bool ok = fwrite(b->data, 1, b->n, f) == b->n;
+        if (fclose(f) != 0 || !ok) return fail_errno(e, path, "writing");
+        return true;
+    }
+    NewFile f;
+    if (!newfile_open(&f, path, e)) return false;
+    if (newfile_write(&f, b->data, b->n, e)) return newfile_commit(&f, e);
+    newfile_abort(&f);
+    return false;
+}
+
+static bool write_stats(const Program *p, const RunStats *st, Error *e) {
+    if (!p->options.stats) return true;
+    Buffer b = {0};
+    bool ok = stats_json(p, st, &b, e) && write_whole(p->options.stats, &b, e);
+    buffer_free(&b);
+    return ok;
+}
+
+/* Exit status of a run that failed or not. */
+static int run_status(bool ok, const RunStats *st) {
+    if (!ok) return st->not_finite ? 3 : 1;
+    return st->finish == FINISH_INTERRUPT ? 130 : 0;
+}
+
+/* Print an error on the one line it deserves. */
+static int complain(const Error *e, int status) {
+    fprintf(stderr, "qwen: %s\n", e->text);
+    return status;
+}
+
+/* Answer one prompt and exit. */
+static int run_answer(Program *p) {
+    Error e;
+    ChatPrompt prompt = {0};
+    RunStats st = {0};
+    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    bool built = build_prompt(p, &prompt, &e);
+    bool ok = built && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
+    if (out.all.n > 0 && out.all.data[out.all.n - 1] != '\n' && (putchar('\n') == EOF || fflush(stdout) != 0) && ok)
+        ok = fail_errno(&e, NULL, "writing the answer");
+    int status = run_status(ok, &st);
+    if (!ok) complain(&e, status);
+    if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
+    if (built && !write_stats(p, &st, &e)) status = complain(&e, status ? status : 1);
+    output_close(&out);
+    chat_prompt_free(&prompt);
+    return status;
+}
+
+/* --render and --tokenize: what would be fed. */
+static int run_show_prompt(Program *p) {
+    Error e;
+    ChatPrompt prompt = {0};
+    bool ok = build_prompt(p, &prompt, &e);
+    if (ok && p->options.render) {
+        fwrite(prompt.text.data, 1, prompt.text.n, stdout);
+        printf("\nids:");
+    }
+    for (size_t i = 0; ok && i < prompt.ids.n; i++)
+        printf("%s%d", i > 0 || p->options.render ? " " : "", prompt.ids.ids[i]);
+    if (ok) putchar('\n');
+    chat_prompt_free(&prompt);
+    return ok ? 0 : complain(&e, 1);
+}
+
+/* ---- 13. Chat ---------------------------------------------------------------------------------- */
+
+/* A conversation on a terminal. `prompt.ids` is all that was said so far, as ids, so nothing is computed
+ * twice; `messages` is the same as JSON, for /save. */
+typedef struct {
+    Program *program;
+    ChatPrompt prompt;
+    Buffer messages;  /* {"role":...,"content":...},... without the brackets */
+    Buffer system;    /* the system message set by the user */
+    bool has_system, verbose, quit;
+} Chat;
+
+static const char chat_help[] =
+    "/set system TEXT           a system message; starts the conversation anew\n"
+    "/set parameter NAME VALUE  temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n,\n"
+    "                           presence_penalty, frequency_penalty, seed, num_predict\n"
+    "/set verbose, /set quiet   statistics after each answer, or not\n"
+    "/show info                 the model;  also: /show parameters, /show system, /show template\n"
+    "/clear                     forget the conversation\n"
+    "/save FILE, /load FILE     write or read the conversation as JSON messages\n"
+    "/bye                       leave (as does the end of input)\n"
+    "/?, /help                  this\n"
+    "\"\"\"                        begins and ends a text of several lines\n"
+    "^C                         stops an answer; a second one leaves\n";
+
+/* Begin anew, with the system message in force. */
+static bool chat_reset(Chat *c, Error *e) {
+    chat_prompt_free(&c->prompt);
+    buffer_free(&c->messages);
+    c->prompt = (ChatPrompt){0};
+    if (!c->has_system) return start_conversation(c->program, NULL, &c->prompt, e);
+    return buffer_puts(&c->messages, "{\"role\":\"system\",\"content\":", e) &&
+           json_quote(&c->messages, c->system.data, c->system.n, e) && buffer_puts(&c->messages, "}", e) &&
+           start_conversation(c->program, c->system.data, &c->prompt, e);
+}
+
+static bool chat_set_system(Chat *c, const char *text, Error *e) {
+    c->system.n = 0;
+    c->has_system = true;
+    return buffer_add(&c->system, text, strlen(text), e) && chat_reset(c, e);
+}
+
+static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
+    return (c->messages.n == 0 || buffer_puts(&c->messages, ",", e)) &&
+           buffer_printf(&c->messages, e, "{\"role\":\"%s\",\"content\":", role) &&
+           json_quote(&c->messages, text ? text : "", n, e) && buffer_puts(&c->messages, "}", e);
+}
+
+static bool chat_save(const Chat *c, const char *path, Error *e) {
+    Buffer b = {0};
+    bool ok = buffer_puts(&b, "[", e) &&
+              (c->messages.n == 0 || buffer_add(&b, c->messages.data, c->messages.n, e)) &&
+              buffer_puts(&b, "]\n", e) && write_whole(path, &b, e);
+    buffer_free(&b);
+    return ok;
+}
+
+/* Replace the conversation by the one in the file; on an error the old one stays. */
+static bool chat_load(Chat *c, const char *path, Error *e) {
+    ChatPrompt prompt = {0};
+    Buffer messages = {0};
+    const Model *m = &c->program->model;
+    JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
+    if (!doc) return false;
+    bool ok = chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path, &prompt, e);
+    const Json *item = json_root(doc)->child;
+    for (; ok && item; item = item->next)
+        ok = (messages.n == 0 || buffer_puts(&messages, ",", e)) &&
+             buffer_add(&messages, item->source, item->source_len, e);
+    json_free(doc);
+    if (!ok) {
+        chat_prompt_free(&prompt);
+        buffer_free(&messages);
+        return false;
+    }
+    chat_prompt_free(&c->prompt);
+    buffer_free(&c->messages);
+    c->prompt = prompt;
+    c->messages = messages;
+    return true;
+}
+
+/* ollama's names of the sampling parameters, and the options whose ranges they share. */
+static const struct {
+    const char *name, *option;
+} parameter_names[] = {
+    {"temperature", "temp"}, {"top_k", "top-k"}, {"top_p", "top-p"}, {"min_p", "min-p"},
+    {"repeat_penalty", "repeat-penalty"}, {"repeat_last_n", "repeat-last-n"},
+    {"presence_penalty", "presence-penalty"}, {"frequency_penalty", "frequency-penalty"},
+    {"seed", "seed"}, {"num_predict", "max-tokens"},
+};
+#define N_PARAMETERS (sizeof parameter_names / sizeof parameter_names[0])
+
+static void program_sampling(Program *p);
+
+static bool chat_set_parameter(Chat *c, const char *name, const char *value, Error *e) {
+    Program *p = c->program;
+    for (size_t i = 0; i < N_PARAMETERS; i++) {
+        if (strcmp(parameter_names[i].name, name) != 0) continue;
+        char word[64];
+        snprintf(word, sizeof word, "--%s", parameter_names[i].option);
+        if (!option_store(option_find(word), name, value, &p->options, e)) return false;
+        program_sampling(p);
+        return true;
+    }
+    return fail(e, NULL, name, "no such parameter (/? lists them)");
+}
+
+static void chat_show_parameters(const Program *p) {
+    const SamplerOptions *s = &p->generate.sampler;
+    printf("temperature %g\ntop_k %" PRId64 "\ntop_p %g\nmin_p %g\nrepeat_penalty %g\nrepeat_last_n %" PRId64
+           "\npresence_penalty %g\nfrequency_penalty %g\nseed %" PRIu64 "\nnum_predict %" PRId64 "\n",
+           s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty, s->repeat_last_n,
+           s->presence_penalty, s->frequency_penalty, s->seed, p->generate.max_tokens);
+}
+
+static void chat_show_info(const Program *p) {
+    const ModelHeader *h = p->model.file.header;
+    const ModelConfig *c = &h->config;
+    printf("%s (%s), from %s by %s\n", h->name, h->quant, h->source, h->converter);
+    printf("layers %u, hidden %u, heads %u of %u, key-value heads %u, feed-forward %u, vocabulary %u\n",
+           c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
+           c->num_key_value_heads, c->intermediate_size, c->vocab_size);
+    printf("context %u of %u positions, %s keys and values; %s, %u threads\n", p->engine.options.ctx,
+           context_limit(c, c->yarn_factor), p->engine.options.kv_f32 ? "f32" : "f16",
+           p->engine.kernels->name, p->engine.options.threads);
+}
+
+static void chat_show(const Chat *c, const char *what) {
+    static const char *const families[] = {"none", "Qwen2.5", "Qwen2", "Qwen1.5 (early)"};
+    const ChatTemplate *t = &c->program->model.chat;
+    if (strcmp(what, "info") == 0) chat_show_info(c->program);
+    else if (strcmp(what, "parameters") == 0) chat_show_parameters(c->program);
+    else if (strcmp(what, "template") == 0) printf("%s\n", families[t->family]);
+    else if (strcmp(what, "system") != 0) printf("/show info, parameters, system or template\n");
+    else if (c->has_system) printf("%s\n", c->system.data ? c->system.data : "");
+    else if (t->has_default_system) printf("%.*s\n", (int)t->default_system_len, t->default_system);
+    else printf("none\n");
+}
+
+/* If text begins with `word` and a space or the end, return what follows the spaces. */
+static const char *after_word(const char *text, const char *word) {
+    size_t n = strlen(word);
+    if (strncmp(text, word, n) != 0 || (text[n] && text[n] != ' ')) return NULL;
+    text += n;
+    while (*text == ' ') text++;
+    return text;
+}
+
+static bool chat_set(Chat *c, const char *what, Error *e) {
+    const char *rest;
+    if ((rest = after_word(what, "system"))) return chat_set_system(c, rest, e);
+    if (strcmp(what, "verbose") == 0 || strcmp(what, "quiet") == 0) {
+        c->verbose = what[0] == 'v';
+        return true;
+    }
+    if (!(rest = after_word(what, "parameter")))
+        return fail(e, NULL, "/set", "expected system, parameter, verbose or quiet");
+    char name[32];
+    size_t n = strcspn(rest, " ");
+    if (n == 0 || n >= sizeof name) return fail(e, NULL, "/set parameter", "expected a name and a value");
+    memcpy(name, rest, n);
+    name[n] = 0;
+    return chat_set_parameter(c, name, after_word(rest + n, ""), e);
+}
+
+/* A line that begins with a slash. */
+static bool chat_command(Chat *c, const char *line, Error *e) {
+    const char *rest;
+    if (after_word(line, "/bye") || after_word(line, "/exit")) c->quit = true;
+    else if (after_word(line, "/?") || after_word(line, "/help")) fputs(chat_help, stdout);
+    else if (after_word(line, "/clear")) return chat_reset(c, e);
+    else if ((rest = after_word(line, "/show"))) chat_show(c, rest);
+    else if ((rest = after_word(line, "/set"))) return chat_set(c, rest, e);
+    else if ((rest = after_word(line, "/save")) && *rest) return chat_save(c, rest, e);
+    else if ((rest = after_word(line, "/load")) && *rest) return chat_load(c, rest, e);
+    else return fail(e, NULL, line, "no such command, or one without its argument (/? lists them)");
+    return true;
+}
+
+/* Add the model's answer to the conversation: its tokens without the stop token, and the end of turn. */
+static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
+    const Model *m = &c->program->model;
+    size_t n = out->ids.n;
+    if (n > 0 && is_eos(m, out->ids.ids[n - 1])) n--;
+    for (size_t i = 0; i < n; i++)
+        if (!ids_add(&c->prompt.ids, out->ids.ids[i], e)) return false;
+    return chat_close_reply(&m->chat, m->tokenizer, false, &c->prompt, e) &&
+           chat_note(c, "assistant", out->all.data, out->all.n, e);
+}
+
+static void chat_warn_context(const Chat *c) {
+    size_t used = c->prompt.ids.n, ctx = c->program->engine.options.ctx;
+    if (used >= ctx - ctx / 4)
+        fprintf(stderr, "(%zu of the context's %zu tokens are used; /clear begins anew)\n", used, ctx);
+}
+
+/* The user said text[0..n): answer it. When that fails the conversation is as it was. */
+static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error *e) {
+    Program *p = c->program;
+    const Model *m = &p->model;
+    size_t ids_before = c->prompt.ids.n, messages_before = c->messages.n;
+    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, &c->prompt, e) &&
+              chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
+              generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
+              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, e);
+    if (out.all.n > 0) printf("\n\n");
+    fflush(stdout);
+    if (!ok) {
+        c->prompt.ids.n = ids_before;
+        c->messages.n = messages_before;
+    } else {
+        if (c->verbose) print_stats(p, st);
+        if (st->finish == FINISH_LOOP) fprintf(stderr, "(stopped: the answer repeats itself)\n");
+        chat_warn_context(c);
+    }
+    output_close(&out);
+    return ok;
+}
+
+/* Read what the user types: a line, or several between lines of """. False at the end of input. ^C at the
+ * prompt says how to leave, and twice in a row leaves. */
+static bool chat_read(Chat *c, Buffer *text, Error *e) {
+    char *line = NULL;
+    size_t room = 0;
+    bool several = false, got = false;
+    text->n = 0;
+    (void)c;
+    for (;;) {
+        fputs(several ? "... " : ">>> ", stdout);
+        fflush(stdout);
+        ssize_t n = getline(&line, &room, stdin);
+        if (n < 0 && errno == EINTR && interrupts) {
+            clearerr(stdin);
+            printf("\n(^C again, the end of input or /bye leaves)\n");
+            text->n = 0;
+            several = false;
+            continue;
+        }
+        if (n < 0) break;
+        interrupts = 0;
+        if (n > 0 && line[n - 1] == '\n') line[--n] = 0;
+        char *start = line, *end;
+        if (!several && strncmp(line, "\"\"\"", 3) == 0) several = true, start += 3;
+        end = several ? strstr(start, "\"\"\"") : NULL;
+        got = buffer_add(text, start, end ? (size_t)(end - start) : strlen(start), e);
+        if (!got || !several || end) break;
+        if (text->n > 0 || start == line) got = buffer_puts(text, "\n", e);
+    }
+    free(line);
+    return got;
+}
+
+static int chat_loop(Chat *c, Error *e) {
+    Buffer text = {0};
+    int status = 0;
+    while (!c->quit) {
+        interrupts = 0;
+        if (!chat_read(c, &text, e)) break;
+        if (text.n == 0) continue;
+        RunStats st = {0};
+        bool ok = text.data[0] == '/' ? chat_command(c, text.data, e)
+                                      : chat_answer(c, text.data, text.n, &st, e);
+        if (!ok) complain(e, 1);
+        if (st.not_finite) {
+            status = 3;
+            break;
+        }
+    }
+    buffer_free(&text);
+    return status;
+}
+
+static int run_chat(Program *p) {
+    Error e;
+    Chat c = {.program = p};
+    int status = 1;
+    if (p->model.chat.family == CHAT_NONE) {
+        fail(&e, p->model.path, "template", "this model has none, so it cannot chat (use --raw with -p, -f or "
+             "a pipe)");
+        return complain(&e, 1);
+    }
+    bool ok = p->options.system ? chat_set_system(&c, p->options.system, &e) : chat_reset(&c, &e);
+    if (ok) {
+        printf("%s (%s). /? lists the commands.\n", p->model.file.header->name, p->model.file.header->quant);
+        status = chat_loop(&c, &e);
+    } else {
+        complain(&e, 1);
+    }
+    chat_prompt_free(&c.prompt);
+    buffer_free(&c.messages);
+    buffer_free(&c.system);
+    return status;
+}
+
+/* ---- 14. Bench --------------------------------------------------------------------------------- */
+
+/* One test, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last only), tg
+ * generates n one by one without choosing among them; both behind `depth` cached tokens. Ids are random. */
+typedef struct {
+    bool generate;
+    uint32_t n, depth;
+    char name[32];
+    double low, median, high; /* tokens/s */
+    double gb_s, limit_gb_s;  /* tg: bytes read per second; the same memory by a plain read loop */
+} BenchTest;
+
+#define MAX_TESTS 32
+
+static bool bench_number(const char **text, uint32_t *n) {
+    uint64_t value = 0;
+    if (**text < '0' || **text > '9') return false;
+    for (; **text >= '0' && **text <= '9' && value < MAX_CONTEXT; (*text)++)
+        value = value * 10 + (uint64_t)(**text - '0');
+    *n = (uint32_t)value;
+    return value <= MAX_CONTEXT;
+}
+
+/* Parse "pp512,tg128,tg128@4096"; returns the number of tests, 0 on an error. */
+static size_t bench_parse(const char *text, BenchTest *tests, Error *e) {
+    size_t n = 0;
+    for (const char *c = text;; c++) {
+        BenchTest t = {.generate = strncmp(c, "tg", 2) == 0};
+        const char *start = c;
+        bool ok = n < MAX_TESTS && (t.generate || strncmp(c, "pp", 2) == 0);
+        if (ok) c += 2;
+        ok = ok && bench_number(&c, &t.n) && t.n > 0;
+        if (ok && *c == '@') c++, ok = bench_number(&c, &t.depth);
+        if (!ok || (*c && *c != ',') || (size_t)(c - start) >= sizeof t.name) {
+            fail(e, NULL, "--bench", "expected tests like pp512,tg128,tg128@4096, got \"%s\"", text);
+            return 0;
+        }
+        memcpy(t.name, start, (size_t)(c - start));
+        tests[n++] = t;
+        if (*c == 0) return n;
+    }
+}
+
+#define READ_UNIT ((size_t)4 << 20)
+typedef struct {
+    const Program *p;
+    const uint8_t *from;
+    size_t bytes;
+} ReadJob;
+
+static void read_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    (void)thread;
+    const ReadJob *j = ctx;
+    size_t at = unit * READ_UNIT;
+    /* volatile: so that the reading cannot be left out */
+    volatile uint64_t sink = j->p->engine.kernels->read_all(j->from + at, min_size(READ_UNIT, j->bytes - at));
+    (void)sink;
+}
+
+/* GB/s of a plain read loop over all tensors, by the same threads. */
+static double bench_read(const Program *p) {
+    size_t header = p->model.file.header->header_bytes;
+    ReadJob j = {p, p->model.file.map.data + header, p->model.file.map.bytes - header};
+    double start = now_seconds();
+    parallel_for(p->engine.pool, (uint32_t)((j.bytes + READ_UNIT - 1) / READ_UNIT), read_unit, &j);
+    return per_second((double)j.bytes * 1e-9, now_seconds() - start);
+}
+
+/* Feed n random tokens, one at a time or together. */
+static bool bench_feed(Program *p, uint32_t n, bool one_by_one, Error *e) {
+    uint64_t state = p->session.ids.n + 1;
+    uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(p->model.tokenizer);
+    int32_t *ids = alloc_array(e, "bench", n, sizeof *ids);
+    if (!ids) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        ids[i] = (int32_t)((state >> 33) % n_vocab);
+    }
+    Fed fed = FED;
+    if (!one_by_one) fed = session_feed(&p->session, ids, n, NULL, e);
+    for (uint32_t i = 0; one_by_one && fed == FED && i < n; i++)
+        fed = session_feed(&p->session, ids + i, 1, NULL, e);
+    free(ids);
+    if (fed == FED_INTERRUPTED || (fed == FED && interrupts)) return fail(e, NULL, "bench", "interrupted");
+    return fed == FED;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
+    double *rates = alloc_array(e, "bench", 2 * repetitions, sizeof *rates), *reads = rates + repetitions;
+    if (!rates) return false;
+    p->session.ids.n = 0;
+    bool ok = t->depth == 0 || bench_feed(p, t->depth, false, e);
+    ok = ok && bench_feed(p, t->generate ? 1 : t->n, false, e); /* one warm-up */
+    for (size_t i = 0; ok && i < repetitions; i++) {
+        p->session.ids.n = t->depth;
+        double start = now_seconds();
+        ok = bench_feed(p, t->n, t->generate, e);
+        rates[i] = per_second(t->n, now_seconds() - start);
+        if (ok && t->generate) reads[i] = bench_read(p);
+    }
+    qsort(rates, repetitions, sizeof *rates, compare_doubles);
+    qsort(reads, repetitions, sizeof *reads, compare_doubles);
+    t->low = rates[0];
+    t->median = rates[repetitions / 2];
+    t->high = rates[repetitions - 1];
+    if (t->generate) {
+        double bytes = (double)p->model.token_bytes + kv_bytes(&p->engine, t->depth + t->n / 2);
+        t->gb_s = t->median * bytes * 1e-9;
+        t->limit_gb_s = reads[repetitions / 2];
+    }
+    free(rates);
+    return ok;
+}
+
+static void bench_print(const Program *p, const BenchTest *t, bool first) {
+    const char *isa = p->engine.kernels->name, *quant = p->model.file.header->quant;
+    uint32_t threads = p->engine.options.threads;
+    double share = t->limit_gb_s > 0 ? t->gb_s / t->limit_gb_s : 0;
+    char gb[96] = "", gb_csv[96] = ",,", gb_json[96] = "";
+    if (t->generate) {
+        snprintf(gb, sizeof gb, " %8.1f %8.1f %5.0f %%", t->gb_s, t->limit_gb_s, share * 100);
+        snprintf(gb_csv, sizeof gb_csv, "%.3f,%.3f,%.4f", t->gb_s, t->limit_gb_s, share);
+        snprintf(gb_json, sizeof gb_json, ",\"gb_s\":%.3f,\"limit_gb_s\":%.3f,\"share\":%.4f", t->gb_s,
+                 t->limit_gb_s, share);
+    }
+    if (p->options.format == 1) {
+        if (first)
+            printf("test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,quant,gb_s,limit_gb_s,share\n");
+        printf("%s,%.3f,%.3f,%.3f,%s,%u,%s,%s\n", t->name, t->median, t->low, t->high, isa, threads, quant,
+               gb_csv);
+    } else if (p->options.format == 2) {
+        printf("{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,\"isa\":\"%s\","
+               "\"threads\":%u,\"quant\":\"%s\"%s}\n", t->name, t->median, t->low, t->high, isa, threads,
+               quant, gb_json);
+    } else {
+        if (first)
+            printf("%s (%s), %s, %u threads; GB/s: read while generating, and by a plain read loop\n"
+                   "%-16s %10s %10s %10s %8s %8s %7s\n", p->model.file.header->name, quant, isa, threads,
+                   "test", "tokens/s", "min", "max", "GB/s", "limit", "share");
+        printf("%-16s %10.2f %10.2f %10.2f%s\n", t->name, t->median, t->low, t->high, gb);
+    }
+    fflush(stdout);
+}
+
+static int run_bench(Program *p) {
+    Error e;
+    BenchTest tests[MAX_TESTS];
+    size_t n = bench_parse(p->options.bench, tests, &e);
+    size_t repetitions = p->options.repetitions != UNSET ? (size_t)p->options.repetitions : 5;
+    if (n == 0) return complain(&e, 2);
+    for (size_t i = 0; i < n; i++) {
+        if ((uint64_t)tests[i].n + tests[i].depth > p->engine.options.ctx) {
+            fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)", tests[i].name,
+                 tests[i].n + tests[i].depth, p->engine.options.ctx);
+            return complain(&e, 2);
+        }
+        if (!bench_run(p, &tests[i], repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
+        bench_print(p, &tests[i], i == 0);
+    }
+    return 0;
+}
+
+/* ---- 15. Perplexity and verify ----------------------------------------------------------------- */
+
+#define SCORE_ROWS 32u /* tokens whose logits are looked at together */
+
+/* -ln p(next) for logits (V), which are changed. */
+static double negative_log_likelihood(const Engine *e, float *logits, int32_t next) {
+    float max, wanted = logits[next];
+    uint32_t n = e->model->config->vocab_size;
+    if (!e->kernels->max_finite(logits, n, &max)) return NAN;
+    return log((double)e->kernels->exp_sum(logits, n, max, 1)) + (double)(max - wanted);
+}
+
+/* Add up the likelihoods of ids[from + 1 .. n) given what stands before each, in one window of n. */
+static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, float *logits, double *sum,
+                         size_t *count, Error *e) {
+    Token tokens[SCORE_ROWS];
+    for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
+        uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
+        for (uint32_t i = 0; i < m; i++)
+            tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
+        forward(&p->engine, tokens, m, logits);
+        for (uint32_t i = 0; i < m; i++) {
+            if (!tokens[i].want_logits) continue;
+            double nll = negative_log_likelihood(&p->engine, logits + wanted++ * logits_stride(&p->model),
+                                                 ids[at + i + 1]);
+            if (isnan(nll)) return fail(e, p->model.path, "logits", "not a finite number");
+            *sum += nll;
+            ++*count;
+        }
+    }
+    return true;
+}
+
+/* Windows of w tokens, each half a window further on; only the second half is scored, but in the first
+ * window everything is. */
+static bool score_text(Program *p, const Ids *ids, float *logits, double *sum, size_t *count, Error *e) {
+    size_t w = p->engine.options.ctx, half = w / 2;
+    for (size_t start = 0; start + 1 < ids->n; start += w - half) {
+        size_t n = min_size(w, ids->n - start);
+        if (start > 0 && n <= half) break;
+        if (!score_window(p, ids->ids + start, n, start == 0 ? 0 : half - 1, logits, sum, count, e))
+            return false;
+        if (interrupts) return fail(e, NULL, "perplexity", "interrupted");
+        if (start + n == ids->n) break;
+    }
+    return true;
+}
+
+static int run_perplexity(Program *p) {
+    Error e;
+    Buffer text = {0};
+    Ids ids = {0};
+    double sum = 0;
+    size_t count = 0;
+    float *logits = NULL;
+    bool ok = read_file(p->options.perplexity, (size_t)256 << 20, &text, &e) &&
+              tokenizer_encode(p->model.tokenizer, text.data, text.n, false, &ids, &e);
+    if (ok && ids.n < 2)
+        ok = fail(&e, p->options.perplexity, "text", "expected at least 2 tokens, got %zu", ids.n);
+    ok = ok && scratch(&logits, SCORE_ROWS, logits_stride(&p->model), &e) &&
+         score_text(p, &ids, logits, &sum, &count, &e);
+    if (ok)
+        printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows of %u\n",
+               exp(sum / (double)count), sum / (double)count, count, ids.n, p->engine.options.ctx);
+    free(logits);
+    ids_free(&ids);
+    buffer_free(&text);
+    return ok ? 0 : complain(&e, interrupts ? 130 : 1);
+}
+
+typedef struct {
+    const Program *p;
+    Crc crc;
+    Error *errors; /* (n_tensors) empty where all is well */
+} VerifyJob;
+
+static void verify_unit(void *ctx, uint32_t i, uint32_t thread) {
+    (void)thread;
+    VerifyJob *j = ctx;
+    model_verify_tensor(&j->p->model.file, i, &j->crc, j->p->model.path, &j->errors[i]);
+}
+
+static int run_verify(Program *p) {
+    Error e;
+    uint32_t n = p->model.file.header->n_tensors, bad = 0;
+    VerifyJob j = {.p = p, .errors = alloc_array(&e, "verify", n, sizeof *j.errors)};
+    if (!j.errors) return complain(&e, 1);
+    crc_init(&j.crc);
+    double start = now_seconds();
+    parallel_for(p->engine.pool, n, verify_unit, &j);
+    for (uint32_t i = 0; i < n; i++)
+        if (j.errors[i].text[0]) complain(&j.errors[i], 1), bad++;
+    if (bad == 0)
+        printf("%s: all %u tensors are as they were written (%.1f GB/s)\n", p->model.path, n,
+               per_second((double)p->model.file.map.bytes * 1e-9, now_seconds() - start));
+    free(j.errors);
+    return bad ? 1 : 0;
+}
+
+/* ---- 16. main ---------------------------------------------------------------------------------- */
+
+/* The sampling options in force: after the command line, and after /set. */
+static void program_sampling(Program *p) {
+    const Options *o = &p->options;
+    p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.defaults),
+                                    .max_tokens = o->max_tokens != UNSET ? o->max_tokens : -1,
+                                    .loop_guard = !o->no_loop_guard, .ignore_eos = o->ignore_eos,
+                                    .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
+}
+
+static bool program_open(Program *p, Error *e) {
+    double start = now_seconds();
+    EngineOptions engine;
+    if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
+    if (!model_load(&p->model, p->options.model, e) || !engine_options(&p->options, &p->model, &engine, e) ||
+        !engine_open(&p->engine, &p->model, &engine, e) || !session_open(&p->session, &p->engine, e))
+        return false;
+    if (p->options.seed == UNSET) p->options.seed = new_seed();
+    program_sampling(p);
+    p->load_s = now_seconds() - start;
+    return true;
+}
+
+static void program_close(Program *p) {
+    session_close(&p->session);
+    engine_close(&p->engine);
+    model_unload(&p->model);
+    buffer_free(&p->text);
+}
+
+static void print_version(void) {
+    printf("qwen.c %s:", QWEN_VERSION);
+    for (uint32_t i = 0; kernels_available(i); i++) printf(" %s", kernels_available(i)->name);
+    printf("\n");
+}
+
+static int program_run(Program *p, bool chat) {
+    const Options *o = &p->options;
+    if (o->verify) return run_verify(p);
+    if (o->bench) return run_bench(p);
+    if (o->perplexity) return run_perplexity(p);
+    if (o->render || o->tokenize) return run_show_prompt(p);
+    return chat ? run_chat(p) : run_answer(p);
+}
+
+int main(int argc, char **argv) {
+    Error e;
+    Program p = {.model = {.file = {.map = {.fd = -1}}}};
+    if (!options_parse(argc, argv, &p.options, &e)) return complain(&e, 2);
+    if (p.options.help) return print_help(), 0;
+    if (p.options.markdown) return print_help_markdown(), 0;
+    if (p.options.version) return print_version(), 0;
+    if (!options_check(&p.options, &e)) return complain(&e, 2);
+    const Options *o = &p.options;
+    bool needs_text = !o->messages && !o->verify && !o->bench && !o->perplexity;
+    bool chat = needs_text && !o->prompt && !o->file && isatty(STDIN_FILENO);
+    if (needs_text && !chat) {
+        int status = read_prompt(o, &p.text, &e);
+        if (status) return complain(&e, status);
+    }
+    signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
+    if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))
+        return complain(&e, 1);
+    int status = program_open(&p, &e) ? program_run(&p, chat) : complain(&e, 1);
+    if (fflush(stdout) != 0 && status == 0) status = complain((fail_errno(&e, NULL, "stdout"), &e), 1);
+    program_close(&p);
+    return status;
+}
+
+#endif

@@ -1,0 +1,215 @@
+/* bench_kernels.c: how fast the kernels are, against what the memory gives in the same run.
+ *
+ *     cc -O3 -std=c11 -D_GNU_SOURCE -I. test/bench_kernels.c kernels.o base.o -lm -lpthread -o bench_kernels
+ *     ./bench_kernels [table [MiB of weights [threads]]]
+ *
+ * Best of several rounds for each figure; reads and matmuls take turns, so that what disturbs one
+ * disturbs the other. Random weights, a 2048-column matrix. Not part of the tests. */
+#include "kernels.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "test.h"
+
+#define COLS 2048
+#define ROUNDS 7
+#define MAX_THREADS 16
+#define MAX_TOKENS 512
+
+typedef struct {
+    const Kernels *k;
+    const Mat *w;      /* NULL: read `bytes` bytes at `data` */
+    const Operand *a;
+    float *y;
+    const uint8_t *data;
+    size_t bytes;
+    uint32_t panel, n_panels;
+    uint64_t read;
+    pthread_barrier_t *start;
+} Job;
+
+static void *job_run(void *argument) {
+    Job *j = argument;
+    pthread_barrier_wait(j->start);
+    if (j->w) j->k->matmul[j->w->type](j->w, j->panel, j->n_panels, j->a, j->y, 0);
+    else j->read = j->k->read_all(j->data, j->bytes);
+    pthread_barrier_wait(j->start);
+    return NULL;
+}
+
+/* Seconds that n threads take for their jobs, without starting and ending them. */
+static double run_jobs(Job *jobs, int n) {
+    pthread_t threads[MAX_THREADS];
+    pthread_barrier_t start;
+    if (pthread_barrier_init(&start, NULL, (unsigned)n + 1)) exit(1);
+    for (int i = 0; i < n; i++) {
+        jobs[i].start = &start;
+        if (pthread_create(&threads[i], NULL, job_run, &jobs[i])) exit(1);
+    }
+    pthread_barrier_wait(&start);
+    double begin = now_seconds();
+    pthread_barrier_wait(&start);
+    double took = now_seconds() - begin;
+    for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&start);
+    return took;
+}
+
+static void *get(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) exit(1);
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+/* Random bytes with halfwords that are small numbers wherever they are read as f16 scales. */
+static void fill(uint8_t *p, size_t bytes) {
+    uint64_t seed = 3;
+    for (size_t i = 0; i < bytes; i += 8) {
+        uint64_t r = test_random(&seed) & 0x9fff9fff9fff9fffu;
+        memcpy(p + i, &r, 8);
+    }
+}
+
+static Operand make_operand(const Kernels *k, uint32_t n_tok, uint32_t cols) {
+    size_t n = (size_t)n_tok * cols;
+    float *x = get(n * 4);
+    uint64_t seed = 5;
+    for (size_t i = 0; i < n; i++) x[i] = (float)(int32_t)test_random(&seed) * 0x1p-31f;
+    Operand a = {n_tok, cols, x, cols, get(n), get(n / 8), get(n / 8), get(n / 4)};
+    for (uint32_t t = 0; t < n_tok; t++) k->quantize_row(&a, t);
+    return a;
+}
+
+/* One token over all the weights, for each format, and the plain read beside it. */
+static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, int n) {
+    Operand a = make_operand(k, 1, COLS);
+    float *y = get(64u << 20);
+    for (int type = 0; type < N_TYPES; type++) {
+        uint32_t panels = (uint32_t)(bytes / panel_bytes((Type)type, COLS) / 4 / (unsigned)n * 4);
+        Mat w = {(Type)type, panels * (unsigned)n * 16, COLS, data};
+        double read = 1e9, multiply = 1e9, size = (double)matrix_bytes(w.type, w.rows, COLS);
+        for (int round = 0; round < ROUNDS; round++) {
+            Job jobs[MAX_THREADS];
+            size_t part = (size_t)size / (unsigned)n / 64 * 64;
+            for (int i = 0; i < n; i++)
+                jobs[i] = (Job){k, NULL, &a, y, data + part * (unsigned)i, part, 0, 0, 0, NULL};
+            read = fmin(read, run_jobs(jobs, n));
+            for (int i = 0; i < n; i++) {
+                jobs[i].w = &w;
+                jobs[i].panel = panels * (unsigned)i;
+                jobs[i].n_panels = panels;
+            }
+            multiply = fmin(multiply, run_jobs(jobs, n));
+        }
+        printf("  %-5s %6.2f GB/s  %6.2f Gweights/s   read %6.2f GB/s   %5.1f %%\n",
+               type_info(w.type)->name, size / multiply / 1e9,
+               (double)w.rows * COLS / multiply / 1e9, size / read / 1e9, 100 * read / multiply);
+    }
+}
+
+/* Several tokens, one thread, weights of about a layer's matrix. */
+static void bench_tokens(const Kernels *k, const uint8_t *data) {
+    const uint32_t toks[] = {1, 2, 4, 8, 16, 64, 512};
+    const uint32_t rows = 2048;
+    float *y = get((size_t)MAX_TOKENS * rows * 4);
+    printf("tokens at once, one thread, %u x %u, TOPS:\n       ", rows, COLS);
+    for (size_t n = 0; n < 7; n++) printf("%7u", toks[n]);
+    printf("\n");
+    for (int type = 0; type < N_TYPES; type++) {
+        Mat w = {(Type)type, rows, COLS, data};
+        printf("  %-5s", type_info(w.type)->name);
+        for (size_t n = 0; n < 7; n++) {
+            Operand a = make_operand(k, toks[n], COLS);
+            double best = 1e9;
+            for (int round = 0; round < (toks[n] < 64 ? 20 : 4); round++) {
+                double begin = now_seconds();
+                k->matmul[type](&w, 0, rows / 16, &a, y, rows);
+                best = fmin(best, now_seconds() - begin);
+            }
+            printf("%7.3f", 2.0 * rows * COLS * toks[n] / best / 1e12);
+        }
+        printf("\n");
+    }
+}
+
+static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, const uint8_t *data,
+                         size_t bytes) {
+    float *q = get(65536), *scores = get(16 * ATTEND_KEYS * 4), *out = get(65536);
+    size_t tile = (size_t)ATTEND_KEYS * dim * 2, n = bytes / tile / 2;
+    double cold = 1e9, warm = 1e9;
+    for (int round = 0; round < 3; round++) {
+        double begin = now_seconds();
+        Attend a = {dim, dim, heads, ATTEND_KEYS, q, data, data + tile, scores, out, out + 16, out + 32};
+        for (size_t i = 0; i < n; i++) {
+            a.k = data + 2 * i * tile;
+            a.v = data + (2 * i + 1) * tile;
+            k->attend[0](&a);
+        }
+        cold = fmin(cold, now_seconds() - begin);
+        begin = now_seconds();
+        for (size_t i = 0; i < n; i++) k->attend[0](&a);
+        warm = fmin(warm, now_seconds() - begin);
+    }
+    double macs = 2.0 * (double)n * ATTEND_KEYS * dim * heads;
+    printf("  attend D %3u, %u heads: %5.1f GB/s from memory, %5.1f from cache (%.3f TFLOPS)\n", dim,
+           heads, 2.0 * (double)(n * tile) / cold / 1e9, 2.0 * (double)(n * tile) / warm / 1e9,
+           2 * macs / warm / 1e12);
+}
+
+static void bench_rows(const Kernels *k) {
+    const uint32_t n = 151936;
+    Operand a = make_operand(k, 1, 151936);
+    float *x = get(n * 4), *y = get(n * 4), top;
+    uint16_t *h = get(n * 2);
+    double best[7];
+    for (int i = 0; i < 7; i++) best[i] = 1e9;
+    for (int round = 0; round < 50; round++) {
+        double t[8];
+        memcpy(x, a.x, n * 4);
+        t[0] = now_seconds();
+        k->max_finite(x, n, &top);
+        t[1] = now_seconds();
+        k->quantize_row(&a, 0);
+        t[2] = now_seconds();
+        k->rmsnorm(y, x, x, n, 1e-6f);
+        t[3] = now_seconds();
+        k->silu_mul(y, x, n);
+        t[4] = now_seconds();
+        k->add(y, x, n);
+        t[5] = now_seconds();
+        k->narrow(h, x, n);
+        t[6] = now_seconds();
+        k->exp_sum(x, n, top, 1);
+        t[7] = now_seconds();
+        for (int i = 0; i < 7; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
+    }
+    const char *names[] = {"max_finite", "quantize_row", "rmsnorm", "silu_mul", "add", "narrow",
+                           "exp_sum"};
+    for (int i = 0; i < 7; i++)
+        printf("  %-12s %6.2f GB/s of input, %6.1f us for %u\n", names[i], n * 4 / best[i] / 1e9,
+               best[i] * 1e6, n);
+}
+
+int main(int argc, char **argv) {
+    Error e;
+    int64_t mib = 1200, threads = 2;
+    const Kernels *k = kernels_select(argc > 1 ? argv[1] : NULL, &e);
+    if (k == NULL || (argc > 2 && !parse_int(argv[2], 16, 65536, &mib)) ||
+        (argc > 3 && !parse_int(argv[3], 1, MAX_THREADS, &threads))) {
+        fprintf(stderr, "bench_kernels: %s\n", k ? "expected [table [MiB [threads]]]" : e.text);
+        return 2;
+    }
+    size_t bytes = (size_t)mib << 20;
+    uint8_t *data = get(bytes);
+    fill(data, bytes);
+    printf("%s, %d threads, one token over %d MiB:\n", k->name, (int)threads, (int)mib);
+    bench_decode(k, data, bytes, (int)threads);
+    bench_tokens(k, data);
+    bench_attend(k, 128, 6, data, bytes / 4);
+    bench_attend(k, 64, 7, data, bytes / 4);
+    bench_rows(k);
+    return 0;
+}

@@ -1,0 +1,931 @@
+/* test_convert.c: the converter, part by part: small models are written to a folder of their own,
+ * opened, planned, written and read back. Damaged ones are made from the good one by replacing a
+ * piece of text in one of its files.
+ *
+ *     test_convert [GOLDEN]      GOLDEN: a folder with logits/CASE/hf and logits/CASE/model.gguf
+ *                                (default: ../shared/golden) */
+#include <dirent.h>
+#include <math.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../convert/convert.h"
+#include "test.h"
+
+enum { CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, HEADER, N_FILES };
+static const char *const file_names[N_FILES] = {"config.json", "generation_config.json",
+                                                "tokenizer.json", "tokenizer_config.json",
+                                                "model.safetensors"};
+
+typedef struct {
+    Buffer text[N_FILES]; /* HEADER: the JSON of model.safetensors; data is behind it */
+    Buffer data;
+    Buffer vocab, merges; /* the same tokenizer in two files */
+} Model;
+
+static char folder[300], path_room[8][700];
+
+/* folder/name; eight results stay valid at a time */
+static const char *in_folder(const char *name) {
+    static unsigned turn;
+    char *out = path_room[turn++ % 8];
+    snprintf(out, sizeof path_room[0], "%s/%s", folder, name);
+    return out;
+}
+
+static void add(Buffer *b, const char *text) {
+    Error e;
+    if (!buffer_puts(b, text, &e)) CHECK(0, "%s", e.text);
+}
+
+static void write_file(const char *name, const void *head, size_t n_head, const void *bytes,
+                       size_t n) {
+    FILE *f = fopen(in_folder(name), "wb");
+    CHECK(f && fwrite(head, 1, n_head, f) == n_head && fwrite(bytes, 1, n, f) == n, "write %s",
+          name);
+    if (f) fclose(f);
+}
+
+/* ---- The good model -------------------------------------------------------------------------- */
+
+static const char good_config[] =
+    "{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"hidden_act\":\"silu\",\n"
+    "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2,\n"
+    "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":272,\n"
+    "\"max_position_embeddings\":4096,\"rms_norm_eps\":1e-06,\"rope_theta\":1000000.0,\n"
+    "\"tie_word_embeddings\":false,\"torch_dtype\":\"bfloat16\",\"use_sliding_window\":false,\n"
+    "\"sliding_window\":4096,\"bos_token_id\":260,\"eos_token_id\":262,\"rope_scaling\":null}";
+static const char good_generation[] =
+    "{\"do_sample\":true,\"eos_token_id\":[262,260],\"pad_token_id\":260,\"temperature\":0.7,\n"
+    "\"top_p\":0.8,\"top_k\":20,\"repetition_penalty\":1.1}";
+static const char good_added[] =
+    "[{\"id\":260,\"content\":\"<|endoftext|>\",\"special\":true},"
+    "{\"id\":261,\"content\":\"<|im_start|>\",\"special\":true},"
+    "{\"id\":262,\"content\":\"<|im_end|>\",\"special\":true},"
+    "{\"id\":263,\"content\":\"<tool_call>\",\"special\":false,\"lstrip\":false}]";
+static const char good_steps[] =
+    "\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":["
+    "\n"
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}"
+    "\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
+    "\\\\s+(?!\\\\S)|\\\\s+\"},\"behavior\":\"Isolated\",\"invert\":false},\n"
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}";
+static const char good_template[] =
+    "{\"added_tokens_decoder\":{"
+    "\"260\":{\"content\":\"<|endoftext|>\",\"special\":true},"
+    "\"261\":{\"content\":\"<|im_start|>\",\"special\":true},"
+    "\"262\":{\"content\":\"<|im_end|>\",\"special\":true},"
+    "\"263\":{\"content\":\"<tool_call>\",\"special\":false}},"
+    "\"chat_template\":\"{% for message in messages %}{% if loop.first and messages[0]['role'] != "
+    "'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}\"}";
+
+/* 256 bytes in GPT-2's alphabet, then "th", "the", " the" (with U+0120 for the space), "he". */
+static void make_tokenizer(Model *m) {
+    Error e;
+    int id = 0;
+    add(&m->vocab, "{");
+    for (int cp = '!'; cp < 0x144; cp++) {
+        if ((cp > '~' && cp < 0xa1) || cp == 0xad) continue;
+        char text[5] = "";
+        text[utf8_encode(cp, text)] = 0;
+        bool escape = cp == '"' || cp == '\\';
+        CHECK(buffer_printf(&m->vocab, &e, "\"%s%s\":%d,", escape ? "\\" : "", text, id++),
+              "memory");
+    }
+    add(&m->vocab, "\"th\":256,\"the\":257,\"\xc4\xa0the\":258,\"he\":259}");
+    add(&m->merges, "t h\nth e\n\xc4\xa0 the\nh e\n");
+    Buffer *t = &m->text[TOKENIZER];
+    add(t, "{\"version\":\"1.0\",\"added_tokens\":");
+    add(t, good_added);
+    add(t, ",");
+    add(t, good_steps);
+    add(t, ",\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"vocab\":");
+    add(t, m->vocab.data);
+    add(t, ",\"merges\":[\"t h\",\"th e\",\"\xc4\xa0 the\",\"h e\"]}}");
+}
+
+/* Weights: bf16, of the size that real ones have. */
+static void make_weights(Model *m, const ModelConfig *c, uint64_t seed) {
+    Error e;
+    add(&m->text[HEADER], "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (uint32_t i = 0; i < model_n_tensors(c); i++) {
+        TensorShape t;
+        model_tensor(c, i, &t);
+        size_t n = (size_t)t.rows * t.cols, at = m->data.n;
+        for (size_t k = 0; k < n; k++) {
+            float x = (float)((double)(test_random(&seed) >> 11) * 0x1p-53 - 0.5) * 0.1f;
+            uint16_t h = bf16_from_f32(t.vector ? x + 1 : x);
+            CHECK(buffer_add(&m->data, &h, sizeof h, &e), "memory");
+        }
+        char shape[40];
+        if (t.vector) snprintf(shape, sizeof shape, "[%u]", t.cols);
+        else snprintf(shape, sizeof shape, "[%u,%u]", t.rows, t.cols);
+        CHECK(buffer_printf(&m->text[HEADER], &e,
+                            ",\"%s\":{\"dtype\":\"BF16\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                            t.name, shape, at, m->data.n), "memory");
+    }
+    add(&m->text[HEADER], "}");
+    test_count.passed = 0; /* building is no check */
+}
+
+static void make_model(Model *m) {
+    ModelConfig c = {.num_hidden_layers = 2, .hidden_size = 64, .intermediate_size = 96,
+                     .num_attention_heads = 4, .num_key_value_heads = 2, .head_dim = 16,
+                     .vocab_size = 272, .qkv_bias = 1};
+    *m = (Model){0};
+    add(&m->text[CONFIG], good_config);
+    add(&m->text[GENERATION], good_generation);
+    add(&m->text[TOKENIZER_CONFIG], good_template);
+    make_tokenizer(m);
+    make_weights(m, &c, 1);
+}
+
+static void free_model(Model *m) {
+    for (int i = 0; i < N_FILES; i++) buffer_free(&m->text[i]);
+    buffer_free(&m->data);
+    buffer_free(&m->vocab);
+    buffer_free(&m->merges);
+}
+
+/* One file of the model, with this text in it. */
+static void put_file(const Model *m, int file, const char *text, size_t n) {
+    if (file != HEADER) {
+        write_file(file_names[file], "", 0, text, n);
+        return;
+    }
+    Buffer head = {0};
+    Error e;
+    uint64_t length = n;
+    bool ok = buffer_add(&head, &length, sizeof length, &e) && buffer_add(&head, text, n, &e);
+    if (!ok) CHECK(0, "memory");
+    write_file(file_names[HEADER], head.data, head.n, m->data.data, m->data.n);
+    buffer_free(&head);
+}
+
+static void put_model(const Model *m) {
+    int passed = test_count.passed;
+    for (int i = 0; i < N_FILES; i++) put_file(m, i, m->text[i].data, m->text[i].n);
+    test_count.passed = passed;
+}
+
+/* ---- Good models ----------------------------------------------------------------------------- */
+
+static atomic_int no_stop;
+
+/* Convert an opened source to folder/name; false with e when that fails. */
+static bool convert_source(const Source *s, const char *quant, const char *lora_dir,
+                           unsigned threads, const char *name, Error *e) {
+    Plan plan = {0};
+    Lora *lora = lora_dir ? lora_open(lora_dir, s, e) : NULL;
+    bool ok = (lora || !lora_dir) && plan_make(s, lora, quant, &plan, e);
+    atomic_store(&no_stop, 0);
+    WriteJob job = {
+        .source = s, .lora = lora, .plan = &plan, .n_threads = threads, .stop = &no_stop};
+    ok = ok && write_model(&job, in_folder(name), e);
+    plan_free(&plan);
+    lora_close(lora);
+    return ok;
+}
+
+static bool convert_folder(const char *quant, const char *lora_dir, const char *name, Error *e) {
+    Source s;
+    if (!source_open(folder, &s, e)) return false;
+    bool ok = convert_source(&s, quant, lora_dir, 2, name, e);
+    source_close(&s);
+    return ok;
+}
+
+static bool same_files(const char *a, const char *b) {
+    Buffer x = {0}, y = {0};
+    Error e;
+    bool same = read_file(in_folder(a), 1u << 30, &x, &e) &&
+                read_file(in_folder(b), 1u << 30, &y, &e) && x.n == y.n &&
+                memcmp(x.data, y.data, x.n) == 0;
+    buffer_free(&x);
+    buffer_free(&y);
+    return same;
+}
+
+/* Rows of the result against the source's: relative error at most `limit`, checksums right. */
+static void check_result(const Source *s, const char *name, double limit) {
+    ModelFile m;
+    Error e;
+    Crc crc;
+    crc_init(&crc);
+    bool open = model_open(&m, in_folder(name), &e);
+    CHECK(open, "%s", e.text);
+    if (!open) return;
+    for (uint32_t i = 0; i < m.header->n_tensors; i++) {
+        const TensorEntry *t = &m.tensors[i];
+        const SourceTensor *from = &s->tensors[i];
+        TensorShape shape;
+        model_tensor(&m.header->config, i, &shape);
+        CHECK(model_verify_tensor(&m, i, &crc, name, &e), "%s", e.text);
+        double error = 0, power = 0;
+        uint8_t raw[4096];
+        float x[512], y[512];
+        for (uint32_t r = 0; r < t->rows; r++) {
+            if (!source_read_rows(s, from, r, 1, raw, &e)) CHECK(0, "%s", e.text);
+            source_row_to_float(from->type, raw, t->cols, x);
+            const uint8_t *data = m.map.data + t->offset;
+            if (shape.vector) memcpy(y, data, t->bytes);
+            else matrix_row((Type)t->type, t->cols, data, r, y);
+            for (uint32_t k = 0; k < t->cols; k++) {
+                error += (double)(x[k] - y[k]) * (double)(x[k] - y[k]);
+                power += (double)x[k] * (double)x[k];
+            }
+        }
+        CHECK(sqrt(error / power) <= (shape.vector ? 0 : limit), "%s %s: error %g", name, t->name,
+              sqrt(error / power));
+    }
+    model_close(&m);
+}
+
+static void test_types(const Model *m) {
+    static const struct {
+        const char *quant;
+        double limit;
+        Type type;
+    } cases[] = {{NULL, 0.01, TYPE_Q8},   {"q8", 0.01, TYPE_Q8},    {"q5", 0.05, TYPE_Q5_1},
+                 {"f32", 0, TYPE_F32},    {"f16", 0.001, TYPE_F16}, {"bf16", 0, TYPE_BF16}};
+    put_model(m);
+    Error e;
+    Source s;
+    bool open = source_open(folder, &s, &e);
+    CHECK(open, "%s", e.text);
+    if (!open) return;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        CHECK(convert_source(&s, cases[i].quant, NULL, 1, "one.bin", &e), "%s", e.text);
+        CHECK(convert_source(&s, cases[i].quant, NULL, 3, "three.bin", &e), "%s", e.text);
+        CHECK(same_files("one.bin", "three.bin"), "one thread and three give the same file");
+        check_result(&s, "one.bin", cases[i].limit);
+        ModelFile f;
+        if (!model_open(&f, in_folder("one.bin"), &e)) continue;
+        CHECK(f.tensors[2].type == cases[i].type, "q_proj is %s", type_info(cases[i].type)->name);
+        CHECK(strcmp(f.header->quant, cases[i].quant ? cases[i].quant : "q8") == 0,
+              "quant is named");
+        model_close(&f);
+    }
+    CHECK(!convert_source(&s, "q9", NULL, 1, "bad.bin", &e), "q9 is refused");
+    source_close(&s);
+}
+
+static void test_header(const Model *m) {
+    put_model(m);
+    Error e;
+    ModelFile f;
+    bool open =
+        convert_folder(NULL, NULL, "one.bin", &e) && model_open(&f, in_folder("one.bin"), &e);
+    CHECK(open, "%s", e.text);
+    if (!open) return;
+    const ModelHeader *h = f.header;
+    const ModelConfig *c = &h->config;
+    CHECK(c->num_hidden_layers == 2 && c->hidden_size == 64 && c->intermediate_size == 96 &&
+          c->num_attention_heads == 4 && c->num_key_value_heads == 2 && c->head_dim == 16, "sizes");
+    CHECK(c->vocab_size == 272 && c->max_position_embeddings == 4096 && c->qkv_bias == 1, "sizes");
+    CHECK(c->rope_theta == 1e6 && c->rms_norm_eps == 1e-6f && c->yarn_factor == 0, "numbers");
+    const ModelDefaults *d = &h->defaults;
+    CHECK(d->do_sample == 1 && d->top_k == 20 && d->temperature == 0.7f && d->top_p == 0.8f &&
+          d->repetition_penalty == 1.1f, "defaults");
+    CHECK(d->n_eos == 2 && d->eos[0] == 262 && d->eos[1] == 260 && d->bos == 260 && d->pad == 260,
+          "token ids");
+    CHECK(h->chat_family == CHAT_QWEN2 && h->has_default_system == 1 && h->default_system_len == 28,
+          "template: family %u, %u bytes", h->chat_family, h->default_system_len);
+    Map weights;
+    uint8_t want[32];
+    Sha256 sha;
+    sha256_init(&sha);
+    CHECK(map_open(&weights, in_folder("model.safetensors"), &e), "%s", e.text);
+    sha256_update(&sha, weights.data, weights.bytes);
+    sha256_final(&sha, want);
+    map_close(&weights);
+    CHECK(memcmp(want, h->source_sha256, 32) == 0, "the source's SHA-256");
+    CHECK(strcmp(h->converter, CONVERTER) == 0, "converter");
+    Tokenizer *t =
+        tokenizer_open(f.map.data + h->tokenizer_offset, h->tokenizer_bytes, "one.bin", &e);
+    CHECK(t && tokenizer_n_tokens(t) == 264 && tokenizer_find(t, "<|im_end|>") == 262, "tokenizer");
+    if (t) {
+        Ids ids = {0};
+        size_t n;
+        const char *text = tokenizer_bytes(t, 258, &n);
+        CHECK(n == 4 && memcmp(text, " the", 4) == 0, "token 258 is \" the\"");
+        CHECK(tokenizer_encode(t, "the the", 7, false, &ids, &e) && ids.n == 2 &&
+                  ids.ids[0] == 257 && ids.ids[1] == 258,
+              "encodes by merges");
+        CHECK(tokenizer_is_special(t, 262) && !tokenizer_is_special(t, 263), "special flags");
+        ids_free(&ids);
+    }
+    tokenizer_close(t);
+    model_close(&f);
+}
+
+/* ---- Variations: a replaced text, and what must come of it ----------------------------------- */
+
+typedef struct {
+    int file;
+    const char *from, *to; /* the first `from` becomes `to`; from NULL: the whole file */
+    const char *want;      /* in the error; NULL: must open */
+} Case;
+
+static const Case cases[] = {
+    /* config.json */
+    {CONFIG, NULL, "", "config.json"},
+    {CONFIG, "{", "\xef\xbb\xbf{", "config.json"},
+    {CONFIG, "null}", "null,}", "config.json"},
+    {CONFIG, NULL, "[]", "expected an object"},
+    {CONFIG, NULL, "version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"},
+    {CONFIG, "\"qwen2\"", "\"llama\"", "unsupported architecture"},
+    {CONFIG, "\"qwen2\"", "\"qwen2_moe\"", "unsupported architecture"},
+    {CONFIG, "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "unsupported architecture"},
+    {CONFIG, "\"silu\"", "\"gelu\"", "hidden_act"},
+    {CONFIG, "\"use_sliding_window\":false", "\"use_sliding_window\":true", "use_sliding_window"},
+    {CONFIG, "null}", "null,\"quantization_config\":{\"bits\":4}}", "quantization_config"},
+    {CONFIG, "\"bfloat16\"", "\"int4\"", "torch_dtype"},
+    {CONFIG, "\"hidden_size\":64,", "", "hidden_size: missing"},
+    {CONFIG, "\"intermediate_size\":96,", "", "intermediate_size: missing"},
+    {CONFIG, "\"num_hidden_layers\":2,", "", "num_hidden_layers: missing"},
+    {CONFIG, "\"num_attention_heads\":4,", "", "num_attention_heads: missing"},
+    {CONFIG, "\"num_key_value_heads\":2,", "", "num_key_value_heads: missing"},
+    {CONFIG, "\"vocab_size\":272,", "", "vocab_size: missing"},
+    {CONFIG, "\"max_position_embeddings\":4096,", "", "max_position_embeddings: missing"},
+    {CONFIG, "\"rms_norm_eps\":1e-06,", "", "rms_norm_eps: missing"},
+    {CONFIG, "\"rope_theta\":1000000.0,", "", "rope_theta: missing"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":\"64\"", "hidden_size"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":64.5", "hidden_size"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":-64", "hidden_size"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":18446744073709551616", "hidden_size"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":64,\"hidden_size\":64", "hidden_size"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":128", "shape"},
+    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":66", "hidden_size"},
+    {CONFIG, "\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "num_key_value_heads"},
+    {CONFIG, "\"num_key_value_heads\":2", "\"num_key_value_heads\":0", "num_key_value_heads"},
+    {CONFIG, "\"rms_norm_eps\":1e-06", "\"rms_norm_eps\":0", "rms_norm_eps"},
+    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":257", "num_hidden_layers"},
+    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":3", "missing in the weights"},
+    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":1", "unknown tensor"},
+    {CONFIG, "\"vocab_size\":272", "\"vocab_size\":263", "shape"},
+    {TOKENIZER, "\"id\":263", "\"id\":300", "vocab_size"},
+    {CONFIG, "\"eos_token_id\":262", "\"eos_token_id\":272", "eos_token_id"},
+    {CONFIG, "\"eos_token_id\":262", "\"eos_token_id\":271", "eos_token_id"},
+    {CONFIG, "null}",
+     "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}", NULL},
+    {CONFIG, "null}", "{\"rope_type\":\"yarn\",\"factor\":4.0}}", NULL},
+    {CONFIG, "null}", "{\"rope_type\":\"default\"}}", NULL},
+    {CONFIG, "null}", "{\"type\":\"dynamic\",\"factor\":4.0}}", "\"dynamic\""},
+    {CONFIG, "null}", "{\"type\":\"yarn\"}}", "factor"},
+    {CONFIG, "null}", "{\"type\":\"yarn\",\"factor\":0.5}}", "factor"},
+    {CONFIG, "null}", "{\"type\":\"yarn\",\"factor\":4.0,\"beta_fast\":16}}", "beta_fast"},
+    {CONFIG, "null}", "null,\"head_dim\":16}", NULL},
+    {CONFIG, "null}", "null,\"head_dim\":15}", "head_dim"},
+    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}", NULL},
+    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
+     "sliding"},
+    {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},", NULL},
+    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
+     NULL}, /* head ignored */
+    /* generation_config.json */
+    {GENERATION, "0.7", "\"hot\"", "temperature"},
+    {GENERATION, "0.8", "1.5", "top_p"},
+    {GENERATION, "20", "-1", "top_k"},
+    {GENERATION, "[262,260]", "[1,2,3,4,5,6,7,8]", "at most 8"},
+    {GENERATION, "[262,260]", "null", NULL},
+    /* tokenizer.json */
+    {TOKENIZER, NULL, "version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"},
+    {TOKENIZER, "\"BPE\"", "\"Unigram\"", "model.type"},
+    {TOKENIZER, "\"NFC\"", "\"NFKC\"", "normalizer"},
+    {TOKENIZER, "{\"type\":\"NFC\"}", "null", NULL},
+    {TOKENIZER, "\\\\p{L}+|\\\\p{N}|", "\\\\p{L}+|\\\\p{N}{1,3}|", "unknown pattern"},
+    {TOKENIZER, "\"use_regex\":false", "\"use_regex\":true", "use_regex"},
+    {TOKENIZER, "\"Isolated\"", "\"Removed\"", "behavior"},
+    {TOKENIZER, "\"dropout\":null", "\"dropout\":0.1", "dropout"},
+    {TOKENIZER, "\"dropout\":null", "\"ignore_merges\":true", "ignore_merges"},
+    {TOKENIZER, "\"th\":256", "\"th\":255", "same id"},
+    {TOKENIZER, "\"th\":256", "\"th\":-1", "vocab"},
+    {TOKENIZER, "\"th\":256", "\"th\":1.5", "vocab"},
+    {TOKENIZER, "\"th\":256", "\"th\":1048576", "vocab"},
+    {TOKENIZER, "\"th\":256", "\"\xe4\xbd\xa0\":256", "alphabet"},
+    {TOKENIZER, "\"!\":0,", "", "byte 0x21 has no token"},
+    {TOKENIZER, "\"t h\",", "\"th\",", "expected two tokens"},
+    {TOKENIZER, "\"t h\",", "\"t h e\",", "expected two tokens"},
+    {TOKENIZER, "\"t h\",", "[\"t\"],", "merges"},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],", NULL},
+    {TOKENIZER, "\"t h\",", "\"zz h\",", "unknown token"},
+    {TOKENIZER, "\"t h\",", "\"h t\",", "result of a merge"},
+    {TOKENIZER, "\"t h\",", "\"t h\",\"t h\",", "twice"},
+    {TOKENIZER, "[\"t h\",\"th e\",\"\xc4\xa0 the\",\"h e\"]", "[]", "merges"},
+    {TOKENIZER, "\"id\":261", "\"id\":260", "same id"},
+    {TOKENIZER, "<|im_start|>", "<|endoftext|>", "same text"},
+    {TOKENIZER, "\"content\":\"<|im_start|>\",", "", "content is missing"},
+    {TOKENIZER, "\"lstrip\":false", "\"lstrip\":true", "lstrip"},
+    {TOKENIZER, "<|im_end|>", "<|im_over|>", "<|im_end|>"},
+    /* model.safetensors, by its header */
+    {HEADER, NULL, "", "header"},
+    {HEADER, "{", " {", "header"},
+    {HEADER, "}}", "}}}", "model.safetensors"},
+    {HEADER, "{\"format\":\"pt\"}", "3", "__metadata__"},
+    {HEADER, "\"pt\"", "3", "__metadata__"},
+    {HEADER, "\"BF16\"", "\"bf16\"", "dtype"},
+    {HEADER, "\"BF16\"", "\"I16\"", "unsupported"},
+    {HEADER, "\"BF16\"", "\"F32\"", "dtype and shape need"},
+    {HEADER, "[272,64]", "[64,272]", "shape"},
+    {HEADER, "[272,64]", "[272,0]", "shape"},
+    {HEADER, "[272,64]", "[272,-64]", "shape"},
+    {HEADER, "[272,64]", "[1000000000000,1000000000000]", "shape"},
+    {HEADER, "[272,64]", "[1,1,1,1,1,1,1,272,64]", "shape"},
+    {HEADER, "[0,34816]", "[34816,0]", "data_offsets"},
+    {HEADER, "[0,34816]", "[0,34816,0]", "data_offsets"},
+    {HEADER, "[0,34816]", "[0,3.4816e4]", "data_offsets"},
+    {HEADER, "[0,34816]", "\"0\"", "data_offsets"},
+    {HEADER, "[0,34816]", "[0,18446744073709551615]", "data_offsets"},
+    {HEADER, "[0,34816]", "[2,34818]", "hole"},
+    {HEADER, "[34816,34944]", "[34814,34942]", "overlaps"},
+    {HEADER, "model.norm.weight", "model.norm.bias", "unknown tensor"},
+    {HEADER, "layers.1.input_layernorm", "layers.0.input_layernorm", "model.safetensors"},
+};
+
+static void test_cases(const Model *m) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const Case *c = &cases[i];
+        const Buffer *old = &m->text[c->file];
+        const char *at = c->from ? strstr(old->data, c->from) : old->data;
+        CHECK(at, "case %zu: \"%s\" is in the good file", i, c->from ? c->from : "");
+        if (!at) continue;
+        Buffer text = {0};
+        Error e = {{0}};
+        size_t before = (size_t)(at - old->data), skip = c->from ? strlen(c->from) : old->n;
+        bool built = buffer_add(&text, old->data, before, &e) && buffer_puts(&text, c->to, &e) &&
+                     buffer_puts(&text, at + skip, &e);
+        CHECK(built, "memory");
+        put_model(m);
+        int passed = test_count.passed;
+        put_file(m, c->file, text.data, text.n);
+        test_count.passed = passed;
+        buffer_free(&text);
+        Source s;
+        bool open = source_open(folder, &s, &e);
+        if (open) source_close(&s);
+        if (c->want)
+            CHECK(!open && strstr(e.text, c->want), "case %zu, %s: wanted \"%s\", got \"%s\"", i,
+                  c->to, c->want, open ? "no error" : e.text);
+        else
+            CHECK(open, "case %zu, %s: %s", i, c->to, e.text);
+    }
+}
+
+/* ---- Files that are no safetensors, and damaged data ----------------------------------------- */
+
+/* The weights file holds these bytes: opening it alone, and the folder, must fail with `want`. */
+static void refuse_bytes(const Model *m, const void *bytes, size_t n, const char *want) {
+    Error e = {{0}};
+    Source s;
+    put_model(m);
+    write_file("model.safetensors", "", 0, bytes, n);
+    bool open = source_open(folder, &s, &e);
+    if (open) source_close(&s);
+    CHECK(!open && strstr(e.text, want), "folder: wanted \"%s\", got \"%s\"", want, e.text);
+    open = source_open(in_folder("model.safetensors"), &s, &e);
+    if (open) source_close(&s);
+    CHECK(!open && e.text[0], "the file alone is refused too");
+}
+
+static void test_bytes(const Model *m) {
+    refuse_bytes(m, "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", 57, "git-lfs");
+    refuse_bytes(m, "<!DOCTYPE html><html></html>", 28, "HTML");
+    refuse_bytes(m, "PK\3\4aaaaaaaaaaaa", 16, "safetensors files");
+    refuse_bytes(m, "\x80\x02}q\x00(X", 7, "pickle");
+    refuse_bytes(m, "abc", 3, "size");
+    refuse_bytes(m, "", 0, "empty");
+    refuse_bytes(m, "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, "header");
+    refuse_bytes(m, "\x00\xe1\xf5\x05\0\0\0\0{}", 10, "header");
+    refuse_bytes(m, "\1\0\0\0\0\0\0\0{}", 10, "header");
+    Buffer file = {0};
+    Error e;
+    put_model(m);
+    CHECK(read_file(in_folder("model.safetensors"), 1u << 30, &file, &e), "%s", e.text);
+    refuse_bytes(m, file.data, file.n - 1, "incomplete");
+    refuse_bytes(m, file.data, file.n / 2, "incomplete");
+    CHECK(buffer_add(&file, "", 1, &e), "memory");
+    refuse_bytes(m, file.data, file.n, "size");
+    buffer_free(&file);
+}
+
+/* Values: NaN is refused when it is reached; what f16 cannot hold becomes f32. */
+static void test_values(Model *m) {
+    Error e;
+    uint16_t old, nan = 0x7fc0, million = bf16_from_f32(1e6f);
+    char *at = m->data.data + 2 * (64 * 3 + 7); /* embedding, row 3, column 7 */
+    memcpy(&old, at, 2);
+    memcpy(at, &nan, 2);
+    put_model(m);
+    bool ok = convert_folder("q8", NULL, "bad.bin", &e);
+    CHECK(!ok && strstr(e.text, "model.embed_tokens.weight: non-finite value at row 3 column 7"),
+          "%s", ok ? "NaN was accepted" : e.text);
+    CHECK(access(in_folder("bad.bin"), F_OK) != 0, "nothing is left behind");
+    memcpy(at, &million, 2);
+    put_model(m);
+    ok = convert_folder("f16", NULL, "one.bin", &e);
+    CHECK(ok, "%s", e.text);
+    ModelFile f;
+    if (ok && model_open(&f, in_folder("one.bin"), &e)) {
+        CHECK(f.tensors[0].type == TYPE_F32 && f.tensors[2].type == TYPE_F16,
+              "only this one is f32");
+        model_close(&f);
+    }
+    memcpy(at, &old, 2);
+}
+
+/* ---- Output ---------------------------------------------------------------------------------- */
+
+/* Is there a temporary file in the folder? */
+static bool has_temporary(void) {
+    DIR *d = opendir(folder);
+    bool found = false;
+    for (struct dirent *f; d && (f = readdir(d)) != NULL;)
+        if (strstr(f->d_name, ".tmp-")) found = true;
+    if (d) closedir(d);
+    return found;
+}
+
+static void test_output(const Model *m) {
+    Error e;
+    Source s;
+    put_model(m);
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    CHECK(!convert_source(&s, NULL, NULL, 1, "config.json", &e) && strstr(e.text, "no model.bin"),
+          "an input is not replaced: %s", e.text);
+    CHECK(!convert_source(&s, NULL, NULL, 1, "model.safetensors", &e) &&
+              strstr(e.text, "no model.bin"),
+          "the weights are not replaced");
+    CHECK(mkdir(in_folder("dir"), 0700) == 0 && !convert_source(&s, NULL, NULL, 1, "dir", &e) &&
+          strstr(e.text, "folder"), "a folder is refused: %s", e.text);
+    CHECK(!convert_source(&s, NULL, NULL, 1, "none/x.bin", &e), "a missing folder is refused");
+    CHECK(convert_source(&s, NULL, NULL, 1, "again.bin", &e) &&
+              convert_source(&s, NULL, NULL, 1, "again.bin", &e),
+          "a model.bin is replaced: %s", e.text);
+    Plan plan;
+    atomic_int stop = 15;
+    CHECK(plan_make(&s, NULL, NULL, &plan, &e), "%s", e.text);
+    WriteJob job = {.source = &s, .plan = &plan, .n_threads = 2, .stop = &stop};
+    CHECK(!write_model(&job, in_folder("stopped.bin"), &e) && strstr(e.text, "interrupted") &&
+          access(in_folder("stopped.bin"), F_OK) != 0 && !has_temporary(), "a signal: %s", e.text);
+    plan_free(&plan);
+    source_close(&s);
+    CHECK(!has_temporary(), "no temporary file is left");
+    CHECK(rmdir(in_folder("dir")) == 0, "remove dir");
+}
+
+/* ---- vocab.json and merges.txt, chat templates ----------------------------------------------- */
+
+static void test_tokenizer_files(const Model *m) {
+    static const char *const merges[] = {"t h\nth e\n\xc4\xa0 the\nh e\n",
+                                         "#version: 0.2\nt h\nth e\n\xc4\xa0 the\nh e",
+                                         "t h\r\nth e\r\n\xc4\xa0 the\r\nh e\r\n"};
+    Error e;
+    Source a, b;
+    put_model(m);
+    bool ok = source_open(folder, &a, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    CHECK(unlink(in_folder("tokenizer.json")) == 0, "unlink");
+    CHECK(!source_open(folder, &b, &e) && strstr(e.text, "tokenizer.json"), "no tokenizer: %s",
+          e.text);
+    write_file("vocab.json", "", 0, m->vocab.data, m->vocab.n);
+    for (size_t i = 0; i < 3; i++) {
+        write_file("merges.txt", "", 0, merges[i], strlen(merges[i]));
+        ok = source_open(folder, &b, &e);
+        CHECK(ok && a.tokenizer.n == b.tokenizer.n &&
+              memcmp(a.tokenizer.data, b.tokenizer.data, a.tokenizer.n) == 0,
+              "merges.txt %zu gives tokenizer.json's section", i);
+        if (ok) source_close(&b);
+    }
+    static const char list[] = "{\"<|endoftext|>\":260,\"<|im_start|>\":261,\"<|im_end|>\":262,"
+                               "\"<tool_call>\":263}";
+    static const char config[] =
+        "{\"eos_token\":\"<|im_end|>\",\"pad_token\":{\"content\":"
+        "\"<|endoftext|>\"},\"additional_special_tokens\":[\"<|im_start|>\"]}";
+    write_file("added_tokens.json", "", 0, list, strlen(list));
+    write_file("tokenizer_config.json", "", 0, config, strlen(config));
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && a.tokenizer.n == b.tokenizer.n &&
+              memcmp(a.tokenizer.data, b.tokenizer.data, a.tokenizer.n) == 0,
+          "added_tokens.json: %s", e.text);
+    CHECK(ok && b.header.chat_family == CHAT_NONE && !b.chat_note[0], "no template, no note");
+    if (ok) source_close(&b);
+    static const char strange[] = "{{ messages }}";
+    write_file("chat_template.jinja", "", 0, strange, strlen(strange));
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.chat_family == CHAT_NONE && b.chat_note[0],
+          "an unknown template is noted");
+    if (ok) source_close(&b);
+    source_close(&a);
+    static const char *const made[] = {"vocab.json", "merges.txt", "added_tokens.json",
+                                       "chat_template.jinja"};
+    for (size_t i = 0; i < 4; i++) CHECK(unlink(in_folder(made[i])) == 0, "unlink");
+}
+
+/* ---- Shards ---------------------------------------------------------------------------------- */
+
+/* A file of bf16 tensors [first, last) of the good model, under this name. */
+static void put_shard(const Model *m, const ModelConfig *c, uint32_t first, uint32_t last,
+                      const char *name) {
+    Buffer head = {0};
+    Error e;
+    size_t skip = 0, n = 0;
+    uint64_t length = 0;
+    CHECK(buffer_add(&head, &length, sizeof length, &e), "memory");
+    for (uint32_t i = 0; i < last; i++) {
+        TensorShape t;
+        model_tensor(c, i, &t);
+        size_t bytes = 2 * (size_t)t.rows * t.cols;
+        if (i < first) {
+            skip += bytes;
+            continue;
+        }
+        CHECK(buffer_printf(&head, &e,
+                            "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%u,%u],"
+                            "\"data_offsets\":[%zu,%zu]}",
+                            i == first ? "{" : ",", t.name, t.rows, t.cols, n, n + bytes),
+              "memory");
+        n += bytes;
+    }
+    add(&head, "}   ");
+    length = head.n - 8;
+    memcpy(head.data, &length, sizeof length);
+    write_file(name, head.data, head.n, m->data.data + skip, n);
+    buffer_free(&head);
+}
+
+/* An index that places tensors before `cut` in file a, the rest in file b. */
+static void put_index(const ModelConfig *c, uint32_t cut, const char *a, const char *b) {
+    Buffer text = {0};
+    Error e;
+    add(&text, "{\"metadata\":{\"total_size\":1},\"weight_map\":{");
+    for (uint32_t i = 0; i < model_n_tensors(c); i++) {
+        TensorShape t;
+        model_tensor(c, i, &t);
+        CHECK(buffer_printf(&text, &e, "%s\"%s\":\"%s\"", i ? "," : "", t.name, i < cut ? a : b),
+              "memory");
+    }
+    add(&text, "}}");
+    write_file("model.safetensors.index.json", "", 0, text.data, text.n);
+    buffer_free(&text);
+}
+
+static void refuse_shards(const char *want) {
+    Source s;
+    Error e = {{0}};
+    bool open = source_open(folder, &s, &e);
+    if (open) source_close(&s);
+    CHECK(!open && strstr(e.text, want), "shards: wanted \"%s\", got \"%s\"", want, e.text);
+}
+
+static void test_shards(const Model *m) {
+    static const char a[] = "model-00001-of-00002.safetensors",
+                      b[] = "model-00002-of-00002.safetensors";
+    Error e;
+    Source s;
+    put_model(m);
+    bool ok = convert_folder("q8", NULL, "one.bin", &e) && source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    ModelConfig c = s.header.config;
+    uint32_t n = model_n_tensors(&c), cut = 9;
+    source_close(&s);
+    CHECK(unlink(in_folder("model.safetensors")) == 0, "unlink");
+    refuse_shards("model.safetensors");
+    put_shard(m, &c, 0, cut, a);
+    put_shard(m, &c, cut, n, b);
+    put_index(&c, cut, a, b);
+    CHECK(convert_folder("q8", NULL, "two.bin", &e), "%s", e.text);
+    ModelFile x, y;
+    if (model_open(&x, in_folder("one.bin"), &e)) {
+        if (model_open(&y, in_folder("two.bin"), &e)) {
+            for (uint32_t i = 0; i < n; i++)
+                CHECK(x.tensors[i].crc32c == y.tensors[i].crc32c, "%s is the same",
+                      x.tensors[i].name);
+            CHECK(memcmp(x.header->source_sha256, y.header->source_sha256, 32) != 0,
+                  "another source");
+            model_close(&y);
+        }
+        model_close(&x);
+    }
+    ok = source_open(in_folder(a), &s, &e);
+    CHECK(ok && s.n_files == 2, "one shard's name opens all: %s", e.text);
+    if (ok) source_close(&s);
+    put_index(&c, cut, "../a.safetensors", b);
+    refuse_shards("leaves the model directory");
+    put_index(&c, cut, "sub/a.safetensors", b);
+    refuse_shards("leaves the model directory");
+    put_index(&c, cut, "a\\u0000.safetensors", b);
+    refuse_shards("leaves the model directory");
+    put_index(&c, cut, "model-00003.safetensors", b);
+    refuse_shards("model-00003.safetensors");
+    put_index(&c, cut + 1, a, b);
+    refuse_shards("does not place");
+    put_shard(m, &c, cut, n - 1, b);
+    put_index(&c, cut, a, b);
+    refuse_shards("missing in the weights");
+    put_shard(m, &c, cut - 1, n, b);
+    refuse_shards("does not place");
+    static const char *const made[] = {a, b, "model.safetensors.index.json"};
+    for (size_t i = 0; i < 3; i++) CHECK(unlink(in_folder(made[i])) == 0, "unlink");
+}
+
+/* ---- LoRA ------------------------------------------------------------------------------------ */
+
+#define RANK 3
+
+/* An adapter for layer 1's v_proj (32 x 64): A[j][k] = (j + 1) / 64 + k / 4096, B[n][j] = n / 32 -
+ * j. */
+static float lora_a(size_t j, size_t k) { return (float)(j + 1) / 64 + (float)k / 4096; }
+static float lora_b(size_t n, size_t j) { return (float)n / 32 - (float)j; }
+
+static void put_adapter(const char *config, const char *tensor, size_t rows) {
+    static const char form[] =
+        "{\"base_model.model.%s.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[3,64],"
+        "\"data_offsets\":[0,768]},\"base_model.model.%s.lora_B.weight\":{\"dtype\":\"F32\","
+        "\"shape\":[%zu,3],\"data_offsets\":[768,%zu]}}";
+    float data[RANK * 64 + 32 * RANK];
+    for (size_t j = 0; j < RANK; j++) {
+        for (size_t k = 0; k < 64; k++) data[64 * j + k] = lora_a(j, k);
+        for (size_t n = 0; n < 32; n++) data[RANK * 64 + RANK * n + j] = lora_b(n, j);
+    }
+    char head[1024];
+    int n = snprintf(head + 8, sizeof head - 8, form, tensor, tensor, rows, 768 + 12 * rows);
+    uint64_t length = (uint64_t)n;
+    memcpy(head, &length, 8);
+    write_file("adapter_config.json", "", 0, config, strlen(config));
+    write_file("adapter_model.safetensors", head, 8 + (size_t)n, data, 768 + 12 * rows);
+}
+
+static void check_merged(double scale) {
+    ModelFile f;
+    Error e;
+    Source s;
+    bool ok = convert_folder("f32", folder, "one.bin", &e) && source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    ok = model_open(&f, in_folder("one.bin"), &e);
+    CHECK(ok, "%s", e.text);
+    for (uint32_t i = 0; ok && i < f.header->n_tensors; i++) {
+        const TensorEntry *t = &f.tensors[i];
+        bool touched = strcmp(t->name, "model.layers.1.self_attn.v_proj.weight") == 0;
+        if (t->rows == 1) continue;
+        double worst = 0;
+        for (size_t r = 0; r < t->rows; r++) {
+            uint8_t raw[1024];
+            float x[128], y[128];
+            if (!source_read_rows(&s, &s.tensors[i], r, 1, raw, &e)) CHECK(0, "%s", e.text);
+            source_row_to_float(s.tensors[i].type, raw, t->cols, x);
+            matrix_row((Type)t->type, t->cols, f.map.data + t->offset, r, y);
+            for (size_t k = 0; k < t->cols; k++) {
+                double want = (double)x[k];
+                for (size_t j = 0; touched && j < RANK; j++)
+                    want += scale * (double)lora_b(r, j) * (double)lora_a(j, k);
+                worst = fmax(worst, fabs(want - (double)y[k]));
+            }
+        }
+        CHECK(touched ? worst < 1e-6 : worst == 0, "%s: off by %g", t->name, worst);
+    }
+    if (ok) model_close(&f);
+    source_close(&s);
+}
+
+static void refuse_adapter(const char *config, const char *tensor, size_t rows, const char *want) {
+    Error e = {{0}};
+    put_adapter(config, tensor, rows);
+    bool ok = convert_folder("f32", folder, "bad.bin", &e);
+    CHECK(!ok && strstr(e.text, want), "adapter: wanted \"%s\", got \"%s\"", want, e.text);
+}
+
+static void test_lora(const Model *m) {
+    static const char plain[] =
+        "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"bias\":\"none\"}";
+    static const char v[] = "model.layers.1.self_attn.v_proj";
+    put_model(m);
+    put_adapter(plain, v, 32);
+    check_merged(2);
+    put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"use_rslora\":true}", v, 32);
+    check_merged(6 / sqrt(3));
+    refuse_adapter(plain, v, 31, "shape");
+    refuse_adapter(plain, "model.layers.2.self_attn.v_proj", 32, "no matrix");
+    refuse_adapter(plain, "model.norm", 32, "no matrix");
+    refuse_adapter("{\"r\":3,\"lora_alpha\":6}", v, 32, "peft_type");
+    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":6}", v, 32, "shape");
+    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":6}", v, 32, "r:");
+    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":3}", v, 32, "lora_alpha");
+    static const char *const extra[] = {
+        "\"use_dora\":true", "\"bias\":\"all\"", "\"fan_in_fan_out\":true",
+        "\"modules_to_save\":[\"lm_head\"]", "\"rank_pattern\":{\"v_proj\":8}",
+        "\"alpha_pattern\":{\"v_proj\":8}", "\"init_lora_weights\":\"pissa\"",
+    };
+    for (size_t i = 0; i < sizeof extra / sizeof extra[0]; i++) {
+        char config[200], want[40];
+        snprintf(config, sizeof config, "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,%s}",
+                 extra[i]);
+        snprintf(want, sizeof want, "%.*s", (int)(strcspn(extra[i] + 1, "\"")), extra[i] + 1);
+        refuse_adapter(config, v, 32, want);
+    }
+    CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
+          unlink(in_folder("adapter_model.safetensors")) == 0, "unlink");
+}
+
+/* ---- Golden checkpoints and --info ----------------------------------------------------------- */
+
+static void test_golden_case(const char *path) {
+    static const char *const quants[] = {NULL, "q8", "q5", "f32", "bf16"};
+    Error e;
+    Source s;
+    bool ok = source_open(path, &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    for (size_t i = 0; i < 5; i++) {
+        CHECK(convert_source(&s, quants[i], NULL, 2, "one.bin", &e), "%s", e.text);
+        ModelFile f;
+        Crc crc;
+        crc_init(&crc);
+        ok = model_open(&f, in_folder("one.bin"), &e);
+        bool open = ok;
+        for (uint32_t k = 0; ok && k < f.header->n_tensors; k++)
+            ok = model_verify_tensor(&f, k, &crc, path, &e);
+        CHECK(ok, "%s", e.text);
+        if (open) model_close(&f);
+    }
+    source_close(&s);
+}
+
+static void test_golden(const char *golden) {
+    char path[1200];
+    snprintf(path, sizeof path, "%.500s/logits", golden);
+    DIR *d = opendir(path);
+    if (!d) {
+        test_skip(1, "golden checkpoints: no folder logits/ in GOLDEN");
+        return;
+    }
+    for (struct dirent *f; (f = readdir(d)) != NULL;) {
+        static const char *const inside[] = {"hf/model.safetensors", "hf", "model.gguf"};
+        if (f->d_name[0] == '.') continue;
+        for (size_t i = 0; i < 3; i++) {
+            snprintf(path, sizeof path, "%.500s/logits/%s/%s", golden, f->d_name, inside[i]);
+            if (access(path, F_OK) != 0) continue;
+            test_golden_case(path);
+        }
+    }
+    closedir(d);
+}
+
+static void test_info(const Model *m) {
+    Error e;
+    put_model(m);
+    CHECK(convert_folder("q8", NULL, "one.bin", &e), "%s", e.text);
+    const char *const paths[] = {in_folder("one.bin"), folder, in_folder("model.safetensors")};
+    for (size_t i = 0; i < 3; i++) {
+        char text[8192] = "";
+        FILE *out = fmemopen(text, sizeof text - 1, "w");
+        bool ok = out && info_print(paths[i], true, out, &e);
+        if (out) fclose(out);
+        CHECK(ok && strstr(text, "2 layers") && strstr(text, "lm_head.weight") &&
+              strstr(text, "264 tokens"), "--info %s: %s", paths[i], ok ? text : e.text);
+    }
+    CHECK(!info_print(in_folder("config.json"), false, stdout, &e), "--info of JSON is refused");
+    CHECK(!info_print(in_folder("nothing"), false, stdout, &e), "--info of nothing is refused");
+}
+
+static void remove_folder(void) {
+    DIR *d = opendir(folder);
+    for (struct dirent *f; d && (f = readdir(d)) != NULL;)
+        if (strcmp(f->d_name, ".") != 0 && strcmp(f->d_name, "..") != 0)
+            CHECK(unlink(in_folder(f->d_name)) == 0, "unlink %s", f->d_name);
+    if (d) closedir(d);
+    CHECK(rmdir(folder) == 0, "rmdir");
+}
+
+int main(int argc, char **argv) {
+    const char *base = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%.200s/test-convert-XXXXXX",
+             base && base[0] ? base : P_tmpdir);
+    if (!mkdtemp(folder)) {
+        CHECK(0, "cannot make a folder: %s", folder);
+        return test_end("convert");
+    }
+    Model m;
+    make_model(&m);
+    test_types(&m);
+    test_header(&m);
+    test_cases(&m);
+    test_bytes(&m);
+    test_values(&m);
+    test_output(&m);
+    test_tokenizer_files(&m);
+    test_shards(&m);
+    test_lora(&m);
+    test_info(&m);
+    test_golden(argc > 1 ? argv[1] : "../shared/golden");
+    free_model(&m);
+    remove_folder();
+    return test_end("convert");
+}

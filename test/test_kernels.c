@@ -1,0 +1,682 @@
+/* test_kernels.c: every kernel of every table that this CPU can run.
+ *
+ * Three comparisons. (1) The scalar table against `plain_...` functions, which restate the contract of
+ * kernels.h in loops over single elements: the same bits. (2) Those against float64, with a tolerance,
+ * so that the contract itself means what it should; weights come from model.h's panel_weight. (3)
+ * Every other table against the scalar one: the same bits. Where a result is NaN, any NaN will do:
+ * which of several NaNs comes through an operation is not defined. */
+#include "kernels.h"
+#include "test.h"
+
+#include <math.h>
+
+static uint64_t seed = 1;
+
+static float random_float(void) { /* -1 .. 1 */
+    return (float)((double)(int64_t)test_random(&seed) * 0x1p-63);
+}
+
+static void *make(size_t n, size_t size) { /* exact, so that ASan sees the byte behind it */
+    void *p = calloc(n ? n : 1, size);
+    if (p == NULL) {
+        fprintf(stderr, "test_kernels: out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+/* Index of the first element that differs, or n. */
+static size_t differs(const float *a, const float *b, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(a[i]) && isnan(b[i])) continue;
+        if (bits_from_float(a[i]) != bits_from_float(b[i])) return i;
+    }
+    return n;
+}
+
+#define CHECK_SAME(a, b, n, ...)                                                                   \
+    do {                                                                                           \
+        size_t at_ = differs(a, b, n);                                                             \
+        char what_[160];                                                                           \
+        snprintf(what_, sizeof what_, __VA_ARGS__);                                                \
+        CHECK(at_ == (n), "%s: element %zu is %a, expected %a", what_, at_,                        \
+              (double)(at_ < (n) ? (a)[at_] : 0), (double)(at_ < (n) ? (b)[at_] : 0));             \
+    } while (0)
+
+/* ---- Inputs ------------------------------------------------------------------------------------ */
+
+typedef enum { RANDOM, ZERO, LARGEST, LOWEST, N_KINDS } Kind;
+
+/* n f16 numbers of sane size at p. */
+static void put_scales(uint8_t *p, size_t n, Kind kind) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h = f16_from_f32(kind == ZERO ? 0 : 0.02f * random_float());
+        memcpy(p + 2 * i, &h, sizeof h);
+    }
+}
+
+/* The f16 scales of a panel; everything else in it may be any bytes. */
+static void put_panel_scales(Type t, size_t cols, uint8_t *panel, Kind kind) {
+    const TypeInfo *info = type_info(t);
+    size_t units = (cols + info->unit - 1) / info->unit, size = (size_t)info->lines * LINE_BYTES;
+    uint8_t *first = panel + panel_head_lines(t, cols) * LINE_BYTES;
+    if (t == TYPE_Q6) put_scales(panel, cols / 256 * 16, kind);
+    for (size_t u = 0; u < units; u++) {
+        uint8_t *p = first + u * size;
+        size_t n = cols - u * info->unit > 32 ? 32 : 16; /* the last unit may be half */
+        if (t == TYPE_Q8) put_scales(p + 16 * LINE_BYTES, n, kind);
+        if (t == TYPE_Q5_0 || t == TYPE_Q5_1) put_scales(p + 10 * LINE_BYTES, n, kind);
+        if (t == TYPE_Q5_1) put_scales(p + 11 * LINE_BYTES, n, kind);
+        if (t == TYPE_Q5) put_scales(p + 192, 32, kind);
+    }
+}
+
+/* A float, f16 or bf16 weight for each element; in place of scales. */
+static void put_floats(Type t, uint8_t *p, size_t bytes, Kind kind) {
+    for (size_t i = 0; i < bytes; i += t == TYPE_F32 ? 4 : 2) {
+        float f = kind == ZERO ? 0 : random_float();
+        uint16_t h = t == TYPE_F16 ? f16_from_f32(f) : bf16_from_f32(f);
+        if (t == TYPE_F32) memcpy(p + i, &f, 4);
+        else memcpy(p + i, &h, 2);
+    }
+}
+
+static int is_plain(Type t) { return t == TYPE_F32 || t == TYPE_F16 || t == TYPE_BF16; }
+
+static Mat make_matrix(Type t, uint32_t rows, uint32_t cols, Kind kind) {
+    size_t bytes = matrix_bytes(t, rows, cols), panel = panel_bytes(t, cols);
+    uint8_t *p = make(bytes, 1);
+    static const uint8_t fill[N_KINDS] = {0, 0, 0x7f, 0x80};
+    if (is_plain(t)) put_floats(t, p, bytes, kind);
+    else
+        for (size_t i = 0; i < bytes; i++)
+            p[i] = kind == RANDOM ? (uint8_t)test_random(&seed) : kind == LOWEST && t != TYPE_Q8
+                       ? 0xff : fill[kind];
+    for (size_t i = 0; i < bytes && !is_plain(t); i += panel)
+        put_panel_scales(t, cols, p + i, kind);
+    return (Mat){t, rows, cols, p};
+}
+
+typedef struct {
+    Operand a;
+    float *x;
+} Input;
+
+static Input make_input(const float *x, uint32_t n_tok, uint32_t cols, size_t stride) {
+    size_t kp = ((size_t)cols + 63) / 64 * 64, n = n_tok;
+    Input in = {{n_tok, cols, NULL, stride, make(n * kp, 1), make(n * kp / 32, 4),
+                 make(n * kp / 32, 4), make(n * kp / 16, 4)},
+                make(n * stride, 4)};
+    memcpy(in.x, x, n * stride * sizeof *x);
+    in.a.x = in.x;
+    return in;
+}
+
+static void free_input(Input *in) {
+    free(in->a.q);
+    free(in->a.d);
+    free(in->a.dq);
+    free(in->a.sum);
+    free(in->x);
+}
+
+static void quantize_all(const Kernels *k, const Operand *a) {
+    for (uint32_t t = 0; t < a->n_tok; t++) k->quantize_row(a, t);
+}
+
+static float *make_floats(size_t n, Kind kind) {
+    float *x = make(n, sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = kind == ZERO ? 0 : kind == RANDOM ? 3 * random_float() : i % 3 == 0 ? -1.0f : 1.0f;
+    return x;
+}
+
+/* ---- quantize_row ------------------------------------------------------------------------------ */
+
+/* The contract, for block b of token t. */
+static void plain_quantize(const float *x, size_t n, int8_t q[32], float *d, float *dq,
+                           int32_t sum[2]) {
+    uint32_t top = 0;
+    memset(q, 0, 32);
+    sum[0] = sum[1] = 0;
+    for (size_t k = 0; k < n; k++) {
+        uint32_t bits = bits_from_float(x[k]) & 0x7fffffff;
+        if (bits > top) top = bits;
+    }
+    *d = *dq = top == 0 ? 0 : NAN;
+    if (top == 0 || top >= 0x7f800000) return;
+    float amax = float_from_bits(top), factor = 127 / amax;
+    for (size_t k = 0; k < n; k++) {
+        float scaled = x[k] * factor;
+        q[k] = isfinite(scaled) ? (int8_t)lrintf(scaled) : 0;
+        sum[k / 16] += q[k];
+    }
+    *d = amax / 127;
+    *dq = *d * (float)(sum[0] + sum[1]);
+}
+
+static void check_quantize_plain(const Operand *a) {
+    size_t blocks = ((size_t)a->cols + 63) / 64 * 2;
+    for (size_t t = 0; t < a->n_tok; t++) {
+        size_t first = t / 16 * 16, n = min_size(a->n_tok - first, 16), wrong = 0;
+        for (size_t b = 0; b < blocks; b++) {
+            int8_t q[32];
+            float d, dq;
+            int32_t sum[2];
+            size_t at = first * blocks + b * n + t - first, left = a->cols - min_size(a->cols, 32 * b);
+            const int32_t *s = a->sum + first * blocks * 2 + 2 * b * n + t - first;
+            plain_quantize(a->x + t * a->x_stride + 32 * b, min_size(left, 32), q, &d, &dq, sum);
+            wrong += memcmp(q, a->q + at * 32, 32) != 0 || differs(&d, a->d + at, 1) == 0;
+            wrong += differs(&dq, a->dq + at, 1) == 0 || s[0] != sum[0] || s[n] != sum[1];
+        }
+        CHECK(wrong == 0, "quantize_row, scalar: cols %u, token %zu: %zu blocks differ", a->cols, t,
+              wrong);
+    }
+}
+
+/* Values that quantizing has to get right, over a row of random ones. */
+static void plant(float *x, size_t n, int what) {
+    const float values[] = {NAN, INFINITY, -INFINITY, 1e-40f, 0x1p-149f, 3.4e38f, -0.0f, 4e-37f};
+    for (size_t i = 0; i < n; i++)
+        if (what == 1 && i % 37 == 0) x[i] = values[i / 37 % 8];
+        else if (what == 2) x[i] = 1e-39f * x[i]; /* subnormal: the factor overflows */
+        else if (what == 3) x[i] = (float)((int)(i % 255) - 127) + (i % 2 ? 0.5f : 0); /* ties */
+}
+
+static void test_quantize(const Kernels *ref, const Kernels *k) {
+    const uint32_t cols[] = {32, 64, 96, 160, 256, 100, 1, 17, 896};
+    const uint32_t toks[] = {1, 2, 15, 16, 17, 33};
+    for (size_t c = 0; c < 9; c++) {
+        for (size_t n = 0; n < 6; n++) {
+            size_t stride = cols[c] + 3, all = toks[n] * stride;
+            float *x = make_floats(all, n == 2 ? ZERO : RANDOM);
+            plant(x, all, (int)(n + c) % 4);
+            Input a = make_input(x, toks[n], cols[c], stride), b = make_input(x, toks[n], cols[c], stride);
+            size_t kp = (cols[c] + 63) / 64 * 64 * (size_t)toks[n];
+            quantize_all(ref, &a.a);
+            quantize_all(k, &b.a);
+            if (ref == k) check_quantize_plain(&a.a);
+            CHECK(memcmp(a.a.q, b.a.q, kp) == 0, "quantize_row q, %s: cols %u", k->name, cols[c]);
+            CHECK(memcmp(a.a.sum, b.a.sum, kp / 4) == 0, "quantize_row sum, %s", k->name);
+            CHECK_SAME(b.a.d, a.a.d, kp / 32, "quantize_row d, %s", k->name);
+            CHECK_SAME(b.a.dq, a.a.dq, kp / 32, "quantize_row dq, %s", k->name);
+            free_input(&a);
+            free_input(&b);
+            free(x);
+        }
+    }
+}
+
+/* ---- matmul ------------------------------------------------------------------------------------ */
+
+/* Code and scales of a weight, as model.h stores them. */
+typedef struct {
+    int code, sc, min;
+    float d, m;
+} Weight;
+
+static Weight weight_at(const Mat *w, const uint8_t *panel, size_t n, size_t k) {
+    const TypeInfo *info = type_info(w->type);
+    size_t u = k % info->unit, b = u / 32, super = w->type == TYPE_Q6 ? 12 : 10;
+    const uint8_t *p = panel + panel_head_lines(w->type, w->cols) * LINE_BYTES +
+                       k / info->unit * info->lines * LINE_BYTES;
+    const uint8_t *pair = p + (w->type == TYPE_Q5 || w->type == TYPE_Q6
+                                   ? (4 + u / 64 * super) * LINE_BYTES : 0);
+    Weight r = {0};
+    if (w->type == TYPE_Q8) {
+        r.code = (int8_t)p[u / 4 * 64 + 4 * n + u % 4];
+        r.d = f16_to_f32(load_u16(p + 16 * 64 + 2 * (16 * b + n)));
+        return r;
+    }
+    r.code = (int)panel_nibble(pair, n, u % 64);
+    if (w->type == TYPE_Q6) {
+        r.code = (r.code | (int)panel_plane(pair + 512, n, u % 64) << 4) - 32;
+        r.sc = (int8_t)p[u / 16 * 16 + n];
+        r.d = f16_to_f32(load_u16(panel + 2 * (k / 256 * 16 + n)));
+        return r;
+    }
+    r.code |= (int)panel_high_bit(pair + 512, n, u % 64) << 4;
+    if (w->type == TYPE_Q5) {
+        int low = p[16 * b + n], high = p[128 + 8 * b + n / 2] >> (n % 2 * 4) & 15;
+        r.sc = (low & 15) | (high & 3) << 4;
+        r.min = low >> 4 | (high >> 2) << 4;
+        r.d = f16_to_f32(load_u16(p + 192 + 2 * n));
+        r.m = f16_to_f32(load_u16(p + 224 + 2 * n));
+        return r;
+    }
+    r.d = f16_to_f32(load_u16(p + 640 + 2 * (16 * b + n)));
+    if (w->type == TYPE_Q5_0) r.code -= 16;
+    else r.m = f16_to_f32(load_u16(p + 704 + 2 * (16 * b + n)));
+    return r;
+}
+
+/* One output of a block format, in the words of kernels.h. */
+static float plain_dot(const Mat *w, size_t row, const Operand *a, size_t t) {
+    const uint8_t *panel = w->data + row / 16 * panel_bytes(w->type, w->cols);
+    size_t first = t / 16 * 16, n = min_size(a->n_tok - first, 16);
+    size_t blocks = ((size_t)a->cols + 63) / 64 * 2;
+    float acc = 0, s = 0, m = 0;
+    for (size_t b = 0; b < w->cols / 32; b++) {
+        size_t at = first * blocks + b * n + t - first;
+        int isum = 0, scaled = 0;
+        Weight v = {0};
+        for (size_t k = 0; k < 32; k++) {
+            v = weight_at(w, panel, row % 16, 32 * b + k);
+            isum += v.code * a->q[at * 32 + k];
+            scaled += v.sc * v.code * a->q[at * 32 + k];
+        }
+        if (w->type == TYPE_Q5 || w->type == TYPE_Q6) {
+            s = fmaf(a->d[at], (float)scaled, s);
+            m = fmaf((float)v.min, a->dq[at], m);
+            if (b % 8 < 7) continue;
+            acc = fmaf(v.d, s, acc);
+            if (w->type == TYPE_Q5) acc = fmaf(-v.m, m, acc);
+            s = m = 0;
+            continue;
+        }
+        acc = fmaf(v.d * a->d[at], (float)isum, acc);
+        if (w->type == TYPE_Q5_1) acc = fmaf(v.m, a->dq[at], acc);
+    }
+    return acc;
+}
+
+/* The same output in float64 from panel_weight and the dequantized input, and its error scale. */
+static double exact_dot(const Mat *w, size_t row, const Operand *a, size_t t, double *scale) {
+    const uint8_t *panel = w->data + row / 16 * panel_bytes(w->type, w->cols);
+    size_t first = t / 16 * 16, n = min_size(a->n_tok - first, 16);
+    size_t blocks = ((size_t)a->cols + 63) / 64 * 2;
+    double sum = 0;
+    *scale = 1e-30;
+    for (size_t k = 0; k < w->cols; k++) {
+        size_t at = first * blocks + k / 32 * n + t - first;
+        double x = is_plain(w->type) ? (double)a->x[t * a->x_stride + k]
+                                     : (double)a->d[at] * a->q[at * 32 + k % 32];
+        double product = x * (double)panel_weight(w->type, w->cols, panel, row % 16, k);
+        sum += product;
+        *scale += fabs(product);
+    }
+    return sum;
+}
+
+static void check_matmul_plain(const Mat *w, const Operand *a, const float *y, size_t stride) {
+    size_t wrong = 0, far_off = 0;
+    for (size_t t = 0; t < a->n_tok; t++) {
+        for (size_t row = 0; row < w->rows; row++) {
+            float got = y[t * stride + row], want = 0;
+            double scale, exact = exact_dot(w, row, a, t, &scale);
+            const uint8_t *panel = w->data + row / 16 * panel_bytes(w->type, w->cols);
+            if (is_plain(w->type))
+                for (size_t k = 0; k < w->cols; k++)
+                    want = fmaf(panel_weight(w->type, w->cols, panel, row % 16, k),
+                                a->x[t * a->x_stride + k], want);
+            else
+                want = plain_dot(w, row, a, t);
+            wrong += differs(&got, &want, 1) == 0;
+            /* q5 and q5_1 subtract two large sums: their terms are larger than their products */
+            if (isfinite(exact)) far_off += !(fabs(exact - (double)got) <= 1e-4 * scale + 1e-4);
+            else far_off += isfinite(got) ? 1 : 0;
+        }
+    }
+    CHECK(wrong == 0, "matmul %s, scalar: cols %u, %u tokens: %zu outputs differ from the contract",
+          type_info(w->type)->name, w->cols, a->n_tok, wrong);
+    CHECK(far_off == 0, "matmul %s, scalar: cols %u, %u tokens: %zu outputs far from float64",
+          type_info(w->type)->name, w->cols, a->n_tok, far_off);
+}
+
+/* Each token alone gives the bits that it gave among the others. */
+static void check_tokens_alone(const Kernels *k, const Mat *w, const Operand *a, const float *y,
+                               size_t stride) {
+    float *one = make(stride, sizeof *one);
+    for (uint32_t t = 0; t < a->n_tok; t++) {
+        Input in = make_input(a->x + t * a->x_stride, 1, a->cols, a->x_stride);
+        quantize_all(k, &in.a);
+        k->matmul[w->type](w, 0, (w->rows + 15) / 16, &in.a, one, stride);
+        CHECK_SAME(one, y + t * stride, w->rows, "matmul %s, %s: token %u of %u alone",
+                   type_info(w->type)->name, k->name, t, a->n_tok);
+        free_input(&in);
+    }
+    free(one);
+}
+
+static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint32_t n_tok, int bad) {
+    size_t xs = w->cols + 5, panels = (w->rows + 15) / 16, ys = 16 * panels + 16;
+    float *x = make_floats(n_tok * xs, n_tok == 5 ? LARGEST : RANDOM);
+    if (bad) x[(n_tok - 1) * xs + w->cols / 2] = bad == 1 ? NAN : INFINITY;
+    Input in = make_input(x, n_tok, w->cols, xs);
+    float *got = make(n_tok * ys, 4), *want = make(n_tok * ys, 4);
+    quantize_all(ref, &in.a);
+    for (size_t i = 0; i < n_tok * ys; i++) got[i] = want[i] = 12345;
+    ref->matmul[w->type](w, 0, (uint32_t)panels, &in.a, want, ys);
+    /* in two parts, as two threads would */
+    uint32_t part = (uint32_t)panels / 2;
+    if (part > 0) k->matmul[w->type](w, 0, part, &in.a, got, ys);
+    k->matmul[w->type](w, part, (uint32_t)panels - part, &in.a, got, ys);
+    CHECK_SAME(got, want, n_tok * ys, "matmul %s, %s: %u x %u, %u tokens",
+               type_info(w->type)->name, k->name, w->rows, w->cols, n_tok);
+    if (ref == k) check_matmul_plain(w, &in.a, want, ys);
+    if (n_tok == 33 || n_tok == 3) check_tokens_alone(k, w, &in.a, want, ys);
+    free(got);
+    free(want);
+    free_input(&in);
+    free(x);
+}
+
+static void test_matmul(const Kernels *ref, const Kernels *k) {
+    const uint32_t toks[] = {1, 2, 3, 5, 8, 15, 16, 17, 33};
+    const uint32_t rows[] = {64, 80, 40, 112, 176};
+    const uint32_t cols[3][6] = {{32, 96, 160, 256, 896, 288}, {256, 512, 768, 1280, 256, 512},
+                                 {1, 2, 7, 33, 64, 130}};
+    for (int type = 0; type < N_TYPES; type++) {
+        Type t = (Type)type;
+        const uint32_t *c = cols[is_plain(t) ? 2 : t == TYPE_Q5 || t == TYPE_Q6];
+        for (size_t i = 0; i < 6; i++) {
+            for (size_t n = 0; n < 9; n++) {
+                Kind kind = (Kind)((i + n) % 7 < 4 ? (i + n) % 7 : 0);
+                Mat w = make_matrix(t, rows[(i + n) % 5], c[i], kind);
+                one_matmul(ref, k, &w, toks[n], (int)((i + 2 * n) % 5));
+                free((void *)(uintptr_t)w.data);
+            }
+        }
+    }
+}
+
+/* ---- attend ------------------------------------------------------------------------------------ */
+
+/* Element i of a cache, f16 or f32. */
+static float cached(const void *p, size_t i, int f32) {
+    if (f32) return ((const float *)p)[i];
+    return f16_to_f32(((const uint16_t *)p)[i]);
+}
+
+static void *make_cache(size_t n, int f32) {
+    float *x = make_floats(n, RANDOM);
+    uint16_t *h = make(n, sizeof *h);
+    for (size_t i = 0; i < n; i++) h[i] = f16_from_f32(x[i]);
+    if (f32) {
+        free(h);
+        return x;
+    }
+    free(x);
+    return h;
+}
+
+static void set_cached(void *p, size_t i, int f32, float f) {
+    if (f32) ((float *)p)[i] = f;
+    else ((uint16_t *)p)[i] = f16_from_f32(f);
+}
+
+/* The contract; also the weighted mean in float64 where all is finite. */
+static void plain_attend(const Attend *a, int f32) {
+    for (size_t h = 0; h < a->n_heads; h++) {
+        float *s = a->scores + h * ATTEND_KEYS, top = -INFINITY, lane[16] = {0};
+        for (size_t j = 0; j < a->n_keys; j++) {
+            s[j] = 0;
+            for (size_t d = 0; d < a->head_dim; d++) {
+                size_t at = (j / 16 * a->head_dim + d) * 16 + j % 16;
+                s[j] = fmaf(a->q[h * a->head_dim + d], cached(a->k, at, f32), s[j]);
+            }
+            if (s[j] > top) top = s[j];
+        }
+        a->max[h] = top;
+        for (size_t j = 0; j < a->n_keys; j++) lane[j % 16] += s[j] = exp16_scalar(s[j] - top);
+        for (size_t half = 8; half > 0; half /= 2)
+            for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
+        a->sum[h] = lane[0];
+        for (size_t d = 0; d < a->v_stride; d++) {
+            float *out = a->out + h * a->v_stride + d;
+            *out = 0;
+            for (size_t j = 0; j < a->n_keys; j++)
+                *out = fmaf(s[j], cached(a->v, j * a->v_stride + d, f32), *out);
+        }
+    }
+}
+
+static void check_attend_exact(const Attend *a, int f32) {
+    for (size_t h = 0; h < a->n_heads; h++) {
+        double out[MAX_HEAD_DIM] = {0}, sum = 0, s[ATTEND_KEYS], top = -INFINITY, worst = 0;
+        for (size_t j = 0; j < a->n_keys; j++) {
+            s[j] = 0;
+            for (size_t d = 0; d < a->head_dim; d++)
+                s[j] += (double)a->q[h * a->head_dim + d] *
+                        (double)cached(a->k, (j / 16 * a->head_dim + d) * 16 + j % 16, f32);
+            top = fmax(top, s[j]);
+        }
+        for (size_t j = 0; j < a->n_keys; j++) {
+            double e = exp(s[j] - top);
+            sum += e;
+            for (size_t d = 0; d < a->head_dim; d++)
+                out[d] += e * (double)cached(a->v, j * a->v_stride + d, f32);
+        }
+        for (size_t d = 0; d < a->head_dim; d++)
+            worst = fmax(worst, fabs(out[d] / sum -
+                                     (double)a->out[h * a->v_stride + d] / (double)a->sum[h]));
+        CHECK(worst < 1e-4, "attend, scalar: head_dim %u, %u keys: %g from float64", a->head_dim,
+              a->n_keys, worst);
+    }
+}
+
+static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint32_t heads,
+                       uint32_t keys, int f32, int bad) {
+    size_t vs = (dim + 15) / 16 * 16, blocks = (keys + 15) / 16, n_out = heads * (vs + 2);
+    void *kc = make_cache(blocks * dim * 16, f32), *vc = make_cache(keys * vs, f32);
+    float *q = make_floats((size_t)heads * dim, RANDOM), *scores = make(heads * ATTEND_KEYS, 4);
+    float *got = make(n_out, 4), *want = make(n_out, 4);
+    for (size_t j = keys; j < 16 * blocks; j++) /* behind the keys: anything */
+        for (size_t d = 0; d < dim; d++)
+            set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, f32, d % 2 ? NAN : INFINITY);
+    for (size_t j = 0; j < keys; j++)
+        for (size_t d = dim; d < vs; d++) set_cached(vc, j * vs + d, f32, 0);
+    if (bad == 1) q[dim / 2] = NAN;
+    if (bad == 2) set_cached(kc, (keys / 2 / 16 * dim) * 16 + keys / 2 % 16, f32, INFINITY);
+    if (bad == 3) set_cached(vc, 0, f32, NAN);
+    if (bad == 4) for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
+    Attend a = {dim, (uint32_t)vs, heads, keys, q, kc, vc, scores,
+                want, want + heads, want + 2 * heads};
+    ref->attend[f32](&a);
+    if (ref == k && bad == 0) check_attend_exact(&a, f32);
+    a.max = got;
+    a.sum = got + heads;
+    a.out = got + 2 * heads;
+    for (size_t i = 0; i < heads * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
+    if (ref == k) plain_attend(&a, f32);
+    else k->attend[f32](&a);
+    CHECK_SAME(got, want, n_out, "attend %s, %s: head_dim %u, %u heads, %u keys, bad %d",
+               f32 ? "f32" : "f16", k->name, dim, heads, keys, bad);
+    free(kc);
+    free(vc);
+    free(q);
+    free(scores);
+    free(got);
+    free(want);
+}
+
+static void test_attend(const Kernels *ref, const Kernels *k) {
+    const uint32_t dims[] = {64, 128, 2, 34, 80, 256}, heads[] = {7, 6, 1, 8, 2, 9, 5, 4, 3};
+    const uint32_t keys[] = {1, 15, 16, 17, 31, 32, 33, 100, 511, 512};
+    for (size_t d = 0, i = 0; d < 6; d++)
+        for (size_t n = 0; n < 10; n++, i++)
+            for (int f32 = 0; f32 < 2; f32++)
+                one_attend(ref, k, dims[d], heads[i % 9], keys[n], f32, (int)(i % 6 % 5));
+}
+
+/* ---- Rows -------------------------------------------------------------------------------------- */
+
+static float tree_sum(float lane[16]) {
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+static void test_rmsnorm(const Kernels *k, const float *x, const float *w, uint32_t n, float *want,
+                         float *got) {
+    float lane[16] = {0};
+    for (size_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    float scale = 1 / sqrtf(tree_sum(lane) / (float)n + 1e-6f);
+    for (size_t i = 0; i < n; i++) want[i] = x[i] * scale * w[i];
+    k->rmsnorm(got, x, w, n, 1e-6f);
+    CHECK_SAME(got, want, n, "rmsnorm, %s: n %u", k->name, n);
+}
+
+static void test_silu_add(const Kernels *k, const float *x, const float *w, uint32_t n, float *want,
+                          float *got) {
+    memcpy(got, x, n * sizeof *x);
+    for (size_t i = 0; i < n; i++) want[i] = x[i] / (1 + exp16_scalar(-x[i])) * w[i];
+    k->silu_mul(got, w, n);
+    CHECK_SAME(got, want, n, "silu_mul, %s: n %u", k->name, n);
+    memcpy(got, x, n * sizeof *x);
+    for (size_t i = 0; i < n; i++) want[i] = x[i] + w[i];
+    k->add(got, w, n);
+    CHECK_SAME(got, want, n, "add, %s: n %u", k->name, n);
+}
+
+static void test_narrow(const Kernels *k, const float *x, uint32_t n) {
+    uint16_t *h = make(n, sizeof *h);
+    size_t wrong = 0;
+    k->narrow(h, x, n);
+    for (size_t i = 0; i < n; i++) wrong += h[i] != f16_from_f32(x[i]);
+    CHECK(wrong == 0, "narrow, %s: n %u: %zu differ", k->name, n, wrong);
+    free(h);
+}
+
+static void test_exp_sum(const Kernels *k, const float *x, uint32_t n, float *want, float *got) {
+    float lane[16] = {0};
+    memcpy(got, x, n * sizeof *x);
+    for (size_t i = 0; i < n; i++) lane[i % 16] += want[i] = exp16_scalar((x[i] - 2) * 0.7f);
+    float sum = k->exp_sum(got, n, 2, 0.7f), plain = tree_sum(lane);
+    CHECK_SAME(got, want, n, "exp_sum, %s: n %u", k->name, n);
+    CHECK_SAME(&sum, &plain, (size_t)1, "exp_sum's sum, %s: n %u", k->name, n);
+}
+
+static void test_max(const Kernels *k, float *x, uint32_t n) {
+    float top = -INFINITY, got = 0;
+    for (size_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    bool finite = k->max_finite(x, n, &got), all = true;
+    for (size_t i = 0; i < n; i++) all = all && isfinite(x[i]);
+    CHECK(finite == all, "max_finite, %s: n %u: finite %d", k->name, n, finite);
+    CHECK(!all || got == top, "max_finite, %s: n %u: %g, expected %g", k->name, n, (double)got,
+          (double)top);
+    const float bad[] = {NAN, INFINITY, -INFINITY, -NAN};
+    for (size_t i = 0; i < n; i += 1 + n / 7) {
+        float old = x[i];
+        x[i] = bad[i % 4];
+        CHECK(!k->max_finite(x, n, &got), "max_finite, %s: n %u: missed element %zu", k->name, n, i);
+        x[i] = old;
+    }
+}
+
+static void test_rows(const Kernels *k) {
+    const uint32_t sizes[] = {1, 2, 15, 16, 17, 31, 33, 64, 65, 79, 100, 896, 4864};
+    for (size_t s = 0; s < 13; s++) {
+        for (int what = 0; what < 3; what++) {
+            uint32_t n = sizes[s];
+            float *x = make_floats(n, what == 1 ? ZERO : RANDOM), *w = make_floats(n, RANDOM);
+            float *want = make(n, 4), *got = make(n, 4);
+            test_max(k, x, n);
+            if (what == 2) plant(x, n, 1);
+            if (what == 2) for (size_t i = 0; i < n; i++) x[i] *= i % 5 ? 1 : 40;
+            test_rmsnorm(k, x, w, n, want, got);
+            test_silu_add(k, x, w, n, want, got);
+            test_narrow(k, x, n);
+            test_exp_sum(k, x, n, want, got);
+            free(x);
+            free(w);
+            free(want);
+            free(got);
+        }
+    }
+    float *logits = make_floats(151936, RANDOM);
+    test_max(k, logits, 151936);
+    free(logits);
+}
+
+static void test_rope(const Kernels *k) {
+    const uint32_t dims[] = {2, 30, 64, 80, 128, 256};
+    for (size_t d = 0; d < 6; d++) {
+        size_t dim = dims[d], half = dim / 2, n = 3 * dim;
+        float *x = make_floats(n, RANDOM), *cos_ = make_floats(half, RANDOM);
+        float *sin_ = make_floats(half, RANDOM), *want = make(n, 4);
+        for (size_t i = 0; i < n; i++) {
+            size_t at = i % dim, j = at % half;
+            float other = x[at < half ? i + half : i - half], a = x[i] * cos_[j], b = other * sin_[j];
+            want[i] = at < half ? a - b : a + b;
+        }
+        k->rope(x, 3, (uint32_t)dim, cos_, sin_);
+        CHECK_SAME(x, want, n, "rope, %s: head_dim %zu", k->name, dim);
+        free(x);
+        free(cos_);
+        free(sin_);
+        free(want);
+    }
+}
+
+static void test_read_all(const Kernels *ref, const Kernels *k) {
+    for (size_t bytes = 64; bytes < 3000; bytes += 64) {
+        uint8_t *p = make(bytes, 1);
+        for (size_t i = 0; i < bytes; i++) p[i] = (uint8_t)test_random(&seed);
+        uint64_t all = k->read_all(p, bytes);
+        CHECK(all == ref->read_all(p, bytes), "read_all, %s: %zu bytes", k->name, bytes);
+        p[test_random(&seed) % bytes] ^= 1;
+        CHECK(all != k->read_all(p, bytes), "read_all, %s: %zu bytes, one changed", k->name, bytes);
+        free(p);
+    }
+}
+
+/* ---- exp16 and the choice ---------------------------------------------------------------------- */
+
+static void test_exp(void) {
+    double worst = 0;
+    for (double x = -87.3; x <= 88.7; x += 0.000731) {
+        float got = exp16_scalar((float)x);
+        double want = exp((double)(float)x);
+        int exponent;
+        frexp(want, &exponent);
+        worst = fmax(worst, fabs((double)got - want) / ldexp(1, exponent - 24));
+    }
+    printf("exp16: at most %.3f units in the last place from libm\n", worst);
+    CHECK(worst <= 2, "exp16 is %g units in the last place off", worst);
+    CHECK(exp16_scalar(0) == 1 && exp16_scalar(-0.0f) == 1, "exp16(0)");
+    CHECK(exp16_scalar(-87.4f) == 0 && exp16_scalar(-1e30f) == 0, "exp16 below its range");
+    CHECK(exp16_scalar(-INFINITY) == 0, "exp16(-inf)");
+    CHECK(isinf(exp16_scalar(88.73f)) && isinf(exp16_scalar(INFINITY)), "exp16 above its range");
+    CHECK(isnan(exp16_scalar(NAN)) && isnan(exp16_scalar(-NAN)), "exp16(NaN)");
+    CHECK(isnan(exp16_scalar(float_from_bits(0x7f800001))), "exp16 of a signalling NaN");
+}
+
+static void test_select(void) {
+    Error e = {{0}};
+    const Kernels *best = kernels_select(NULL, &e);
+    CHECK(best != NULL && best == kernels_available(0), "the best table");
+    CHECK(kernels_select("scalar", &e) != NULL, "the scalar table");
+    const char *wrong[] = {"", "avx", "AVX2", "avx512 ", "neon9"};
+    for (size_t i = 0; i < 5; i++) {
+        e.text[0] = 0;
+        CHECK(kernels_select(wrong[i], &e) == NULL, "\"%s\" was accepted", wrong[i]);
+        CHECK(strstr(e.text, "expected") && strstr(e.text, "scalar"), "message: %s", e.text);
+    }
+    for (uint32_t i = 0; kernels_available(i); i++)
+        CHECK(kernels_select(kernels_available(i)->name, &e) == kernels_available(i), "table %u", i);
+}
+
+int main(void) {
+    Error e = {{0}};
+    const Kernels *scalar = kernels_select("scalar", &e);
+    test_exp();
+    test_select();
+    const char *names[] = {"scalar", "avx2", "avx512"};
+    for (size_t i = 0; i < 3; i++) {
+        const Kernels *k = kernels_select(names[i], &e);
+        if (k == NULL) {
+            test_skip(1, e.text);
+            continue;
+        }
+        seed = 7;
+        test_quantize(scalar, k);
+        test_matmul(scalar, k);
+        test_attend(scalar, k);
+        test_rows(k);
+        test_rope(k);
+        test_read_all(scalar, k);
+        printf("checked table %s\n", k->name);
+    }
+    return test_end("kernels");
+}
