@@ -1,38 +1,57 @@
 # make            builds ./qwen and ./convert/convert with cc, libc and pthreads alone
 # make test       builds and runs every test (under five minutes)
+# make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
+# make lint       clang-tidy, cppcheck, shellcheck and the style limits
 # make OMP=1      the same program on OpenMP instead of its own thread pool
-# make SAN=asan|tsan|ubsan    instrumented builds for the tests
+# make SAN=asan   (or tsan) instrumented, for the tests; other objects, in build/asan
+#
+# Objects and test programs live in build/, so that instrumented builds stand beside the plain one.
 
 CC ?= cc
 WARN = -Wall -Wextra -Wconversion -Wshadow -Wvla -Wformat=2 -Wstrict-prototypes
 # No -march: every kernel carries its own target. -ffp-contract=off: a product and a sum are fused
 # only where the source says fma, so all instruction sets give the same bits.
-CFLAGS = -O3 -g -std=c11 -D_GNU_SOURCE -fno-math-errno -ffp-contract=off $(WARN) $(EXTRA)
+CFLAGS = -O3 -g -std=c11 -D_GNU_SOURCE -fno-math-errno -ffp-contract=off -I. $(WARN) $(EXTRA)
 LDLIBS = -lm -lpthread
-ifeq ($(OMP),1)
-CFLAGS += -fopenmp -DQWEN_OMP
-endif
-ifneq ($(SAN),)
-SANFLAGS_asan = -fsanitize=address,undefined -fno-sanitize-recover=all
-SANFLAGS_tsan = -fsanitize=thread
-CFLAGS += $(SANFLAGS_$(SAN)) -fno-omit-frame-pointer
-endif
+GOLDEN ?= ../shared/golden
+B = build/$(or $(SAN),plain)$(if $(OMP),-omp)
+QWEN = $(if $(SAN)$(OMP),$(B)/qwen,qwen)
+CONVERT = $(if $(SAN)$(OMP),$(B)/convert/convert,convert/convert)
 
-COMMON = base.o model.o json.o tokenizer.o chat.o
-ENGINE = $(COMMON) kernels.o
-CONVERT = $(patsubst %.c,%.o,$(wildcard convert/*.c))
-TESTS = $(patsubst %.c,%,$(wildcard test/test_*.c))
+SANITIZE_asan = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_tsan = -O1 -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
-all: qwen convert/convert
-qwen: qwen.o $(ENGINE)
+COMMON = $(addprefix $(B)/,base.o model.o json.o tokenizer.o chat.o)
+CONVERT_PARTS = $(patsubst %.c,$(B)/%.o,$(filter-out convert/main.c,$(wildcard convert/*.c)))
+TESTS = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
+
+all: $(QWEN) $(CONVERT)
+
+$(QWEN): $(B)/qwen.o $(B)/kernels.o $(COMMON)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
-convert/convert: $(CONVERT) $(COMMON)
+$(CONVERT): $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
-%.o: %.c
+$(B)/%.o: %.c
+	@mkdir -p $(dir $@)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
--include $(wildcard *.d convert/*.d)
+$(B)/test_% $(B)/golden $(B)/bench_kernels: EXTRA += -Wno-unused-function
+$(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+	$(CC) $(CFLAGS) -MMD -MP -o $@ $(filter %.c %.o,$^) $(LDLIBS)
+$(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
+	$(CC) $(CFLAGS) -MMD -MP -o $@ $(filter %.c %.o,$^) $(LDLIBS)
+-include $(wildcard $(B)/*.d $(B)/convert/*.d)
+
+# Every test program prints its own count; run.sh adds them up.
+test: all $(TESTS) $(B)/golden
+	@sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
+
+check-golden: all $(B)/golden
+	@rm -rf $(B)/scratch && mkdir -p $(B)/scratch
+	@$(B)/golden $(GOLDEN) $(CONVERT) $(B)/scratch
 
 clean:
-	rm -f qwen convert/convert *.o *.d convert/*.o convert/*.d $(TESTS)
-.PHONY: all clean
+	rm -rf build qwen convert/convert
+
+.PHONY: all test check-golden clean

@@ -2543,7 +2543,7 @@ static void program_sampling(Program *p) {
 
 static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
-    EngineOptions engine;
+    EngineOptions engine = {0};
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
     if (!model_load(&p->model, p->options.model, e) || !engine_options(&p->options, &p->model, &engine, e) ||
         !engine_open(&p->engine, &p->model, &engine, e) || !session_open(&p->session, &p->engine, e))
