@@ -38,9 +38,9 @@ $(B)/%.o: %.c
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/test_% $(B)/golden $(B)/bench_kernels: EXTRA += -Wno-unused-function
 $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
-	$(CC) $(CFLAGS) -MMD -MP -o $@ $(filter %.c %.o,$^) $(LDLIBS)
+	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
-	$(CC) $(CFLAGS) -MMD -MP -o $@ $(filter %.c %.o,$^) $(LDLIBS)
+	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 -include $(wildcard $(B)/*.d $(B)/convert/*.d)
 
 # Every test program prints its own count; run.sh adds them up.

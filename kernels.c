@@ -14,9 +14,9 @@
 #include <immintrin.h>
 #endif
 
-/* Loops of a few constant rounds over registers: unroll them whole; or not at all. */
+/* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
 #if defined(__clang__)
-#define UNROLL_8 _Pragma("unroll")
+#define UNROLL_8 _Pragma("clang loop unroll(full)")
 #define UNROLL_NOT _Pragma("nounroll")
 #else
 #define UNROLL_8 _Pragma("GCC unroll 8")
@@ -105,7 +105,11 @@
 #define one_token_chunk OWN(one_token_chunk)
 #define one_token OWN(one_token)
 #define chunk_unpack OWN(chunk_unpack)
+#define ChunkPair OWN(ChunkPair)
+#define chunk_pair_block OWN(chunk_pair_block)
 #define token_tile OWN(token_tile)
+#define group_tiles OWN(group_tiles)
+#define panels_tokens OWN(panels_tokens)
 #define many_tokens OWN(many_tokens)
 #define matmul_blocks OWN(matmul_blocks)
 #define matmul_f32 OWN(matmul_f32)

@@ -348,20 +348,22 @@ INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *c
     return type == TYPE_Q6 ? panel + 32 * c : chunk + 192;
 }
 
-/* Bring the next lines of np streams, `apart` bytes from each other, into the cache. */
+/* Bring lines of np streams, `apart` bytes from each other, into the second-level cache. (Fetching far
+ * ahead into the first level keeps its few line buffers busy until the lines come, and its own
+ * prefetcher takes them from the second in time.) */
 INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
     for (size_t i = 0; i < np; i++)
         for (size_t at = 0; at < bytes; at += LINE_BYTES)
-            __builtin_prefetch(p + i * apart + at, 0, 3);
+            __builtin_prefetch(p + i * apart + at, 0, 2);
 }
 
-/* Four panels times one token: a chunk of n_blocks. `next` is where the panel goes on. */
+/* Four panels times one token: a chunk of n_blocks. `next` is the chunk that will come after it. */
 INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, const uint8_t *next,
                             size_t n_blocks, const Tokens *a, Lanes s[4], Lanes m[4]) {
     const size_t pair_size = pair_bytes(type);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
-        prefetch_streams(b + 2 < n_blocks ? pair + pair_size : next, 4, apart, pair_size);
+        prefetch_streams(next + (pair - chunk), 4, apart, pair_size);
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
@@ -384,7 +386,8 @@ INLINE void one_token(Type type, const Mat *w, size_t panel, const Operand *a, f
     UNROLL for (size_t p = 0; p < 4; p++) acc[p] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
         const uint8_t *chunk = chunk_at(type, w->cols, base, c);
-        const uint8_t *next = 8 * c + 8 < n_blocks ? chunk + chunk_bytes(type) : base + 4 * size;
+        const uint8_t *next = 8 * c + 8 < n_blocks ? chunk + chunk_bytes(type)
+                                                   : chunk_at(type, w->cols, base + 4 * size, 0);
         Tokens t = tokens_at(a, 0, 8 * c);
         UNROLL for (size_t p = 0; p < 4; p++) {
             s[p] = is_super(type) ? lanes_set1(0) : acc[p];
@@ -405,11 +408,12 @@ typedef struct {
     float first[16], second[16];
 } Block;
 
-/* Unpack the blocks of a chunk, and fetch the chunk behind it meanwhile. */
+/* Unpack the blocks of a chunk, except q8's, and fetch the chunk behind it meanwhile. */
 INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         prefetch_streams(pair + chunk_bytes(type), 1, 0, pair_bytes(type));
+        if (type == TYPE_Q8) continue;
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
@@ -422,86 +426,111 @@ INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block
     }
 }
 
-/* Two unpacked chunks times nt tokens, from token i of the group on: add to y, where the second panel
- * and the tokens lie y_panel and 16 floats apart. */
-INLINE void token_tile(Type type, size_t nt, const Block (*chunks)[8], size_t n_blocks,
-                       const uint8_t *const *super, const Tokens *a, size_t i, float *y,
+/* A chunk of two panels: as it lies in them, and unpacked (unless q8: its bytes are codes already). */
+typedef struct {
+    const uint8_t *chunk[2];
+    const uint8_t *super[2]; /* scales of the 256-wide block */
+    const Block (*blocks)[8];
+    size_t n_blocks;
+} ChunkPair;
+
+/* Block b of both panels times nt tokens, added to acc. */
+INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b, const Tokens *a,
+                             size_t i, Lanes *acc) {
+    BlockScales scales[2];
+    const uint8_t *codes = w->blocks[0][b].codes;
+    size_t apart = sizeof w->blocks[0], pair = b / 2 * pair_bytes(type);
+    UNROLL for (size_t p = 0; p < 2; p++) {
+        const Block *x = &w->blocks[p][b];
+        if (type == TYPE_Q8) scales[p] = block_scales(type, w->chunk[p], w->chunk[p] + pair, b);
+        else scales[p] = (BlockScales){lanes_load(x->first), lanes_load(x->second)};
+    }
+    if (type == TYPE_Q8) {
+        codes = w->chunk[0] + pair;
+        apart = (size_t)(w->chunk[1] - w->chunk[0]);
+    }
+    tile_block(type, type != TYPE_Q8, 2, nt, codes, apart, (int)(b % 2), scales, a, b, i, acc);
+}
+
+/* A chunk of two panels times nt tokens, from token i of the group on: add to y, where the second
+ * panel and the tokens lie y_panel and 16 floats apart. */
+INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a, size_t i, float *y,
                        size_t y_panel) {
     Lanes s[8];
     UNROLL for (size_t j = 0; j < 2 * nt; j++)
         s[j] = is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
-    for (size_t b = 0; b < n_blocks; b++) {
-        const Block *x = &chunks[0][b], *x1 = &chunks[1][b];
-        BlockScales w[2] = {{lanes_load(x->first), lanes_load(x->second)},
-                            {lanes_load(x1->first), lanes_load(x1->second)}};
-        tile_block(type, 1, 2, nt, x->codes, sizeof chunks[0], 0, w, a, b, i, s);
-    }
+    for (size_t b = 0; b < w->n_blocks; b++) chunk_pair_block(type, nt, w, b, a, i, s);
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
         float *out = y + j / nt * y_panel + j % nt * 16;
         if (is_super(type)) {
             Lanes m = lanes_set1(0);
             for (size_t b = 0; type == TYPE_Q5 && b < 8; b++)
-                m = lanes_fma(lanes_load(chunks[j / nt][b].second),
+                m = lanes_fma(lanes_load(w->blocks[j / nt][b].second),
                               lanes_set1(a->dq[b * a->n + i + j % nt]), m);
-            s[j] = super_add(type, super[j / nt], s[j], m, lanes_load(out));
+            s[j] = super_add(type, w->super[j / nt], s[j], m, lanes_load(out));
         }
         lanes_store(out, s[j]);
     }
 }
 
+/* The same for all tokens of a group. */
+INLINE void group_tiles(Type type, const ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
+    size_t i = 0;
+    for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= a->n; i += TILE_TOKENS)
+        token_tile(type, TILE_TOKENS, w, a, i, y + 16 * i, y_panel);
+    for (; i < a->n; i++) token_tile(type, 1, w, a, i, y + 16 * i, y_panel);
+}
+
 /* Tokens whose sums are under way together: a chunk is unpacked once for them. */
 #define TOKEN_RUN 128
 
-/* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times np <= 4 panels. The sums
- * stay in a small array: rows of y lie a power of two apart, which caches do not like. An odd panel
- * is taken twice, its second result is left where it is. */
-INLINE void many_tokens(Type type, size_t np, const Mat *w, size_t panel, const Operand *a,
-                        size_t first, size_t n_tok, float *y, size_t y_stride) {
-    _Alignas(64) Block chunks[4][8];
-    _Alignas(64) float sums[4][TOKEN_RUN][16];
-    const uint8_t *super[4];
-    const size_t size = panel_bytes(type, w->cols), all = w->cols / 32, even = (np + 1) / 2 * 2;
-    const uint8_t *base = w->data + panel * size;
-    memset(sums, 0, sizeof sums);
+/* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times two panels, of which the
+ * second may be the first again. The sums stay in a small array of their own: rows of y lie a power
+ * of two apart, which caches do not like. */
+INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2], const Operand *a,
+                        size_t first, size_t n_tok, float sums[2][TOKEN_RUN][16]) {
+    _Alignas(64) Block blocks[2][8];
+    const size_t all = w->cols / 32;
+    for (size_t p = 0; p < 2; p++) memset(sums[p], 0, n_tok * sizeof sums[p][0]);
     for (size_t c = 0; 8 * c < all; c++) {
-        size_t n_blocks = min_size(all - 8 * c, 8);
-        for (size_t p = 0; p < even; p++) {
-            const uint8_t *own = base + min_size(p, np - 1) * size;
-            const uint8_t *chunk = chunk_at(type, w->cols, own, c);
-            super[p] = super_at(type, own, chunk, c);
-            chunk_unpack(type, chunk, n_blocks, chunks[p]);
+        ChunkPair pair = {.blocks = (const Block(*)[8])blocks, .n_blocks = min_size(all - 8 * c, 8)};
+        for (size_t p = 0; p < 2; p++) {
+            pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
+            pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
+            chunk_unpack(type, pair.chunk[p], pair.n_blocks, blocks[p]);
         }
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
-            for (size_t p = 0; p < even; p += 2) {
-                size_t i = 0;
-                for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= t.n; i += TILE_TOKENS)
-                    token_tile(type, TILE_TOKENS, chunks + p, n_blocks, super + p, &t, i,
-                               sums[p][g + i], TOKEN_RUN * 16);
-                for (; i < t.n; i++)
-                    token_tile(type, 1, chunks + p, n_blocks, super + p, &t, i, sums[p][g + i],
-                               TOKEN_RUN * 16);
+            group_tiles(type, &pair, &t, sums[0][g], TOKEN_RUN * 16);
+        }
+    }
+}
+
+/* Any number of tokens times the np panels from `panel` on; y: at the first of them. */
+INLINE void panels_tokens(Type type, size_t np, const Mat *w, size_t panel, const Operand *a, float *y,
+                          size_t y_stride) {
+    _Alignas(64) float sums[2][TOKEN_RUN][16];
+    const size_t size = panel_bytes(type, w->cols);
+    for (size_t p = 0; p < np; p += 2) {
+        size_t second = min_size(p + 1, np - 1), n;
+        const uint8_t *panels[2] = {w->data + (panel + p) * size, w->data + (panel + second) * size};
+        for (size_t first = 0; first < a->n_tok; first += n) {
+            n = min_size(a->n_tok - first, TOKEN_RUN);
+            many_tokens(type, w, panels, a, first, n, sums);
+            for (size_t t = 0; t < n; t++) {
+                float *out = y + (first + t) * y_stride;
+                memcpy(out + 16 * second, sums[1][t], sizeof sums[1][t]);
+                memcpy(out + 16 * p, sums[0][t], sizeof sums[0][t]);
             }
         }
     }
-    for (size_t t = 0; t < n_tok; t++)
-        for (size_t p = 0; p < np; p++)
-            memcpy(y + t * y_stride + 16 * p, sums[p][t], sizeof sums[p][t]);
 }
 
 INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t n_panels,
                           const Operand *a, float *y, size_t y_stride) {
-    size_t end = (size_t)panel + n_panels, np;
-    for (size_t p = panel; p < end; p += np) {
-        float *out = y + p * PANEL_ROWS;
-        np = min_size(end - p, 4);
-        if (np == 4 && a->n_tok == 1)
-            one_token(type, w, p, a, out);
-        else
-            for (size_t t = 0; t < a->n_tok; t += TOKEN_RUN)
-                many_tokens(type, np, w, p, a, t, min_size(a->n_tok - t, TOKEN_RUN),
-                            out + t * y_stride, y_stride);
-    }
+    size_t p = panel, end = p + n_panels;
+    for (; a->n_tok == 1 && end - p >= 4; p += 4) one_token(type, w, p, a, y + 16 * p);
+    if (p < end) panels_tokens(type, end - p, w, p, a, y + 16 * p, y_stride);
 }
 
 /* A function of the table for one type. */

@@ -276,15 +276,17 @@ static inline uint16_t load_u16(const uint8_t *p) {
 
 /* Quant codes of row n at column k of a unit whose nibble lines start at `nib`, 0 <= k < 64. */
 static inline uint32_t panel_nibble(const uint8_t *nib, size_t n, size_t k) {
-    uint8_t byte = nib[k % 32 / 4 * LINE_BYTES + 4 * n + k % 4];
-    return k < 32 ? byte & 15u : byte >> 4;
+    uint32_t byte = nib[k % 32 / 4 * LINE_BYTES + 4 * n + k % 4];
+    return k < 32 ? byte & 15 : byte >> 4;
 }
 static inline uint32_t panel_high_bit(const uint8_t *high, size_t n, size_t k) {
-    return high[k / 32 * LINE_BYTES + 4 * n + k % 4] >> (k % 32 / 4) & 1u;
+    uint32_t byte = high[k / 32 * LINE_BYTES + 4 * n + k % 4];
+    return byte >> (k % 32 / 4) & 1;
 }
 static inline uint32_t panel_plane(const uint8_t *planes, size_t n, size_t k) {
     size_t z = k / 4;
-    return planes[z / 4 * LINE_BYTES + 4 * n + k % 4] >> (2 * (z % 4)) & 3u;
+    uint32_t byte = planes[z / 4 * LINE_BYTES + 4 * n + k % 4];
+    return byte >> (2 * (z % 4)) & 3;
 }
 
 /* Weight of row n (0..15) at column k of the panel, exactly as the format defines it: products
@@ -315,7 +317,8 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
     case TYPE_Q5: {
         size_t b = u / 32;
         const uint8_t *sub = p + 4 * LINE_BYTES + u / 64 * 10 * LINE_BYTES;
-        uint32_t low = p[16 * b + n], high = p[128 + 8 * b + n / 2] >> (n % 2 * 4) & 15u;
+        uint32_t low = p[16 * b + n], high = p[128 + 8 * b + n / 2];
+        high = high >> (n % 2 * 4) & 15;
         uint32_t sc = (low & 15) | (high & 3) << 4, m = low >> 4 | (high >> 2) << 4;
         uint32_t q = panel_nibble(sub, n, u % 64) | panel_high_bit(sub + 512, n, u % 64) << 4;
         float d = f16_to_f32(load_u16(p + 192 + 2 * n)) * (float)sc;

@@ -111,6 +111,9 @@ typedef struct {
     float *y;                /* (T, H) output of o_proj and down_proj */
     float *cos, *sin;        /* (T, D/2) */
     Operand act;             /* room for T tokens of the widest input */
+    Operand rest;            /* (T, H) what quantizing q_proj's, k_proj's and v_proj's input left over */
+    float *rest_x;           /* (T, H) the same as float */
+    float *rest_q, *rest_k, *rest_v; /* as q, k, v: its products */
     float *attend_scratch;   /* (threads, attend_room) */
     size_t attend_room;
     float *partials;         /* (partial_units, G * (v_stride + 2)): a long context split over threads */
@@ -295,8 +298,23 @@ typedef struct {
     const float *in;           /* prepare: rows to normalize or take as they are */
     size_t in_stride;
     const float *norm_weight;  /* prepare: NULL: no normalization */
+    bool two_terms;            /* prepare: fill e->rest too */
     uint32_t n_splits;         /* attend: parts of the context that are separate units */
 } Pass;
+
+/* x - d q of token t, which is then quantized in its turn: x ~ d q + d' q'. */
+static void rest_row(const Engine *e, uint32_t t) {
+    const Operand *a = &e->act;
+    uint32_t group = t / GROUP_TOKENS, n = a->n_tok - group * GROUP_TOKENS, i = t % GROUP_TOKENS;
+    if (n > GROUP_TOKENS) n = GROUP_TOKENS;
+    size_t padded = round_up(a->cols, 64), at = (size_t)group * GROUP_TOKENS * padded;
+    const float *x = a->x + t * a->x_stride;
+    float *rest = e->rest_x + t * e->x_stride;
+    for (size_t k = 0; k < a->cols; k++) {
+        size_t block = k / 32 * n + i;
+        rest[k] = x[k] - a->d[at / 32 + block] * (float)a->q[at + block * 32 + k % 32];
+    }
+}
 
 /* One token's input to the next matrices: normalized, and quantized if the model asks for it. */
 static void prepare_unit(void *ctx, uint32_t t, uint32_t thread) {
@@ -307,6 +325,9 @@ static void prepare_unit(void *ctx, uint32_t t, uint32_t thread) {
         e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + t * p->in_stride, p->norm_weight,
                             e->act.cols, e->model->config->rms_norm_eps);
     if (e->model->quantized) e->kernels->quantize_row(&e->act, t);
+    if (!e->model->quantized || !p->two_terms) return;
+    rest_row(e, t);
+    e->kernels->quantize_row(&e->rest, t);
 }
 
 /* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. */
@@ -320,6 +341,10 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
     e->act.cols = cols;
     e->act.x = norm ? e->normed : in;
     e->act.x_stride = norm ? e->x_stride : stride;
+    e->rest.n_tok = n;
+    e->rest.cols = cols;
+    e->rest.x = e->rest_x;
+    e->rest.x_stride = e->x_stride;
     if (norm || e->model->quantized) parallel_for(e->pool, n, prepare_unit, p);
 }
 
@@ -327,7 +352,7 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
 typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL, AFTER_SILU_MUL } After;
 typedef struct {
     const Mat *w, *w2; /* w2: the other factor of AFTER_SILU_MUL */
-    float *y, *y2;     /* (n, y_stride) */
+    float *y, *y2;     /* (n, y_stride) y2: of w2, or of w and e->rest, which is added to y */
     size_t y_stride;
     After after;
     const float *bias; /* AFTER_BIAS: (rows), or NULL */
@@ -355,8 +380,11 @@ static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     if (rows > n_panels * PANEL_ROWS) rows = n_panels * PANEL_ROWS;
     K->matmul[p->w->type](p->w, panel, n_panels, &e->act, p->y, p->y_stride);
     if (p->w2) K->matmul[p->w2->type](p->w2, panel, n_panels, &e->act, p->y2, p->y_stride);
+    bool two_terms = !p->w2 && p->y2 && p->w->type >= TYPE_Q8;
+    if (two_terms) K->matmul[p->w->type](p->w, panel, n_panels, &e->rest, p->y2, p->y_stride);
     for (uint32_t t = 0; t < e->act.n_tok; t++) {
         float *y = p->y + t * p->y_stride + row;
+        if (two_terms) K->add(y, p->y2 + t * p->y_stride + row, rows);
         if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
         if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
         if (p->after == AFTER_SILU_MUL) K->silu_mul(y, p->y2 + t * p->y_stride + row, rows);
@@ -391,6 +419,20 @@ static void kv_put(const Engine *e, const KvCache *kv, size_t plane, uint32_t po
     }
 }
 
+/* Take the bias of k_proj off the rotated keys k (B, D) of one token, in the pairs that hardly turn. It
+ * adds the same to all of a query's scores, so attention does not see it; but it is what most of Qwen2.5's
+ * large keys consist of, and what is left has more of f16's eleven bits. Pairs that turn by more than a
+ * radian over 4096 positions keep theirs: there it would come back as the difference of two angles. */
+static void subtract_bias(const Engine *e, float *k, const float *bias) {
+    uint32_t half = e->model->config->head_dim / 2;
+    for (uint32_t b = 0; b < e->model->config->num_key_value_heads; b++)
+        for (uint32_t i = 0; i < half; i++) {
+            if (e->inv_freq[i] > 1.0 / 4096) continue;
+            k[b * 2 * half + i] -= bias[b * 2 * half + i];
+            k[b * 2 * half + half + i] -= bias[b * 2 * half + half + i];
+        }
+}
+
 /* Rotate one token's queries and keys by its position, scale the queries by 1/sqrt(D), and store its
  * keys and values. */
 static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
@@ -403,6 +445,7 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     float *q = e->q + t * e->q_stride, *k = e->k + t * e->kv_stride, *v = e->v + t * e->kv_stride;
     e->kernels->rope(q, c->num_attention_heads, c->head_dim, cosine, sine);
     e->kernels->rope(k, c->num_key_value_heads, c->head_dim, cosine, sine);
+    if (p->layer->k_bias) subtract_bias(e, k, p->layer->k_bias);
     float scale = 1 / sqrtf((float)c->head_dim);
     for (uint32_t i = 0; i < c->num_attention_heads * c->head_dim; i++) q[i] *= scale;
     for (uint32_t b = 0; b < c->num_key_value_heads; b++)
@@ -525,11 +568,18 @@ static void layer_forward(Pass *p) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
     const Layer *l = p->layer;
+    /* Scores go into an exponential, so queries and keys must be right to more than int8 gives: their
+     * input has a second term. These matrices are the smallest; the second pass reads them from cache. */
+    p->two_terms = true;
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm);
+    p->two_terms = false;
     const Product qkv[] = {
-        {.w = &l->q_proj, .y = e->q, .y_stride = e->q_stride, .after = AFTER_BIAS, .bias = l->q_bias},
-        {.w = &l->k_proj, .y = e->k, .y_stride = e->kv_stride, .after = AFTER_BIAS, .bias = l->k_bias},
-        {.w = &l->v_proj, .y = e->v, .y_stride = e->kv_stride, .after = AFTER_BIAS, .bias = l->v_bias},
+        {.w = &l->q_proj, .y = e->q, .y2 = e->rest_q, .y_stride = e->q_stride, .after = AFTER_BIAS,
+         .bias = l->q_bias},
+        {.w = &l->k_proj, .y = e->k, .y2 = e->rest_k, .y_stride = e->kv_stride, .after = AFTER_BIAS,
+         .bias = l->k_bias},
+        {.w = &l->v_proj, .y = e->v, .y2 = e->rest_v, .y_stride = e->kv_stride, .after = AFTER_BIAS,
+         .bias = l->v_bias},
     };
     multiply(e, qkv, 3);
     parallel_for(e->pool, p->n, rotate_unit, p);
@@ -632,15 +682,30 @@ static bool scratch(float **p, size_t rows, size_t cols, Error *err) {
     return *p != NULL;
 }
 
-static bool engine_operand(Engine *e, Error *err) {
+/* Memory for the quantized form of n rows of `cols` values. */
+static bool operand_open(Operand *a, size_t n, size_t cols, Error *err) {
+    cols = round_up(cols, 64);
+    a->q = alloc_aligned(err, "activations", n * cols, 1);
+    a->sum = a->q ? alloc_aligned(err, "activations", n * cols / 16, sizeof(int32_t)) : NULL;
+    return a->sum && scratch(&a->d, n, cols / 32, err) && scratch(&a->dq, n, cols / 32, err);
+}
+
+static void operand_close(Operand *a) {
+    free(a->q);
+    free(a->sum);
+    free(a->d);
+    free(a->dq);
+}
+
+/* What only models with int8 activations need. */
+static bool engine_operands(Engine *e, Error *err) {
     const ModelConfig *c = e->model->config;
-    size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size),
-                             (size_t)c->num_attention_heads * c->head_dim);
-    size_t cols = round_up(widest, 64), n = e->chunk;
+    size_t n = e->chunk, widest = max_size(max_size(c->hidden_size, c->intermediate_size),
+                                           (size_t)c->num_attention_heads * c->head_dim);
     if (!e->model->quantized) return true;
-    e->act.q = alloc_aligned(err, "activations", n * cols, 1);
-    e->act.sum = e->act.q ? alloc_aligned(err, "activations", n * cols / 16, sizeof(int32_t)) : NULL;
-    return e->act.sum && scratch(&e->act.d, n, cols / 32, err) && scratch(&e->act.dq, n, cols / 32, err);
+    return operand_open(&e->act, n, widest, err) && operand_open(&e->rest, n, c->hidden_size, err) &&
+           scratch(&e->rest_x, n, e->x_stride, err) && scratch(&e->rest_q, n, e->q_stride, err) &&
+           scratch(&e->rest_k, n, e->kv_stride, err) && scratch(&e->rest_v, n, e->kv_stride, err);
 }
 
 static bool engine_scratch(Engine *e, Error *err) {
@@ -661,7 +726,7 @@ static bool engine_scratch(Engine *e, Error *err) {
            scratch(&e->sin, n, c->head_dim / 2, err) &&
            scratch(&e->attend_scratch, e->options.threads, e->attend_room, err) &&
            scratch(&e->partials, e->partial_units, g * (e->v_stride + 2), err) &&
-           engine_operand(e, err);
+           engine_operands(e, err);
 }
 
 static uint32_t context_limit(const ModelConfig *c, float yarn_factor);
@@ -700,10 +765,10 @@ static void engine_close(Engine *e) {
     for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
         if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
     float *all[] = {e->x, e->normed, e->q, e->k, e->v, e->heads, e->gate, e->up, e->y, e->cos, e->sin,
-                    e->attend_scratch, e->partials, e->act.d, e->act.dq};
+                    e->attend_scratch, e->partials, e->rest_x, e->rest_q, e->rest_k, e->rest_v};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
-    free(e->act.q);
-    free(e->act.sum);
+    operand_close(&e->act);
+    operand_close(&e->rest);
     free(e->inv_freq);
     free(e->caches);
     *e = (Engine){0};

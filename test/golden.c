@@ -81,8 +81,6 @@ static bool convert(const char *source, const char *quant, char *out, size_t roo
     return ok;
 }
 
-static Json *no_json(void) { return NULL; }
-
 static bool same_ids(const Ids *got, const Json *want) {
     size_t i = 0;
     if (!want || want->n != got->n) return false;
@@ -613,25 +611,25 @@ static void check_case(const char *model_path, const Tolerance *t) {
     model_unload(&now.model);
 }
 
-/* Make the checkpoint that a case describes but does not hold: its cases.json has the command. */
+/* Make the checkpoint that a case describes but does not hold: its cases.json has the command. The first
+ * python3 that has numpy runs it. */
 static bool regenerate(const char *dir, char *out, size_t room) {
-    char path[4200], tools[4200], command[8192];
+    char path[4200], tools[4200], command[16384];
     Error e;
     JsonDoc *doc = json_read(join(path, sizeof path, dir, "cases.json"), (size_t)64 << 20, &e);
-    const Json *make = doc ? json_get(json_root(doc), "make") : no_json();
+    const Json *make = doc ? json_get(json_root(doc), "make") : NULL;
     join(tools, sizeof tools, where.dir, "../tools");
     join(out, room, where.scratch, "regenerated");
-    bool ok = make && make->kind == JSON_STRING && !strpbrk(make->string, "'\";&|$`<>()\\\n");
-    if (ok) {
-        const char *slot = strstr(make->string, "DIR");
-        ok = slot != NULL;
-        if (ok)
-            snprintf(command, sizeof command, "cd '%s' && PYTHONDONTWRITEBYTECODE=1 python3 %.*s'%s'%s >/dev/null 2>&1",
-                     tools, (int)(slot - make->string), make->string, out, slot + 3);
-    }
+    const char *slot = make && make->kind == JSON_STRING ? strstr(make->string, "DIR") : NULL;
+    bool ok = slot && !strpbrk(make->string, "'\";&|$`<>()\\\n");
+    if (ok)
+        snprintf(command, sizeof command,
+                 "rm -rf '%s'; for p in python3 /usr/bin/python3; do $p -c 'import numpy' 2>/dev/null && "
+                 "exec $p -B '%s'/%.*s'%s'%s >/dev/null; done; exit 1",
+                 out, tools, (int)(slot - make->string), make->string, out, slot + 3);
     json_free(doc);
-    const char *clear[] = {"rm", "-rf", out, NULL}, *run[] = {"sh", "-c", command, NULL};
-    return ok && run_command(clear) && run_command(run) && exists(out);
+    const char *run[] = {"sh", "-c", command, NULL};
+    return ok && run_command(run) && exists(out);
 }
 
 /* Which way is the checkpoint stored? Floats are compared tightly, quantized blocks as loosely as another
