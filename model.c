@@ -1,10 +1,11 @@
-/* model.c: the reader's half of the model.bin format: a file is used only after every number in it has
- * been compared with what the others imply. */
+/* model.c: the reader's half of the model.bin format: a file is used only after every number in it
+ * has been compared with what the others imply. */
 #include "model.h"
 
 #include "chat.h"
 
-/* ---- Configuration ----------------------------------------------------------------------------- */
+/* ---- Configuration -----------------------------------------------------------------------------
+ */
 
 static bool check_range(const char *file, const char *field, uint32_t value, uint32_t low,
                         uint32_t high, Error *e) {
@@ -27,18 +28,21 @@ bool model_check_config(const ModelConfig *c, const char *file, Error *e) {
         !check_range(file, "num_key_value_heads", c->num_key_value_heads, 1, MAX_HEADS, e) ||
         !check_range(file, "head_dim", c->head_dim, 2, MAX_HEAD_DIM, e) ||
         !check_range(file, "vocab_size", c->vocab_size, 1, MAX_VOCAB, e) ||
-        !check_range(file, "max_position_embeddings", c->max_position_embeddings, 1, MAX_CONTEXT, e) ||
+        !check_range(file, "max_position_embeddings", c->max_position_embeddings, 1, MAX_CONTEXT,
+                     e) ||
         !check_range(file, "tie_word_embeddings", c->tie_word_embeddings, 0, 1, e) ||
         !check_range(file, "qkv_bias", c->qkv_bias, 0, 1, e))
         return false;
     if (c->num_attention_heads % c->num_key_value_heads != 0)
-        return fail(e, file, "num_key_value_heads", "expected a divisor of %u attention heads, got %u",
-                    c->num_attention_heads, c->num_key_value_heads);
+        return fail(e, file, "num_key_value_heads",
+                    "expected a divisor of %u attention heads, got %u", c->num_attention_heads,
+                    c->num_key_value_heads);
     if (c->head_dim % 2 != 0)
         return fail(e, file, "head_dim", "expected an even number, got %u", c->head_dim);
     if (c->num_attention_heads * c->head_dim > MAX_HIDDEN)
-        return fail(e, file, "num_attention_heads", "expected at most %d values in all heads, got %u",
-                    MAX_HIDDEN, c->num_attention_heads * c->head_dim);
+        return fail(e, file, "num_attention_heads",
+                    "expected at most %d values in all heads, got %u", MAX_HIDDEN,
+                    c->num_attention_heads * c->head_dim);
     if (!check_real(file, "rms_norm_eps", (double)c->rms_norm_eps, 1e-12, 1, e) ||
         !check_real(file, "rope_theta", c->rope_theta, 1, 1e12, e))
         return false;
@@ -64,7 +68,8 @@ static bool check_defaults(const ModelHeader *h, const char *file, Error *e) {
     return true;
 }
 
-/* ---- The list of tensors ----------------------------------------------------------------------- */
+/* ---- The list of tensors -----------------------------------------------------------------------
+ */
 
 /* The tensors of one layer, in the order of the file. */
 typedef enum { NONE, HIDDEN, HEADS, KV_HEADS, FFN } Dim;
@@ -116,8 +121,8 @@ void model_tensor(const ModelConfig *c, uint32_t i, TensorShape *shape) {
         *shape = (TensorShape){.rows = c->vocab_size, .cols = c->hidden_size};
         snprintf(shape->name, sizeof shape->name, "%s", name);
     } else if (i == last) {
-        *shape = (TensorShape){.name = "model.norm.weight", .rows = 1, .cols = c->hidden_size,
-                               .vector = true};
+        *shape = (TensorShape){
+            .name = "model.norm.weight", .rows = 1, .cols = c->hidden_size, .vector = true};
     } else {
         uint32_t layer = (i - 1) / per_layer, want = (i - 1) % per_layer;
         const LayerTensor *t = layer_tensors;
@@ -125,13 +130,14 @@ void model_tensor(const ModelConfig *c, uint32_t i, TensorShape *shape) {
             if (t->bias && !c->qkv_bias) continue;
             if (want-- == 0) break;
         }
-        *shape = (TensorShape){.rows = dim_size(c, t->rows), .cols = dim_size(c, t->cols),
-                               .vector = t->rows == NONE};
+        *shape = (TensorShape){
+            .rows = dim_size(c, t->rows), .cols = dim_size(c, t->cols), .vector = t->rows == NONE};
         snprintf(shape->name, sizeof shape->name, "model.layers.%u.%s", layer, t->name);
     }
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------- */
+/* ---- Opening -----------------------------------------------------------------------------------
+ */
 
 uint32_t model_header_crc(const uint8_t *data, size_t header_bytes) {
     Crc crc;
@@ -149,8 +155,10 @@ static bool refuse_magic(const uint8_t *d, size_t n, const char *path, Error *e)
     if (n >= 4 && memcmp(d, "GGUF", 4) == 0)
         return fail(e, path, "magic", "%s a GGUF file (run ./convert/convert on it first)", hint);
     if (n >= 9 && d[8] == '{')
-        return fail(e, path, "magic", "%s what looks like safetensors (run ./convert/convert on its "
-                    "folder first)", hint);
+        return fail(e, path, "magic",
+                    "%s what looks like safetensors (run ./convert/convert on its "
+                    "folder first)",
+                    hint);
     if (n >= 5 && memcmp(d + 1, "QWEN", 4) == 0)
         return fail(e, path, "magic", "damaged, as by a transfer in text mode");
     char shown[40];
@@ -190,7 +198,8 @@ static bool check_section(const ModelHeader *h, const char *field, uint64_t offs
                 (unsigned long long)bytes);
 }
 
-static bool check_text(const char *text, size_t room, const char *path, const char *field, Error *e) {
+static bool check_text(const char *text, size_t room, const char *path, const char *field,
+                       Error *e) {
     if (memchr(text, 0, room)) return true;
     return fail(e, path, field, "not terminated");
 }
@@ -208,7 +217,8 @@ static bool check_strings(const ModelHeader *h, const char *path, Error *e) {
            check_text(h->converter, sizeof h->converter, path, "converter", e);
 }
 
-static bool check_tensor(const ModelFile *m, uint32_t i, uint64_t offset, const char *path, Error *e) {
+static bool check_tensor(const ModelFile *m, uint32_t i, uint64_t offset, const char *path,
+                         Error *e) {
     const TensorEntry *t = &m->tensors[i];
     TensorShape want;
     model_tensor(&m->header->config, i, &want);
@@ -245,7 +255,8 @@ static bool check_tensors(const ModelFile *m, const char *path, Error *e) {
         return false;
     size_t at = h->header_bytes;
     for (uint32_t i = 0; i < n; i++) {
-        if (at > m->map.bytes) return fail(e, path, "size", "the tensors need more than %zu bytes", at);
+        if (at > m->map.bytes)
+            return fail(e, path, "size", "the tensors need more than %zu bytes", at);
         if (!check_tensor(m, i, at, path, e)) return false;
         if (!round_up_ok(at + m->tensors[i].bytes, TENSOR_ALIGN, &at))
             return fail(e, path, "size", "too large");
@@ -285,10 +296,11 @@ void model_close(ModelFile *m) {
     *m = (ModelFile){.map = {.fd = -1}};
 }
 
-bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path, Error *e) {
+bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path,
+                         Error *e) {
     const TensorEntry *t = &m->tensors[i];
     uint32_t value = crc_update(crc, 0, m->map.data + t->offset, t->bytes);
     if (value == t->crc32c) return true;
-    return fail(e, path, t->name, "the data is damaged: expected checksum %08x, got %08x", t->crc32c,
-                value);
+    return fail(e, path, t->name, "the data is damaged: expected checksum %08x, got %08x",
+                t->crc32c, value);
 }

@@ -1,7 +1,7 @@
 /* qwen.c: Qwen2.5 on a CPU. `make && ./qwen model.bin`
  *
- * A model.bin (model.h) is mapped and used in place; a prompt goes in, tokens come out one by one. The
- * file reads from top to bottom:
+ * A model.bin (model.h) is mapped and used in place; a prompt goes in, tokens come out one by one.
+ * The file reads from top to bottom:
  *
  *   Part I    the model      1 structures   2 opening   3 rotary angles   4 forward
  *                            5 sampler      6 session   7 output          8 generation
@@ -12,12 +12,14 @@
  * The arithmetic itself is in kernels.c, behind the table that kernels.h describes; text <-> ids in
  * tokenizer.c; conversations -> ids in chat.c.
  *
- * Letters in shapes: T tokens of a batch, H hidden_size, F intermediate_size, D head_dim, A query heads,
- * B key-value heads, G = A / B, V vocab_size, L layers. Matrices are (rows, cols), row-major where they
- * are not in panels; y = W x. Strides are in elements and a multiple of 16. Times are in seconds.
+ * Letters in shapes: T tokens of a batch, H hidden_size, F intermediate_size, D head_dim, A query
+ * heads, B key-value heads, G = A / B, V vocab_size, L layers. Matrices are (rows, cols), row-major
+ * where they are not in panels; y = W x. Strides are in elements and a multiple of 16. Times are in
+ * seconds.
  *
- * Ownership: whoever opens closes; a Model must outlive its Engine. Errors: functions return false with
- * one line in *e; only main prints and exits (1 file or system, 2 command line, 3 not finite, 130 ^C). */
+ * Ownership: whoever opens closes; a Model must outlive its Engine. Errors: functions return false
+ * with one line in *e; only main prints and exits (1 file or system, 2 command line, 3 not finite,
+ * 130 ^C). */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -44,17 +46,17 @@
 #define UNIT_PANELS 4    /* panels of one unit of work: four streams of memory reads in lock-step */
 #define MAX_THREADS 256
 
-/* ================================================================================================
+/* ============================================================================================
  * Part I: the model
- * ================================================================================================ */
+ * ============================================================================================ */
 
-/* ---- 1. Structures ----------------------------------------------------------------------------- */
+/* ---- 1. Structures --------------------------------------------------------------------------- */
 
 typedef struct {
     const float *input_layernorm, *post_attention_layernorm; /* (H) */
-    Mat q_proj, k_proj, v_proj, o_proj;       /* (A D, H), (B D, H), (B D, H), (H, A D) */
-    const float *q_bias, *k_bias, *v_bias;    /* (A D), (B D), (B D); NULL without biases */
-    Mat gate_proj, up_proj, down_proj;        /* (F, H), (F, H), (H, F) */
+    Mat q_proj, k_proj, v_proj, o_proj;    /* (A D, H), (B D, H), (B D, H), (H, A D) */
+    const float *q_bias, *k_bias, *v_bias; /* (A D), (B D), (B D); NULL without biases */
+    Mat gate_proj, up_proj, down_proj;     /* (F, H), (F, H), (H, F) */
 } Layer;
 
 typedef struct {
@@ -67,8 +69,8 @@ typedef struct {
     const float *norm;             /* (H) */
     Tokenizer *tokenizer;
     ChatTemplate chat;
-    bool quantized;                /* some matrix takes int8 activations */
-    size_t token_bytes;            /* weights read per generated token */
+    bool quantized;     /* some matrix takes int8 activations */
+    size_t token_bytes; /* weights read per generated token */
 } Model;
 
 /* Keys and values of one sequence. Plane p = layer * B + kv head: keys in blocks of 16 positions,
@@ -86,9 +88,9 @@ typedef struct {
     uint32_t threads, ctx; /* ctx: positions of each sequence */
     uint32_t n_seq;        /* sequences */
     bool kv_f32;
-    float yarn_factor;     /* 0: as the model's file says */
-    const char *isa;       /* NULL: the best */
-    uint32_t chunk;        /* tokens of one pass, 0: PROMPT_CHUNK */
+    float yarn_factor; /* 0: as the model's file says */
+    const char *isa;   /* NULL: the best */
+    uint32_t chunk;    /* tokens of one pass, 0: PROMPT_CHUNK */
 } EngineOptions;
 
 typedef struct {
@@ -96,32 +98,32 @@ typedef struct {
     const Kernels *kernels;
     Pool *pool;
     EngineOptions options;
-    KvCache *caches;         /* (n_seq) */
-    uint32_t v_stride;       /* D rounded up to 16 */
-    double *inv_freq;        /* (D/2) radians per position */
-    float rope_scale;        /* YaRN's factor on cos and sin */
+    KvCache *caches;   /* (n_seq) */
+    uint32_t v_stride; /* D rounded up to 16 */
+    double *inv_freq;  /* (D/2) radians per position */
+    float rope_scale;  /* YaRN's factor on cos and sin */
     /* Scratch for one pass of up to `chunk` tokens, allocated once. */
     uint32_t chunk;
     size_t x_stride, q_stride, kv_stride, f_stride;
-    float *x;                /* (T, H) the residual stream */
-    float *normed;           /* (T, H) */
-    float *q, *k, *v;        /* (T, A D), (T, B D), (T, B D) */
-    float *heads;            /* (T, A D) what attention found */
-    float *gate, *up;        /* (T, F) */
-    float *y;                /* (T, H) output of o_proj and down_proj */
-    float *cos, *sin;        /* (T, D/2) */
-    Operand act;             /* room for T tokens of the widest input */
-    Operand rest;            /* (T, H) what quantizing q_proj's, k_proj's and v_proj's input left over */
-    float *rest_x;           /* (T, H) the same as float */
+    float *x;         /* (T, H) the residual stream */
+    float *normed;    /* (T, H) */
+    float *q, *k, *v; /* (T, A D), (T, B D), (T, B D) */
+    float *heads;     /* (T, A D) what attention found */
+    float *gate, *up; /* (T, F) */
+    float *y;         /* (T, H) output of o_proj and down_proj */
+    float *cos, *sin; /* (T, D/2) */
+    Operand act;      /* room for T tokens of the widest input */
+    Operand rest;     /* (T, H) what quantizing q_proj's, k_proj's and v_proj's input left over */
+    float *rest_x;    /* (T, H) the same as float */
     float *rest_q, *rest_k, *rest_v; /* as q, k, v: its products */
-    float *attend_scratch;   /* (threads, attend_room) */
+    float *attend_scratch;           /* (threads, attend_room) */
     size_t attend_room;
-    float *partials;         /* (partial_units, G * (v_stride + 2)): a long context split over threads */
+    float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
 
-/* One token to be fed: the pass writes its keys and values at `pos` of sequence `seq`, which must hold
- * all positions before it (or they come earlier in the same pass). */
+/* One token to be fed: the pass writes its keys and values at `pos` of sequence `seq`, which must
+ * hold all positions before it (or they come earlier in the same pass). */
 typedef struct {
     int32_t id;
     uint32_t seq, pos;
@@ -129,13 +131,13 @@ typedef struct {
 } Token;
 
 typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
-/* Call fn(ctx, unit, thread) for every unit in [0, n), spread over the pool's threads; returns when all
- * are done. One unit runs on the caller. (Section 9.) */
+/* Call fn(ctx, unit, thread) for every unit in [0, n), spread over the pool's threads; returns when
+ * all are done. One unit runs on the caller. (Section 9.) */
 static void parallel_for(Pool *pool, uint32_t n, UnitFn fn, void *ctx);
 
 static size_t round_up(size_t a, size_t m) { return (a + m - 1) / m * m; }
 
-/* ---- 2. Opening -------------------------------------------------------------------------------- */
+/* ---- 2. Opening ------------------------------------------------------------------------------ */
 
 /* Walks the tensor table in the order that model_open has proved. */
 typedef struct {
@@ -203,8 +205,8 @@ static bool model_bind(Model *m, Error *e) {
     }
     m->chat = (ChatTemplate){(ChatFamily)h->chat_family, h->default_system, h->default_system_len,
                              h->has_default_system != 0};
-    m->tokenizer = tokenizer_open(m->file.map.data + h->tokenizer_offset, h->tokenizer_bytes,
-                                  m->path, e);
+    m->tokenizer =
+        tokenizer_open(m->file.map.data + h->tokenizer_offset, h->tokenizer_bytes, m->path, e);
     if (!m->tokenizer) return false;
     if ((uint32_t)tokenizer_n_tokens(m->tokenizer) > h->config.vocab_size)
         return fail(e, m->path, "vocab_size", "expected at least the tokenizer's %d, got %u",
@@ -221,7 +223,7 @@ static bool model_load(Model *m, const char *path, Error *e) {
     return false;
 }
 
-/* ---- 3. Rotary angles -------------------------------------------------------------------------- */
+/* ---- 3. Rotary angles ------------------------------------------------------------------------ */
 
 /* Powers, sines and cosines in double precision, of plain sums and products only: a C library may
  * round its own differently from one CPU to the next, and the logits must not. */
@@ -249,8 +251,8 @@ static double sin_cos_series(double r, int first) {
     return first ? r * (1 + sum) : 1 + sum;
 }
 
-/* sin and cos of x, 0 <= x < 2^20. pi/2 is subtracted in three parts of 33 bits, so that the products
- * are exact (Cody and Waite). */
+/* sin and cos of x, 0 <= x < 2^20. pi/2 is subtracted in three parts of 33 bits, so that the
+ * products are exact (Cody and Waite). */
 static void sin_cos_f64(double x, double *s, double *c) {
     double n = rint(x * 6.36619772367581382433e-01);
     double r = x - n * 1.57079632673412561417e+00;
@@ -262,8 +264,9 @@ static void sin_cos_f64(double x, double *s, double *c) {
     *c = quadrant == 0 ? cosine : quadrant == 1 ? -sine : quadrant == 2 ? -cosine : sine;
 }
 
-/* inv_freq[i] = theta^(-2i/D), and with YaRN (arXiv 2309.00071; transformers' _compute_yarn_parameters)
- * a blend, from the fast to the slow pairs, of that and that divided by the factor. */
+/* inv_freq[i] = theta^(-2i/D), and with YaRN (arXiv 2309.00071; transformers'
+ * _compute_yarn_parameters) a blend, from the fast to the slow pairs, of that and that divided by
+ * the factor. */
 static void rope_init(Engine *e, double factor, double original) {
     const ModelConfig *c = e->model->config;
     double d = c->head_dim, ln_theta = ln_f64(c->rope_theta), low = 0, high = 0;
@@ -282,7 +285,7 @@ static void rope_init(Engine *e, double factor, double original) {
     e->rope_scale = factor > 0 ? (float)(0.1 * ln_f64(factor) + 1) : 1;
 }
 
-/* ---- 4. Forward -------------------------------------------------------------------------------- */
+/* ---- 4. Forward ------------------------------------------------------------------------------ */
 
 static uint32_t group_size(const ModelConfig *c) {
     return c->num_attention_heads / c->num_key_value_heads;
@@ -291,15 +294,15 @@ static uint32_t group_size(const ModelConfig *c) {
 /* Everything that a unit of parallel work of one pass may need. */
 typedef struct {
     Engine *e;
-    const Token *tokens;       /* (n) */
+    const Token *tokens; /* (n) */
     uint32_t n;
     const Layer *layer;
     uint32_t layer_index;
-    const float *in;           /* prepare: rows to normalize or take as they are */
+    const float *in; /* prepare: rows to normalize or take as they are */
     size_t in_stride;
-    const float *norm_weight;  /* prepare: NULL: no normalization */
-    bool two_terms;            /* prepare: fill e->rest too */
-    uint32_t n_splits;         /* attend: parts of the context that are separate units */
+    const float *norm_weight; /* prepare: NULL: no normalization */
+    bool two_terms;           /* prepare: fill e->rest too */
+    uint32_t n_splits;        /* attend: parts of the context that are separate units */
 } Pass;
 
 /* x - d q of token t, which is then quantized in its turn: x ~ d q + d' q'. */
@@ -419,10 +422,11 @@ static void kv_put(const Engine *e, const KvCache *kv, size_t plane, uint32_t po
     }
 }
 
-/* Take the bias of k_proj off the rotated keys k (B, D) of one token, in the pairs that hardly turn. It
- * adds the same to all of a query's scores, so attention does not see it; but it is what most of Qwen2.5's
- * large keys consist of, and what is left has more of f16's eleven bits. Pairs that turn by more than a
- * radian over 4096 positions keep theirs: there it would come back as the difference of two angles. */
+/* Take the bias of k_proj off the rotated keys k (B, D) of one token, in the pairs that hardly
+ * turn. It adds the same to all of a query's scores, so attention does not see it; but it is what
+ * most of Qwen2.5's large keys consist of, and what is left has more of f16's eleven bits. Pairs
+ * that turn by more than a radian over 4096 positions keep theirs: there it would come back as the
+ * difference of two angles. */
 static void subtract_bias(const Engine *e, float *k, const float *bias) {
     uint32_t half = e->model->config->head_dim / 2;
     for (uint32_t b = 0; b < e->model->config->num_key_value_heads; b++)
@@ -433,8 +437,8 @@ static void subtract_bias(const Engine *e, float *k, const float *bias) {
         }
 }
 
-/* Rotate one token's queries and keys by its position, scale the queries by 1/sqrt(D), and store its
- * keys and values. */
+/* Rotate one token's queries and keys by its position, scale the queries by 1/sqrt(D), and store
+ * its keys and values. */
 static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
@@ -463,8 +467,8 @@ static Found found_at(const Engine *e, float *memory) {
     return (Found){memory, memory + g, memory + 2 * g};
 }
 
-/* Attention of one token's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far as
- * the token may look. */
+/* Attention of one token's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far
+ * as the token may look. */
 static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t first, float *scores,
                         Found to) {
     Engine *e = p->e;
@@ -475,12 +479,17 @@ static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t fi
     size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
     uint32_t left = token->pos + 1 - first, g = group_size(c);
     Attend a = {
-        .head_dim = c->head_dim, .v_stride = e->v_stride, .n_heads = g,
+        .head_dim = c->head_dim,
+        .v_stride = e->v_stride,
+        .n_heads = g,
         .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
         .q = e->q + t * e->q_stride + (size_t)kv_head * g * c->head_dim,
         .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * item,
         .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * item,
-        .scores = scores, .max = to.max, .sum = to.sum, .out = to.out,
+        .scores = scores,
+        .max = to.max,
+        .sum = to.sum,
+        .out = to.out,
     };
     e->kernels->attend[e->options.kv_f32](&a);
 }
@@ -542,8 +551,8 @@ static void attend_split_unit(void *ctx, uint32_t unit, uint32_t thread) {
     attend_part(p, pair / b, pair % b, first, scores, partial_at(e, unit));
 }
 
-/* Attention for all tokens of the pass. The parts are joined in the order of positions either way, so
- * both ways give the same bits. */
+/* Attention for all tokens of the pass. The parts are joined in the order of positions either way,
+ * so both ways give the same bits. */
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
@@ -568,17 +577,30 @@ static void layer_forward(Pass *p) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
     const Layer *l = p->layer;
-    /* Scores go into an exponential, so queries and keys must be right to more than int8 gives: their
-     * input has a second term. These matrices are the smallest; the second pass reads them from cache. */
+    /* Scores go into an exponential, so queries and keys must be right to more than int8 gives:
+     * their input has a second term. These matrices are the smallest; the second pass reads them
+     * from cache. */
     p->two_terms = true;
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm);
     p->two_terms = false;
     const Product qkv[] = {
-        {.w = &l->q_proj, .y = e->q, .y2 = e->rest_q, .y_stride = e->q_stride, .after = AFTER_BIAS,
+        {.w = &l->q_proj,
+         .y = e->q,
+         .y2 = e->rest_q,
+         .y_stride = e->q_stride,
+         .after = AFTER_BIAS,
          .bias = l->q_bias},
-        {.w = &l->k_proj, .y = e->k, .y2 = e->rest_k, .y_stride = e->kv_stride, .after = AFTER_BIAS,
+        {.w = &l->k_proj,
+         .y = e->k,
+         .y2 = e->rest_k,
+         .y_stride = e->kv_stride,
+         .after = AFTER_BIAS,
          .bias = l->k_bias},
-        {.w = &l->v_proj, .y = e->v, .y2 = e->rest_v, .y_stride = e->kv_stride, .after = AFTER_BIAS,
+        {.w = &l->v_proj,
+         .y = e->v,
+         .y2 = e->rest_v,
+         .y_stride = e->kv_stride,
+         .after = AFTER_BIAS,
          .bias = l->v_bias},
     };
     multiply(e, qkv, 3);
@@ -586,16 +608,21 @@ static void layer_forward(Pass *p) {
     attend(p);
 
     prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL);
-    const Product o = {.w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
+    const Product o = {
+        .w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
     multiply(e, &o, 1);
 
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm);
-    const Product mlp = {.w = &l->gate_proj, .y = e->gate, .w2 = &l->up_proj, .y2 = e->up,
-                         .y_stride = e->f_stride, .after = AFTER_SILU_MUL};
+    const Product mlp = {.w = &l->gate_proj,
+                         .y = e->gate,
+                         .w2 = &l->up_proj,
+                         .y2 = e->up,
+                         .y_stride = e->f_stride,
+                         .after = AFTER_SILU_MUL};
     multiply(e, &mlp, 1);
     prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL);
-    const Product down = {.w = &l->down_proj, .y = e->y, .y_stride = e->x_stride,
-                          .after = AFTER_RESIDUAL};
+    const Product down = {
+        .w = &l->down_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
     multiply(e, &down, 1);
 }
 
@@ -631,9 +658,10 @@ static uint32_t gather_wanted(Pass *p) {
 
 static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_size, PANEL_ROWS); }
 
-/* Feed n tokens (1 .. e->chunk), of any sequences: the only way through the model, for prompts, decoding
- * and batches. logits gets a row of V values, logits_stride apart, for every token that wants them, in
- * order; it may be NULL when none does. Ids must be < V, positions < ctx, sequences < n_seq. */
+/* Feed n tokens (1 .. e->chunk), of any sequences: the only way through the model, for prompts,
+ * decoding and batches. logits gets a row of V values, logits_stride apart, for every token that
+ * wants them, in order; it may be NULL when none does. Ids must be < V, positions < ctx, sequences
+ * < n_seq. */
 static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
     Pass p = {.e = e, .tokens = tokens, .n = n};
     parallel_for(e->pool, n, embed_unit, &p);
@@ -645,7 +673,8 @@ static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
     uint32_t wanted = gather_wanted(&p);
     if (wanted == 0) return;
     prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm);
-    const Product head = {.w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
+    const Product head = {
+        .w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
     multiply(e, &head, 1);
 }
 
@@ -666,7 +695,8 @@ static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     void *memory = mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
-        return fail_errno(err, NULL, "%zu MiB for keys and values of %u positions (try a smaller -c)",
+        return fail_errno(err, NULL,
+                          "%zu MiB for keys and values of %u positions (try a smaller -c)",
                           kv->bytes >> 20, e->options.ctx);
     kv->memory = memory;
     kv->k = kv->memory;
@@ -703,7 +733,8 @@ static bool engine_operands(Engine *e, Error *err) {
     size_t n = e->chunk, widest = max_size(max_size(c->hidden_size, c->intermediate_size),
                                            (size_t)c->num_attention_heads * c->head_dim);
     if (!e->model->quantized) return true;
-    return operand_open(&e->act, n, widest, err) && operand_open(&e->rest, n, c->hidden_size, err) &&
+    return operand_open(&e->act, n, widest, err) &&
+           operand_open(&e->rest, n, c->hidden_size, err) &&
            scratch(&e->rest_x, n, e->x_stride, err) && scratch(&e->rest_q, n, e->q_stride, err) &&
            scratch(&e->rest_k, n, e->kv_stride, err) && scratch(&e->rest_v, n, e->kv_stride, err);
 }
@@ -751,8 +782,8 @@ static bool engine_fill(Engine *e, Error *err) {
     return e->pool != NULL;
 }
 
-/* Make an engine for the model: kernels, threads, caches, scratch. Positions beyond context_limit() work,
- * but the model has not learned them. */
+/* Make an engine for the model: kernels, threads, caches, scratch. Positions beyond context_limit()
+ * work, but the model has not learned them. */
 static bool engine_open(Engine *e, const Model *m, const EngineOptions *options, Error *err) {
     *e = (Engine){.model = m, .options = *options};
     if (engine_fill(e, err)) return true;
@@ -764,8 +795,9 @@ static void engine_close(Engine *e) {
     pool_close(e->pool);
     for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
         if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
-    float *all[] = {e->x, e->normed, e->q, e->k, e->v, e->heads, e->gate, e->up, e->y, e->cos, e->sin,
-                    e->attend_scratch, e->partials, e->rest_x, e->rest_q, e->rest_k, e->rest_v};
+    float *all[] = {e->x,        e->normed, e->q,      e->k,      e->v,     e->heads,
+                    e->gate,     e->up,     e->y,      e->cos,    e->sin,   e->attend_scratch,
+                    e->partials, e->rest_x, e->rest_q, e->rest_k, e->rest_v};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
     operand_close(&e->act);
     operand_close(&e->rest);
@@ -784,15 +816,15 @@ static uint32_t context_limit(const ModelConfig *c, float yarn_factor) {
     return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
 }
 
-/* ---- 5. Sampler -------------------------------------------------------------------------------- */
+/* ---- 5. Sampler ------------------------------------------------------------------------------ */
 
 typedef struct {
-    double temperature;     /* 0: always the likeliest token */
-    int64_t top_k;          /* keep the k likeliest; 0: all */
-    double top_p;           /* then the fewest whose probabilities reach p; 1: all */
-    double min_p;           /* then those with at least p times the likeliest's probability; 0: all */
-    double repeat_penalty;  /* 1: none */
-    int64_t repeat_last_n;  /* -1: Hugging Face's rule; 0: no penalties; N: llama.cpp's window */
+    double temperature; /* 0: always the likeliest token */
+    int64_t top_k;      /* keep the k likeliest; 0: all */
+    double top_p;       /* then the fewest whose probabilities reach p; 1: all */
+    double min_p;       /* then those with at least p times the likeliest's probability; 0: all */
+    double repeat_penalty; /* 1: none */
+    int64_t repeat_last_n; /* -1: Hugging Face's rule; 0: no penalties; N: llama.cpp's window */
     double presence_penalty, frequency_penalty; /* 0: none */
     uint64_t seed;
 } SamplerOptions;
@@ -804,10 +836,10 @@ typedef struct {
 
 typedef struct {
     SamplerOptions options;
-    uint32_t n_vocab;        /* ids below it may be chosen: the tokenizer's, not the padding's */
-    uint64_t state;          /* of the random generator */
-    uint32_t *count;         /* (n_vocab) zero between calls */
-    Candidate *candidates;   /* (n_vocab) */
+    uint32_t n_vocab;      /* ids below it may be chosen: the tokenizer's, not the padding's */
+    uint64_t state;        /* of the random generator */
+    uint32_t *count;       /* (n_vocab) zero between calls */
+    Candidate *candidates; /* (n_vocab) */
 } Sampler;
 
 static bool sampler_open(Sampler *s, const SamplerOptions *o, uint32_t n_vocab, Error *e) {
@@ -831,9 +863,9 @@ static double sampler_uniform(Sampler *s) {
     return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-/* Lower the logits of the tokens in ids[0..n): each different one is divided by `repeat` when positive
- * and multiplied when negative (arXiv 1909.05858), then loses `presence` once and `frequency` for every
- * time it occurs. */
+/* Lower the logits of the tokens in ids[0..n): each different one is divided by `repeat` when
+ * positive and multiplied when negative (arXiv 1909.05858), then loses `presence` once and
+ * `frequency` for every time it occurs. */
 static void penalize(Sampler *s, float *logits, const int32_t *ids, size_t n, double repeat,
                      double presence, double frequency) {
     for (size_t i = 0; i < n; i++)
@@ -848,7 +880,8 @@ static void penalize(Sampler *s, float *logits, const int32_t *ids, size_t n, do
 }
 
 /* ids[0..n): the whole sequence, of which the first n_prompt are the prompt. */
-static void apply_penalties(Sampler *s, float *logits, const int32_t *ids, size_t n, size_t n_prompt) {
+static void apply_penalties(Sampler *s, float *logits, const int32_t *ids, size_t n,
+                            size_t n_prompt) {
     const SamplerOptions *o = &s->options;
     bool counts = o->presence_penalty != 0 || o->frequency_penalty != 0;
     if (o->repeat_last_n >= 0) { /* llama.cpp: all three over the last N, prompt or not */
@@ -885,8 +918,8 @@ static void make_heap(Candidate *h, size_t n, bool worst) {
     for (size_t i = n / 2; i-- > 0;) sift_down(h, n, i, worst);
 }
 
-/* The k best of all logits, as a heap with the best on top. One pass keeps the k best so far in a heap
- * with the worst of them on top; most logits fail the one comparison with it. */
+/* The k best of all logits, as a heap with the best on top. One pass keeps the k best so far in a
+ * heap with the worst of them on top; most logits fail the one comparison with it. */
 static size_t best_k(Sampler *s, const float *logits, size_t k) {
     Candidate *h = s->candidates;
     k = min_size(k, s->n_vocab);
@@ -911,8 +944,8 @@ static int32_t best_id(const float *logits, uint32_t n) {
     return (int32_t)best;
 }
 
-/* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as many
- * are sorted as top-p and min-p keep; those end up, in order, in kept[0..). */
+/* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as
+ * many are sorted as top-p and min-p keep; those end up, in order, in kept[0..). */
 static int32_t choose(Sampler *s, size_t n) {
     const SamplerOptions *o = &s->options;
     Candidate *h = s->candidates;
@@ -920,7 +953,8 @@ static int32_t choose(Sampler *s, size_t n) {
     float scale = (float)(1 / o->temperature);
     for (size_t i = 0; i < n; i++)
         total += (double)exp16_scalar((h[i].logit - (float)best) * scale);
-    /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order. */
+    /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order.
+     */
     size_t left = n;
     while (left > 0) {
         double p = (double)exp16_scalar((h[0].logit - (float)best) * scale);
@@ -939,8 +973,8 @@ static int32_t choose(Sampler *s, size_t n) {
     return h[left].id;
 }
 
-/* Choose the token that follows ids[0..n), n_prompt of which are the prompt; logits (V) are changed. The
- * order is Hugging Face's: penalties, temperature, top-k, top-p, min-p. */
+/* Choose the token that follows ids[0..n), n_prompt of which are the prompt; logits (V) are
+ * changed. The order is Hugging Face's: penalties, temperature, top-k, top-p, min-p. */
 static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, size_t n_prompt) {
     apply_penalties(s, logits, ids, n, n_prompt);
     if (s->options.temperature == 0) return best_id(logits, s->n_vocab);
@@ -948,14 +982,14 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
     return choose(s, best_k(s, logits, k));
 }
 
-/* ---- 6. Session -------------------------------------------------------------------------------- */
+/* ---- 6. Session ------------------------------------------------------------------------------ */
 
-/* One conversation: what stands in sequence 0's cache. A new prompt that begins with the same tokens
- * does not compute them again. */
+/* One conversation: what stands in sequence 0's cache. A new prompt that begins with the same
+ * tokens does not compute them again. */
 typedef struct {
     Engine *engine;
-    Ids ids;        /* tokens whose keys and values are cached, in order */
-    float *logits;  /* (V) of the last token fed */
+    Ids ids;       /* tokens whose keys and values are cached, in order */
+    float *logits; /* (V) of the last token fed */
 } Session;
 
 static bool session_open(Session *s, Engine *engine, Error *e) {
@@ -980,14 +1014,16 @@ typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
 static bool check_finite(const Engine *e, const float *logits, size_t position, Error *err) {
     float max;
     if (e->kernels->max_finite(logits, e->model->config->vocab_size, &max)) return true;
-    return fail(err, e->model->path, "logits", "not a finite number at position %zu (damaged weights? "
-                "--verify checks the file)", position);
+    return fail(err, e->model->path, "logits",
+                "not a finite number at position %zu (damaged weights? "
+                "--verify checks the file)",
+                position);
 }
 
 typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
 
-/* Append ids[0..n) to the session, in chunks; the logits of the last one are in s->logits. The caller
- * has checked that they fit. After ^C what was fed so far stays. */
+/* Append ids[0..n) to the session, in chunks; the logits of the last one are in s->logits. The
+ * caller has checked that they fit. After ^C what was fed so far stays. */
 static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn progress, Error *err) {
     Engine *e = s->engine;
     Token *tokens = alloc_array(err, "tokens", e->chunk, sizeof *tokens);
@@ -1010,8 +1046,8 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
     return result;
 }
 
-/* Keep only what the cached tokens and prompt have in common; returns how many tokens that is. The last
- * token of the prompt is always fed again, for its logits. */
+/* Keep only what the cached tokens and prompt have in common; returns how many tokens that is. The
+ * last token of the prompt is always fed again, for its logits. */
 static size_t session_rewind(Session *s, const Ids *prompt) {
     size_t n = 0;
     while (n < s->ids.n && n + 1 < prompt->n && s->ids.ids[n] == prompt->ids[n]) n++;
@@ -1019,18 +1055,18 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
     return n;
 }
 
-/* ---- 7. Output --------------------------------------------------------------------------------- */
+/* ---- 7. Output ------------------------------------------------------------------------------- */
 
 /* Text on its way out. It holds back what may still become a stop string, and the beginning of a
  * character whose end is not there yet. */
 typedef struct {
-    FILE *to;             /* NULL: only kept */
-    const char **stops;   /* (n_stops) */
+    FILE *to;           /* NULL: only kept */
+    const char **stops; /* (n_stops) */
     size_t n_stops;
-    Buffer held;          /* not written yet */
-    Buffer all;           /* everything written, when keep is set */
+    Buffer held; /* not written yet */
+    Buffer all;  /* everything written, when keep is set */
     bool keep;
-    Ids ids;              /* every token of the answer, the one that stopped it too */
+    Ids ids; /* every token of the answer, the one that stopped it too */
 } Output;
 
 static void output_close(Output *o) {
@@ -1046,7 +1082,8 @@ static bool output_text(Output *o, const char *text, size_t n, Error *e) {
     for (size_t i = 0; ok && i < n;) {
         int32_t cp;
         int len = utf8_decode(text + i, n - i, &cp);
-        ok = cp < 0 ? buffer_puts(&clean, "\xef\xbf\xbd", e) : buffer_add(&clean, text + i, (size_t)len, e);
+        ok = cp < 0 ? buffer_puts(&clean, "\xef\xbf\xbd", e)
+                    : buffer_add(&clean, text + i, (size_t)len, e);
         i += (size_t)len;
     }
     if (ok && o->keep) ok = buffer_add(&o->all, clean.data, clean.n, e);
@@ -1057,8 +1094,8 @@ static bool output_text(Output *o, const char *text, size_t n, Error *e) {
     return ok;
 }
 
-/* Where the earliest stop string begins in the held text, or, if none is whole, where a tail begins that
- * may become one. *stopped says which of the two. */
+/* Where the earliest stop string begins in the held text, or, if none is whole, where a tail begins
+ * that may become one. *stopped says which of the two. */
 static size_t output_stop(const Output *o, bool *stopped) {
     for (size_t i = 0; i < o->held.n; i++) {
         for (size_t s = 0; s < o->n_stops; s++) {
@@ -1072,7 +1109,8 @@ static size_t output_stop(const Output *o, bool *stopped) {
     return o->held.n;
 }
 
-/* Add a token's bytes; write what can be written. *stopped: a stop string came; the rest is dropped. */
+/* Add a token's bytes; write what can be written. *stopped: a stop string came; the rest is
+ * dropped. */
 static bool output_add(Output *o, const char *bytes, size_t n, bool *stopped, Error *e) {
     if (!buffer_add(&o->held, bytes, n, e)) return false;
     size_t ready = output_stop(o, stopped);
@@ -1090,10 +1128,10 @@ static bool output_finish(Output *o, Error *e) {
     return ok;
 }
 
-/* ---- 8. Generation ----------------------------------------------------------------------------- */
+/* ---- 8. Generation --------------------------------------------------------------------------- */
 
-/* The loop guard: the answer has become the same `period` tokens again and again. Three whole copies of
- * at least 96 tokens together are taken for a loop. */
+/* The loop guard: the answer has become the same `period` tokens again and again. Three whole
+ * copies of at least 96 tokens together are taken for a loop. */
 #define LOOP_PERIODS 512
 #define LOOP_TOKENS 96u
 typedef struct {
@@ -1111,7 +1149,7 @@ static bool loop_found(LoopGuard *g, const int32_t *ids, size_t n) {
 
 typedef struct {
     SamplerOptions sampler;
-    int64_t max_tokens;  /* -1: until the model stops or the context is full */
+    int64_t max_tokens; /* -1: until the model stops or the context is full */
     bool loop_guard, ignore_eos;
     ProgressFn progress;
 } GenerateOptions;
@@ -1121,10 +1159,11 @@ static const char *const finish_names[] = {"stop", "length", "loop", "interrupt"
 
 typedef struct {
     size_t n_prompt, n_cached, n_generated;
-    double prompt_s, first_s, decode_s; /* reading the prompt; until the first token; all after it */
-    double decode_bytes;                /* weights, keys and values read for the tokens after the first */
+    double prompt_s, first_s,
+        decode_s;        /* reading the prompt; until the first token; all after it */
+    double decode_bytes; /* weights, keys and values read for the tokens after the first */
     Finish finish;
-    uint64_t hash;                      /* FNV-1a of the generated ids, four bytes each */
+    uint64_t hash; /* FNV-1a of the generated ids, four bytes each */
     bool not_finite;
 } RunStats;
 
@@ -1158,7 +1197,8 @@ typedef struct {
     double start;
 } Run;
 
-/* Take the next token from the session's logits. True: go on; else stats->finish says why not, or *e. */
+/* Take the next token from the session's logits. True: go on; else stats->finish says why not, or
+ * *e. */
 static bool run_step(Run *r, bool *ok, Error *e) {
     Session *s = r->session;
     const Model *m = s->engine->model;
@@ -1180,7 +1220,8 @@ static bool run_step(Run *r, bool *ok, Error *e) {
         if (!*ok || stopped) return false;
     }
     st->finish = FINISH_LENGTH;
-    if (r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens) return false;
+    if (r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens)
+        return false;
     if (s->ids.n >= s->engine->options.ctx) return false;
     st->decode_bytes += (double)m->token_bytes + kv_bytes(s->engine, s->ids.n);
     Fed fed = session_feed(s, &id, 1, NULL, e);
@@ -1212,17 +1253,20 @@ static bool check_fits(const Session *s, const Ids *prompt, Error *e) {
     uint32_t ctx = s->engine->options.ctx;
     if (prompt->n == 0) return fail(e, NULL, "prompt", "is empty");
     if (prompt->n < ctx) return true;
-    return fail(e, NULL, "prompt", "%zu tokens do not fit in the context of %u with room for an answer "
-                "(-c sets it; this model knows %u positions)", prompt->n, ctx,
-                context_limit(s->engine->model->config,
-                              s->engine->options.yarn_factor > 0 ? s->engine->options.yarn_factor
-                                                : s->engine->model->config->yarn_factor));
+    return fail(
+        e, NULL, "prompt",
+        "%zu tokens do not fit in the context of %u with room for an answer "
+        "(-c sets it; this model knows %u positions)",
+        prompt->n, ctx,
+        context_limit(s->engine->model->config, s->engine->options.yarn_factor > 0
+                                                    ? s->engine->options.yarn_factor
+                                                    : s->engine->model->config->yarn_factor));
 }
 
-/* Answer the prompt: feed what is new of it, then choose, write and feed tokens until something ends it.
- * False on an error; the statistics are filled in either way. */
-static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Output *out, RunStats *st,
-                     Error *e) {
+/* Answer the prompt: feed what is new of it, then choose, write and feed tokens until something
+ * ends it. False on an error; the statistics are filled in either way. */
+static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Output *out,
+                     RunStats *st, Error *e) {
     *st = (RunStats){.hash = 0xcbf29ce484222325u, .finish = FINISH_ERROR, .n_prompt = prompt->n};
     if (!check_fits(s, prompt, e)) return false;
     Run r = {.session = s, .options = o, .out = out, .stats = st};
@@ -1240,16 +1284,16 @@ static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Ou
     return ok;
 }
 
-/* ================================================================================================
+/* ============================================================================================
  * Part II: the machine
- * ================================================================================================ */
+ * ============================================================================================ */
 
-/* ---- 9. Threads -------------------------------------------------------------------------------- */
+/* ---- 9. Threads ------------------------------------------------------------------------------ */
 
-/* parallel_for is all that Part I knows of threads. Each thread has a share of the units, which it takes
- * from the front one by one; whoever is done first helps the others. Threads wait for the next call by
- * spinning, since the next call is microseconds away; after a while without one they sleep. Which thread
- * runs a unit never changes a result. */
+/* parallel_for is all that Part I knows of threads. Each thread has a share of the units, which it
+ * takes from the front one by one; whoever is done first helps the others. Threads wait for the
+ * next call by spinning, since the next call is microseconds away; after a while without one they
+ * sleep. Which thread runs a unit never changes a result. */
 
 #ifdef QWEN_OMP
 
@@ -1284,10 +1328,10 @@ typedef struct {
 struct Pool {
     uint32_t threads, n_workers; /* workers: threads but the caller, as far as they were started */
     pthread_t *workers;
-    Share *shares;               /* (threads) */
+    Share *shares; /* (threads) */
     UnitFn fn;
     void *ctx;
-    uint32_t spins;              /* looks before a waiting thread gives up its processor */
+    uint32_t spins;                   /* looks before a waiting thread gives up its processor */
     _Alignas(64) atomic_uint call;    /* counts calls: a change starts the workers */
     _Alignas(64) atomic_uint running; /* workers that have not finished the call */
     atomic_uint sleeping;
@@ -1352,8 +1396,8 @@ static void *worker_main(void *arg) {
 }
 
 /* Start the call that the shares describe; sleeping workers are woken. The counter changes before
- * `sleeping` is read, and a worker counts itself as sleeping before it reads the counter: one of the two
- * sees the other. */
+ * `sleeping` is read, and a worker counts itself as sleeping before it reads the counter: one of
+ * the two sees the other. */
 static void pool_start(Pool *p) {
     atomic_store(&p->running, p->n_workers);
     atomic_fetch_add(&p->call, 1);
@@ -1378,8 +1422,10 @@ static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
     pool_start(p);
     shares_run(p, 0);
     for (uint32_t i = 0; atomic_load_explicit(&p->running, memory_order_acquire) != 0; i++)
-        if (i < p->spins) cpu_relax();
-        else sched_yield();
+        if (i < p->spins)
+            cpu_relax();
+        else
+            sched_yield();
 }
 
 static void pool_close(Pool *p) {
@@ -1405,7 +1451,8 @@ static bool pool_start_workers(Pool *p, Error *e) {
         errno = pthread_create(&p->workers[t - 1], NULL, worker_main, start);
         if (errno != 0) {
             free(start);
-            return fail_errno(e, NULL, "starting thread %u of %u (try a smaller -t)", t + 1, p->threads);
+            return fail_errno(e, NULL, "starting thread %u of %u (try a smaller -t)", t + 1,
+                              p->threads);
         }
         p->n_workers++;
     }
@@ -1419,7 +1466,8 @@ static Pool *pool_open(uint32_t threads, Error *e) {
     Pool *p = alloc_aligned(e, "thread pool", 1, sizeof *p);
     if (!p) return NULL;
     p->threads = threads;
-    /* about a millisecond; with more threads than processors, spinning only keeps others from working */
+    /* about a millisecond; with more threads than processors, spinning only keeps others from
+     * working */
     p->spins = threads <= allowed_processors() ? 20000 : 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
@@ -1430,7 +1478,7 @@ static Pool *pool_open(uint32_t threads, Error *e) {
 
 #endif
 
-/* ---- 10. Processors and memory ----------------------------------------------------------------- */
+/* ---- 10. Processors and memory --------------------------------------------------------------- */
 
 /* Processors that this process may run on. */
 static uint32_t allowed_processors(void) {
@@ -1453,7 +1501,8 @@ static void read_line(const char *path, char *line, size_t room) {
     fclose(f);
 }
 
-/* The cgroup's processor quota rounded up, or 0 when there is none (v2: "max 100000", "150000 100000"). */
+/* The cgroup's processor quota rounded up, or 0 when there is none (v2: "max 100000", "150000
+ * 100000"). */
 static uint32_t quota_processors(void) {
     char line[64], *end;
     read_line("/sys/fs/cgroup/cpu.max", line, sizeof line);
@@ -1470,13 +1519,14 @@ static uint32_t quota_processors(void) {
 /* Is processor `cpu` the first of the threads of its core? Where the system does not say: yes. */
 static bool first_of_core(size_t cpu) {
     char path[96], line[64];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list", cpu);
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list",
+             cpu);
     read_line(path, line, sizeof line);
     return line[0] == 0 || strtoul(line, NULL, 10) == cpu;
 }
 
-/* How many threads to use when nobody says: the cores, not their hyper-threads, that affinity and cgroup
- * quota leave to this process. */
+/* How many threads to use when nobody says: the cores, not their hyper-threads, that affinity and
+ * cgroup quota leave to this process. */
 static uint32_t default_threads(void) {
     uint32_t n = allowed_processors(), quota = quota_processors();
 #ifdef __linux__
@@ -1512,7 +1562,8 @@ static void on_interrupt(int signal_number) {
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
 static void on_bus_error(int signal_number) {
     (void)signal_number;
-    static const char line[] = "qwen: the model file changed on disk, or could not be read, while in use\n";
+    static const char line[] =
+        "qwen: the model file changed on disk, or could not be read, while in use\n";
     ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
     (void)ignored;
     _exit(1);
@@ -1525,50 +1576,62 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
     return fail_errno(e, NULL, "signal handler");
 }
 
-/* ================================================================================================
+/* ============================================================================================
  * Part III: the program
- * ================================================================================================ */
+ * ============================================================================================ */
 
 #ifndef QWEN_NO_MAIN
 
-/* ---- 11. Options ------------------------------------------------------------------------------- */
+/* ---- 11. Options ----------------------------------------------------------------------------- */
 
 #define MAX_STOPS 16
 #define UNSET INT64_MIN /* an integer option that was not given; for reals it is NAN */
 
-/* What the command line says. Sampling options that were not given come from the model's own file. */
+/* What the command line says. Sampling options that were not given come from the model's own file.
+ */
 typedef struct {
     const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity;
     const char *stops[MAX_STOPS];
     size_t n_stops;
-    bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help, markdown,
-        version;
+    bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help,
+        markdown, version;
     int64_t max_tokens, ctx, threads, top_k, repeat_last_n, seed, repetitions, kv, format;
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, yarn;
 } Options;
 
-typedef enum { OPT_FLAG, OPT_INT, OPT_REAL, OPT_TEXT, OPT_CHOICE, OPT_LIST, OPT_TESTS, OPT_GROUP } OptionKind;
+typedef enum {
+    OPT_FLAG,
+    OPT_INT,
+    OPT_REAL,
+    OPT_TEXT,
+    OPT_CHOICE,
+    OPT_LIST,
+    OPT_TESTS,
+    OPT_GROUP
+} OptionKind;
 
 typedef struct {
     OptionKind kind;
     const char *name, *letter; /* letter: NULL when there is only the long name */
-    const char *arg;           /* what stands for the value in the help; the choices of OPT_CHOICE */
-    size_t offset;             /* of the field in Options */
-    double low, high;          /* range of OPT_INT and OPT_REAL */
+    const char *arg;  /* what stands for the value in the help; the choices of OPT_CHOICE */
+    size_t offset;    /* of the field in Options */
+    double low, high; /* range of OPT_INT and OPT_REAL */
     const char *help;
 } Option;
 
 #define AT(field) offsetof(Options, field)
 /* The one list of options: the parser, --help and the README's table are made from it. */
 static const Option option_table[] = {
-    {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0, 0, 0, 0, 0},
+    {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0,
+     0, 0, 0, 0},
     {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0, "answer this text and exit"},
     {OPT_TEXT, "file", "f", "FILE", AT(file), 0, 0,
      "answer the text of this file (- is stdin) and exit; one newline at its end is dropped"},
     {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
      "system message, instead of the model's own; \"\" for an empty one"},
     {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
-     "answer a conversation: JSON, an array of messages with role and content as OpenAI's API has them, "
+     "answer a conversation: JSON, an array of messages with role and content as OpenAI's API has "
+     "them, "
      "or an object with messages and tools"},
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
@@ -1576,58 +1639,78 @@ static const Option option_table[] = {
     {OPT_GROUP, "The answer", 0, 0, 0, 0, 0, 0},
     {OPT_INT, "max-tokens", "n", "N", AT(max_tokens), -1, MAX_CONTEXT,
      "end after N tokens; -1: when the model stops or the context is full (default -1)"},
-    {OPT_LIST, "stop", 0, "TEXT", AT(stops), 0, 0, "end before this text; may be given up to 16 times"},
-    {OPT_FLAG, "ignore-eos", 0, 0, AT(ignore_eos), 0, 0, "go on when the model says that it is done"},
+    {OPT_LIST, "stop", 0, "TEXT", AT(stops), 0, 0,
+     "end before this text; may be given up to 16 times"},
+    {OPT_FLAG, "ignore-eos", 0, 0, AT(ignore_eos), 0, 0,
+     "go on when the model says that it is done"},
     {OPT_FLAG, "no-loop-guard", 0, 0, AT(no_loop_guard), 0, 0,
-     "go on when the answer repeats itself: three copies of the same 32 to 512 tokens, or 96 tokens of "
+     "go on when the answer repeats itself: three copies of the same 32 to 512 tokens, or 96 "
+     "tokens of "
      "shorter ones"},
-    {OPT_GROUP, "Choosing tokens (defaults: the model's own generation_config; the order is penalties, "
-     "temperature, top-k, top-p, min-p)", 0, 0, 0, 0, 0, 0},
-    {OPT_REAL, "temp", 0, "T", AT(temp), 0, 100, "divide the logits by T; 0: always the likeliest token"},
+    {OPT_GROUP,
+     "Choosing tokens (defaults: the model's own generation_config; the order is penalties, "
+     "temperature, top-k, top-p, min-p)",
+     0, 0, 0, 0, 0, 0},
+    {OPT_REAL, "temp", 0, "T", AT(temp), 0, 100,
+     "divide the logits by T; 0: always the likeliest token"},
     {OPT_INT, "top-k", 0, "K", AT(top_k), 0, MAX_VOCAB, "keep the K likeliest tokens; 0: all"},
     {OPT_REAL, "top-p", 0, "P", AT(top_p), 0, 1,
      "keep the fewest tokens whose probabilities add up to P; 1: all"},
     {OPT_REAL, "min-p", 0, "P", AT(min_p), 0, 1,
      "keep tokens with at least P times the probability of the likeliest; 0: all"},
     {OPT_REAL, "repeat-penalty", 0, "R", AT(repeat_penalty), 0.01, 100,
-     "divide positive logits of tokens seen in prompt or answer by R, multiply negative ones; 1: off"},
+     "divide positive logits of tokens seen in prompt or answer by R, multiply negative ones; 1: "
+     "off"},
     {OPT_INT, "repeat-last-n", 0, "N", AT(repeat_last_n), -1, MAX_CONTEXT,
-     "-1: Hugging Face's rule: the repeat penalty looks at the whole prompt and answer, presence and "
-     "frequency at the answer (default); N: llama.cpp's: all three look at the last N tokens of prompt "
+     "-1: Hugging Face's rule: the repeat penalty looks at the whole prompt and answer, presence "
+     "and "
+     "frequency at the answer (default); N: llama.cpp's: all three look at the last N tokens of "
+     "prompt "
      "and answer; 0: no penalties"},
     {OPT_REAL, "presence-penalty", 0, "X", AT(presence_penalty), -100, 100,
      "subtract X from the logit of a token that occurred; 0: off"},
     {OPT_REAL, "frequency-penalty", 0, "X", AT(frequency_penalty), -100, 100,
      "subtract X for every time that the token occurred; 0: off"},
     {OPT_INT, "seed", 0, "N", AT(seed), 0, 9007199254740992.0,
-     "start of the random numbers: the same seed gives the same answer (default: a new one each time)"},
+     "start of the random numbers: the same seed gives the same answer (default: a new one each "
+     "time)"},
     {OPT_GROUP, "The machine", 0, 0, 0, 0, 0, 0},
     {OPT_INT, "ctx", "c", "N", AT(ctx), 1, MAX_CONTEXT,
-     "positions of the context, prompt and answer together (default: what the model knows, at most 32768)"},
+     "positions of the context, prompt and answer together (default: what the model knows, at most "
+     "32768)"},
     {OPT_INT, "threads", "t", "N", AT(threads), 1, MAX_THREADS,
      "threads (default: the cores that this process may use)"},
-    {OPT_CHOICE, "kv", 0, "f16|f32", AT(kv), 0, 0, "precision of the cached keys and values (default f16)"},
+    {OPT_CHOICE, "kv", 0, "f16|f32", AT(kv), 0, 0,
+     "precision of the cached keys and values (default f16)"},
     {OPT_REAL, "yarn", 0, "F", AT(yarn), 1, 1024,
      "stretch the context F times by YaRN; costs a little accuracy on short texts"},
     {OPT_FLAG, "exact", 0, 0, AT(exact), 0, 0,
      "read prompts with the arithmetic that every CPU shares, so that all give the same bytes"},
     {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
-    {OPT_FLAG, "render", 0, 0, AT(render), 0, 0, "print the prompt that the model would get, and its ids"},
+    {OPT_FLAG, "render", 0, 0, AT(render), 0, 0,
+     "print the prompt that the model would get, and its ids"},
     {OPT_FLAG, "tokenize", 0, 0, AT(tokenize), 0, 0, "print the ids of the prompt's text"},
-    {OPT_FLAG, "verify", 0, 0, AT(verify), 0, 0, "compare every tensor of the file with its checksum"},
+    {OPT_FLAG, "verify", 0, 0, AT(verify), 0, 0,
+     "compare every tensor of the file with its checksum"},
     {OPT_TESTS, "bench", 0, "[TESTS]", AT(bench), 0, 0,
-     "measure speed: pp512 reads 512 tokens, tg128 generates 128, tg128@4096 does so behind 4096 others; "
+     "measure speed: pp512 reads 512 tokens, tg128 generates 128, tg128@4096 does so behind 4096 "
+     "others; "
      "separated by commas (default pp512,tg128)"},
     {OPT_INT, "repetitions", "r", "N", AT(repetitions), 1, 1000, "runs of each test (default 5)"},
-    {OPT_CHOICE, "format", 0, "table|csv|json", AT(format), 0, 0, "how the tests are printed (default table)"},
+    {OPT_CHOICE, "format", 0, "table|csv|json", AT(format), 0, 0,
+     "how the tests are printed (default table)"},
     {OPT_TEXT, "perplexity", 0, "FILE", AT(perplexity), 0, 0,
-     "how well the model predicts this text, in windows of -c tokens (default 512), the first half of each "
+     "how well the model predicts this text, in windows of -c tokens (default 512), the first half "
+     "of each "
      "but the first being only context"},
     {OPT_GROUP, "Other", 0, 0, 0, 0, 0, 0},
-    {OPT_TEXT, "stats", 0, "FILE", AT(stats), 0, 0, "write what the run was and took as one line of JSON"},
+    {OPT_TEXT, "stats", 0, "FILE", AT(stats), 0, 0,
+     "write what the run was and took as one line of JSON"},
     {OPT_FLAG, "help", "h", 0, AT(help), 0, 0, "print this"},
-    {OPT_FLAG, "help-markdown", 0, 0, AT(markdown), 0, 0, "print the options as a table for the README"},
-    {OPT_FLAG, "version", 0, 0, AT(version), 0, 0, "print the version and the instruction sets found"},
+    {OPT_FLAG, "help-markdown", 0, 0, AT(markdown), 0, 0,
+     "print the options as a table for the README"},
+    {OPT_FLAG, "version", 0, 0, AT(version), 0, 0,
+     "print the version and the instruction sets found"},
 };
 #define N_OPTIONS (sizeof option_table / sizeof option_table[0])
 
@@ -1663,9 +1746,12 @@ static void print_help(void) {
            "  ./qwen MODEL                     chat on a terminal\n"
            "  echo TEXT | ./qwen MODEL         answer a pipe: stdout gets the answer alone\n"
            "  ./qwen MODEL -p TEXT             answer TEXT\n\n"
-           "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, 2 wrong\n"
-           "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=scalar|avx2|avx512 forces\n"
-           "an instruction set.\n", QWEN_VERSION);
+           "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, "
+           "2 wrong\n"
+           "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=scalar|avx2|avx512 "
+           "forces\n"
+           "an instruction set.\n",
+           QWEN_VERSION);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left[64], range[64], help[640];
@@ -1714,37 +1800,42 @@ static int64_t choice_index(const char *choices, const char *text) {
 }
 
 static bool is_test_list(const char *text) {
-    return (strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0) && text[2] >= '0' && text[2] <= '9';
+    return (strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0) && text[2] >= '0' &&
+           text[2] <= '9';
 }
 
 static const Option *option_find(const char *word) {
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         if (o->kind == OPT_GROUP || word[0] != '-') continue;
-        if (word[1] == '-' ? strcmp(word + 2, o->name) == 0 : o->letter && strcmp(word + 1, o->letter) == 0)
+        if (word[1] == '-' ? strcmp(word + 2, o->name) == 0
+                           : o->letter && strcmp(word + 1, o->letter) == 0)
             return o;
     }
     return NULL;
 }
 
 /* Store the value of an option; `word` is the option as the user wrote it. */
-static bool option_store(const Option *o, const char *word, const char *value, Options *to, Error *e) {
+static bool option_store(const Option *o, const char *word, const char *value, Options *to,
+                         Error *e) {
     void *field = (char *)to + o->offset;
     switch (o->kind) {
     case OPT_INT:
         if (parse_int(value, (int64_t)o->low, (int64_t)o->high, field)) return true;
-        return fail(e, NULL, word, "expected a whole number from %.16g to %.16g, got \"%s\"", o->low,
-                    o->high, value);
+        return fail(e, NULL, word, "expected a whole number from %.16g to %.16g, got \"%s\"",
+                    o->low, o->high, value);
     case OPT_REAL:
         if (parse_real(value, o->low, o->high, field)) return true;
-        return fail(e, NULL, word, "expected a number from %g to %g, got \"%s\"", o->low, o->high, value);
+        return fail(e, NULL, word, "expected a number from %g to %g, got \"%s\"", o->low, o->high,
+                    value);
     case OPT_CHOICE:
         *(int64_t *)field = choice_index(o->arg, value);
         if (*(int64_t *)field >= 0) return true;
         return fail(e, NULL, word, "expected %s, got \"%s\"", o->arg, value);
     case OPT_LIST:
         if (value[0] == 0) return fail(e, NULL, word, "is empty");
-        if (to->n_stops == MAX_STOPS) return fail(e, NULL, word, "given more than %d times", MAX_STOPS);
+        if (to->n_stops == MAX_STOPS)
+            return fail(e, NULL, word, "given more than %d times", MAX_STOPS);
         to->stops[to->n_stops++] = value;
         return true;
     default: *(const char **)field = value; return true;
@@ -1752,10 +1843,20 @@ static bool option_store(const Option *o, const char *word, const char *value, O
 }
 
 static Options options_unset(void) {
-    return (Options){.max_tokens = UNSET, .ctx = UNSET, .threads = UNSET, .top_k = UNSET,
-                     .repeat_last_n = UNSET, .seed = UNSET, .repetitions = UNSET, .temp = NAN,
-                     .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .presence_penalty = NAN,
-                     .frequency_penalty = NAN, .yarn = NAN};
+    return (Options){.max_tokens = UNSET,
+                     .ctx = UNSET,
+                     .threads = UNSET,
+                     .top_k = UNSET,
+                     .repeat_last_n = UNSET,
+                     .seed = UNSET,
+                     .repetitions = UNSET,
+                     .temp = NAN,
+                     .top_p = NAN,
+                     .min_p = NAN,
+                     .repeat_penalty = NAN,
+                     .presence_penalty = NAN,
+                     .frequency_penalty = NAN,
+                     .yarn = NAN};
 }
 
 static bool options_parse(int argc, char **argv, Options *to, Error *e) {
@@ -1770,7 +1871,8 @@ static bool options_parse(int argc, char **argv, Options *to, Error *e) {
         }
         const Option *o = option_find(word);
         if (!o) return fail(e, NULL, word, "no such option (--help lists them)");
-        if (seen[o - option_table] && o->kind != OPT_LIST) return fail(e, NULL, word, "given twice");
+        if (seen[o - option_table] && o->kind != OPT_LIST)
+            return fail(e, NULL, word, "given twice");
         seen[o - option_table] = true;
         if (o->kind == OPT_FLAG) {
             *(bool *)((char *)to + o->offset) = true;
@@ -1792,7 +1894,8 @@ static bool options_check(const Options *o, Error *e) {
     if (prompts > 1) return fail(e, NULL, NULL, "expected one of --prompt, --file and --messages");
     int modes = o->render + o->tokenize + o->verify + (o->bench != NULL) + (o->perplexity != NULL);
     if (modes > 1)
-        return fail(e, NULL, NULL, "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+        return fail(e, NULL, NULL,
+                    "expected one of --render, --tokenize, --verify, --bench and --perplexity");
     if (o->raw && (o->system || o->messages))
         return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
     if (o->messages && o->system)
@@ -1803,11 +1906,14 @@ static bool options_check(const Options *o, Error *e) {
 static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) {
     bool greedy = !d->do_sample;
     SamplerOptions s = {
-        .temperature = !isnan(o->temp) ? o->temp : greedy ? 0 : (double)d->temperature,
+        .temperature = !isnan(o->temp) ? o->temp
+                       : greedy        ? 0
+                                       : (double)d->temperature,
         .top_k = o->top_k != UNSET ? o->top_k : (int64_t)d->top_k,
         .top_p = !isnan(o->top_p) ? o->top_p : (double)d->top_p,
         .min_p = !isnan(o->min_p) ? o->min_p : 0,
-        .repeat_penalty = !isnan(o->repeat_penalty) ? o->repeat_penalty : (double)d->repetition_penalty,
+        .repeat_penalty =
+            !isnan(o->repeat_penalty) ? o->repeat_penalty : (double)d->repetition_penalty,
         .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
         .presence_penalty = !isnan(o->presence_penalty) ? o->presence_penalty : 0,
         .frequency_penalty = !isnan(o->frequency_penalty) ? o->frequency_penalty : 0,
@@ -1832,15 +1938,19 @@ static bool engine_options(const Options *o, const Model *m, EngineOptions *to, 
     uint32_t limit = context_limit(m->config, yarn > 0 ? yarn : m->config->yarn_factor);
     int64_t ctx = o->ctx != UNSET ? o->ctx : limit < 32768 ? limit : 32768;
     if (ctx > limit)
-        return fail(e, m->path, "context", "this model knows %u positions, got -c %" PRId64
-                    " (--yarn stretches it)", limit, ctx);
+        return fail(e, m->path, "context",
+                    "this model knows %u positions, got -c %" PRId64 " (--yarn stretches it)",
+                    limit, ctx);
     *to = (EngineOptions){.threads = o->threads != UNSET ? (uint32_t)o->threads : default_threads(),
-                          .ctx = (uint32_t)ctx, .n_seq = 1, .kv_f32 = o->kv == 1, .yarn_factor = yarn,
+                          .ctx = (uint32_t)ctx,
+                          .n_seq = 1,
+                          .kv_f32 = o->kv == 1,
+                          .yarn_factor = yarn,
                           .isa = getenv("QWEN_ISA")};
     return true;
 }
 
-/* ---- 12. Prompts and statistics ---------------------------------------------------------------- */
+/* ---- 12. Prompts and statistics -------------------------------------------------------------- */
 
 /* Everything that one run of the program holds open. */
 typedef struct {
@@ -1849,7 +1959,7 @@ typedef struct {
     Engine engine;
     Session session;
     GenerateOptions generate;
-    Buffer text;    /* the prompt's text, where there is one */
+    Buffer text; /* the prompt's text, where there is one */
     double load_s;
 } Program;
 
@@ -1862,7 +1972,8 @@ static void progress_line(size_t done, size_t n, double seconds) {
     fflush(stderr);
 }
 
-/* Read the prompt's text from -p, -f or stdin, before the model is opened. Returns an exit status. */
+/* Read the prompt's text from -p, -f or stdin, before the model is opened. Returns an exit status.
+ */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
     bool ok = o->prompt ? buffer_puts(text, o->prompt, e)
                         : read_file(o->file ? o->file : "-", (size_t)16 << 20, text, e);
@@ -1896,7 +2007,8 @@ static bool start_conversation(const Program *p, const char *system, ChatPrompt 
     const ChatTemplate *t = &p->model.chat;
     if (system) return chat_turn(t, p->model.tokenizer, "system", system, strlen(system), out, e);
     if (!t->has_default_system) return true;
-    return chat_turn(t, p->model.tokenizer, "system", t->default_system, t->default_system_len, out, e);
+    return chat_turn(t, p->model.tokenizer, "system", t->default_system, t->default_system_len, out,
+                     e);
 }
 
 /* The prompt that the options describe, as ids. */
@@ -1906,9 +2018,11 @@ static bool build_prompt(const Program *p, ChatPrompt *out, Error *e) {
     if (o->messages) return render_messages(p, out, e);
     if (o->raw || o->tokenize)
         return buffer_add(&out->text, p->text.data, p->text.n, e) &&
-               tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n, o->parse_special, &out->ids, e);
+               tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n, o->parse_special,
+                                &out->ids, e);
     if (t->family == CHAT_NONE)
-        return fail(e, p->model.path, "template", "this model has none (--raw feeds the text as it is)");
+        return fail(e, p->model.path, "template",
+                    "this model has none (--raw feeds the text as it is)");
     return start_conversation(p, o->system, out, e) &&
            chat_turn(t, p->model.tokenizer, "user", p->text.data, p->text.n, out, e) &&
            chat_open_reply(t, p->model.tokenizer, out, e);
@@ -1924,44 +2038,53 @@ typedef struct {
 static Rates run_rates(const RunStats *st) {
     double after_first = st->n_generated > 1 ? (double)(st->n_generated - 1) : 0;
     return (Rates){per_second((double)(st->n_prompt - st->n_cached), st->prompt_s),
-                   per_second(after_first, st->decode_s), per_second(st->decode_bytes * 1e-9, st->decode_s)};
+                   per_second(after_first, st->decode_s),
+                   per_second(st->decode_bytes * 1e-9, st->decode_s)};
 }
 
 /* The statistics line on stderr; its grammar is fixed. */
 static void print_stats(const Program *p, const RunStats *st) {
     Rates r = run_rates(st);
-    fprintf(stderr, "prompt %zu tokens (%zu cached) %.1f tokens/s | answer %zu tokens %.1f tokens/s %.1f GB/s "
-            "| load %.0f ms | first token %.0f ms | %s %u threads | seed %" PRIu64 " | %s | %016" PRIx64 "\n",
-            st->n_prompt, st->n_cached, r.prompt, st->n_generated, r.decode, r.gb, p->load_s * 1e3,
-            st->first_s * 1e3, p->engine.kernels->name, p->engine.options.threads,
-            p->generate.sampler.seed, finish_names[st->finish], st->hash);
+    fprintf(
+        stderr,
+        "prompt %zu tokens (%zu cached) %.1f tokens/s | answer %zu tokens %.1f tokens/s %.1f GB/s "
+        "| load %.0f ms | first token %.0f ms | %s %u threads | seed %" PRIu64 " | %s | %016" PRIx64
+        "\n",
+        st->n_prompt, st->n_cached, r.prompt, st->n_generated, r.decode, r.gb, p->load_s * 1e3,
+        st->first_s * 1e3, p->engine.kernels->name, p->engine.options.threads,
+        p->generate.sampler.seed, finish_names[st->finish], st->hash);
 }
 
 static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e) {
     const ModelHeader *h = p->model.file.header;
     const SamplerOptions *s = &p->generate.sampler;
     Rates r = run_rates(st);
-    return buffer_puts(b, "{\"model\":", e) && json_quote(b, p->model.path, strlen(p->model.path), e) &&
+    return buffer_puts(b, "{\"model\":", e) &&
+           json_quote(b, p->model.path, strlen(p->model.path), e) &&
            buffer_puts(b, ",\"name\":", e) && json_quote(b, h->name, strlen(h->name), e) &&
            buffer_puts(b, ",\"quant\":", e) && json_quote(b, h->quant, strlen(h->quant), e) &&
-           buffer_printf(b, e, ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
-                         "\"seed\":%" PRIu64 ",\"sampler\":{\"temperature\":%.9g,\"top_k\":%" PRId64
-                         ",\"top_p\":%.9g,\"min_p\":%.9g,\"repeat_penalty\":%.9g,\"repeat_last_n\":%" PRId64
-                         ",\"presence_penalty\":%.9g,\"frequency_penalty\":%.9g}",
-                         p->engine.kernels->name, p->engine.options.threads, p->engine.options.ctx,
-                         p->engine.options.kv_f32 ? "f32" : "f16", p->options.exact ? "true" : "false",
-                         s->seed, s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty,
-                         s->repeat_last_n, s->presence_penalty, s->frequency_penalty) &&
-           buffer_printf(b, e, ",\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"generated_tokens\":%zu,"
+           buffer_printf(
+               b, e,
+               ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
+               "\"seed\":%" PRIu64 ",\"sampler\":{\"temperature\":%.9g,\"top_k\":%" PRId64
+               ",\"top_p\":%.9g,\"min_p\":%.9g,\"repeat_penalty\":%.9g,\"repeat_last_n\":%" PRId64
+               ",\"presence_penalty\":%.9g,\"frequency_penalty\":%.9g}",
+               p->engine.kernels->name, p->engine.options.threads, p->engine.options.ctx,
+               p->engine.options.kv_f32 ? "f32" : "f16", p->options.exact ? "true" : "false",
+               s->seed, s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty,
+               s->repeat_last_n, s->presence_penalty, s->frequency_penalty) &&
+           buffer_printf(b, e,
+                         ",\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"generated_tokens\":%zu,"
                          "\"load_ms\":%.3f,\"first_token_ms\":%.3f,\"prompt_tokens_s\":%.3f,"
                          "\"decode_tokens_s\":%.3f,\"gb_s\":%.3f,\"peak_memory_mib\":%.1f,"
                          "\"finish\":\"%s\",\"hash\":\"%016" PRIx64 "\"}\n",
-                         st->n_prompt, st->n_cached, st->n_generated, p->load_s * 1e3, st->first_s * 1e3,
-                         r.prompt, r.decode, r.gb, peak_memory_mib(), finish_names[st->finish], st->hash);
+                         st->n_prompt, st->n_cached, st->n_generated, p->load_s * 1e3,
+                         st->first_s * 1e3, r.prompt, r.decode, r.gb, peak_memory_mib(),
+                         finish_names[st->finish], st->hash);
 }
 
-/* Write b to a regular file so that it is absent or complete, or straight into what is no regular file,
- * like /dev/stderr or a pipe. */
+/* Write b to a regular file so that it is absent or complete, or straight into what is no regular
+ * file, like /dev/stderr or a pipe. */
 static bool write_whole(const char *path, const Buffer *b, Error *e) {
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
@@ -2003,10 +2126,12 @@ static int run_answer(Program *p) {
     Error e;
     ChatPrompt prompt = {0};
     RunStats st = {0};
-    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    Output out = {
+        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
     bool built = build_prompt(p, &prompt, &e);
     bool ok = built && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
-    if (out.all.n > 0 && out.all.data[out.all.n - 1] != '\n' && (putchar('\n') == EOF || fflush(stdout) != 0) && ok)
+    if (out.all.n > 0 && out.all.data[out.all.n - 1] != '\n' &&
+        (putchar('\n') == EOF || fflush(stdout) != 0) && ok)
         ok = fail_errno(&e, NULL, "writing the answer");
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
@@ -2033,15 +2158,15 @@ static int run_show_prompt(Program *p) {
     return ok ? 0 : complain(&e, 1);
 }
 
-/* ---- 13. Chat ---------------------------------------------------------------------------------- */
+/* ---- 13. Chat -------------------------------------------------------------------------------- */
 
-/* A conversation on a terminal. `prompt.ids` is all that was said so far, as ids, so nothing is computed
- * twice; `messages` is the same as JSON, for /save. */
+/* A conversation on a terminal. `prompt.ids` is all that was said so far, as ids, so nothing is
+ * computed twice; `messages` is the same as JSON, for /save. */
 typedef struct {
     Program *program;
     ChatPrompt prompt;
-    Buffer messages;  /* {"role":...,"content":...},... without the brackets */
-    Buffer system;    /* the system message set by the user */
+    Buffer messages; /* {"role":...,"content":...},... without the brackets */
+    Buffer system;   /* the system message set by the user */
     bool has_system, verbose, quit;
 } Chat;
 
@@ -2065,7 +2190,8 @@ static bool chat_reset(Chat *c, Error *e) {
     c->prompt = (ChatPrompt){0};
     if (!c->has_system) return start_conversation(c->program, NULL, &c->prompt, e);
     return buffer_puts(&c->messages, "{\"role\":\"system\",\"content\":", e) &&
-           json_quote(&c->messages, c->system.data, c->system.n, e) && buffer_puts(&c->messages, "}", e) &&
+           json_quote(&c->messages, c->system.data, c->system.n, e) &&
+           buffer_puts(&c->messages, "}", e) &&
            start_conversation(c->program, c->system.data, &c->prompt, e);
 }
 
@@ -2097,7 +2223,8 @@ static bool chat_load(Chat *c, const char *path, Error *e) {
     const Model *m = &c->program->model;
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
-    bool ok = chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path, &prompt, e);
+    bool ok =
+        chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path, &prompt, e);
     const Json *item = json_root(doc)->child;
     for (; ok && item; item = item->next)
         ok = (messages.n == 0 || buffer_puts(&messages, ",", e)) &&
@@ -2119,10 +2246,16 @@ static bool chat_load(Chat *c, const char *path, Error *e) {
 static const struct {
     const char *name, *option;
 } parameter_names[] = {
-    {"temperature", "temp"}, {"top_k", "top-k"}, {"top_p", "top-p"}, {"min_p", "min-p"},
-    {"repeat_penalty", "repeat-penalty"}, {"repeat_last_n", "repeat-last-n"},
-    {"presence_penalty", "presence-penalty"}, {"frequency_penalty", "frequency-penalty"},
-    {"seed", "seed"}, {"num_predict", "max-tokens"},
+    {"temperature", "temp"},
+    {"top_k", "top-k"},
+    {"top_p", "top-p"},
+    {"min_p", "min-p"},
+    {"repeat_penalty", "repeat-penalty"},
+    {"repeat_last_n", "repeat-last-n"},
+    {"presence_penalty", "presence-penalty"},
+    {"frequency_penalty", "frequency-penalty"},
+    {"seed", "seed"},
+    {"num_predict", "max-tokens"},
 };
 #define N_PARAMETERS (sizeof parameter_names / sizeof parameter_names[0])
 
@@ -2143,8 +2276,10 @@ static bool chat_set_parameter(Chat *c, const char *name, const char *value, Err
 
 static void chat_show_parameters(const Program *p) {
     const SamplerOptions *s = &p->generate.sampler;
-    printf("temperature %g\ntop_k %" PRId64 "\ntop_p %g\nmin_p %g\nrepeat_penalty %g\nrepeat_last_n %" PRId64
-           "\npresence_penalty %g\nfrequency_penalty %g\nseed %" PRIu64 "\nnum_predict %" PRId64 "\n",
+    printf("temperature %g\ntop_k %" PRId64
+           "\ntop_p %g\nmin_p %g\nrepeat_penalty %g\nrepeat_last_n %" PRId64
+           "\npresence_penalty %g\nfrequency_penalty %g\nseed %" PRIu64 "\nnum_predict %" PRId64
+           "\n",
            s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty, s->repeat_last_n,
            s->presence_penalty, s->frequency_penalty, s->seed, p->generate.max_tokens);
 }
@@ -2153,24 +2288,33 @@ static void chat_show_info(const Program *p) {
     const ModelHeader *h = p->model.file.header;
     const ModelConfig *c = &h->config;
     printf("%s (%s), from %s by %s\n", h->name, h->quant, h->source, h->converter);
-    printf("layers %u, hidden %u, heads %u of %u, key-value heads %u, feed-forward %u, vocabulary %u\n",
+    printf("layers %u, hidden %u, heads %u of %u, key-value heads %u, feed-forward %u, vocabulary "
+           "%u\n",
            c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
            c->num_key_value_heads, c->intermediate_size, c->vocab_size);
-    printf("context %u of %u positions, %s keys and values; %s, %u threads\n", p->engine.options.ctx,
-           context_limit(c, c->yarn_factor), p->engine.options.kv_f32 ? "f32" : "f16",
-           p->engine.kernels->name, p->engine.options.threads);
+    printf("context %u of %u positions, %s keys and values; %s, %u threads\n",
+           p->engine.options.ctx, context_limit(c, c->yarn_factor),
+           p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
+           p->engine.options.threads);
 }
 
 static void chat_show(const Chat *c, const char *what) {
     static const char *const families[] = {"none", "Qwen2.5", "Qwen2", "Qwen1.5 (early)"};
     const ChatTemplate *t = &c->program->model.chat;
-    if (strcmp(what, "info") == 0) chat_show_info(c->program);
-    else if (strcmp(what, "parameters") == 0) chat_show_parameters(c->program);
-    else if (strcmp(what, "template") == 0) printf("%s\n", families[t->family]);
-    else if (strcmp(what, "system") != 0) printf("/show info, parameters, system or template\n");
-    else if (c->has_system) printf("%s\n", c->system.data ? c->system.data : "");
-    else if (t->has_default_system) printf("%.*s\n", (int)t->default_system_len, t->default_system);
-    else printf("none\n");
+    if (strcmp(what, "info") == 0)
+        chat_show_info(c->program);
+    else if (strcmp(what, "parameters") == 0)
+        chat_show_parameters(c->program);
+    else if (strcmp(what, "template") == 0)
+        printf("%s\n", families[t->family]);
+    else if (strcmp(what, "system") != 0)
+        printf("/show info, parameters, system or template\n");
+    else if (c->has_system)
+        printf("%s\n", c->system.data ? c->system.data : "");
+    else if (t->has_default_system)
+        printf("%.*s\n", (int)t->default_system_len, t->default_system);
+    else
+        printf("none\n");
 }
 
 /* If text begins with `word` and a space or the end, return what follows the spaces. */
@@ -2193,7 +2337,8 @@ static bool chat_set(Chat *c, const char *what, Error *e) {
         return fail(e, NULL, "/set", "expected system, parameter, verbose or quiet");
     char name[32];
     size_t n = strcspn(rest, " ");
-    if (n == 0 || n >= sizeof name) return fail(e, NULL, "/set parameter", "expected a name and a value");
+    if (n == 0 || n >= sizeof name)
+        return fail(e, NULL, "/set parameter", "expected a name and a value");
     memcpy(name, rest, n);
     name[n] = 0;
     return chat_set_parameter(c, name, after_word(rest + n, ""), e);
@@ -2202,18 +2347,27 @@ static bool chat_set(Chat *c, const char *what, Error *e) {
 /* A line that begins with a slash. */
 static bool chat_command(Chat *c, const char *line, Error *e) {
     const char *rest;
-    if (after_word(line, "/bye") || after_word(line, "/exit")) c->quit = true;
-    else if (after_word(line, "/?") || after_word(line, "/help")) fputs(chat_help, stdout);
-    else if (after_word(line, "/clear")) return chat_reset(c, e);
-    else if ((rest = after_word(line, "/show"))) chat_show(c, rest);
-    else if ((rest = after_word(line, "/set"))) return chat_set(c, rest, e);
-    else if ((rest = after_word(line, "/save")) && *rest) return chat_save(c, rest, e);
-    else if ((rest = after_word(line, "/load")) && *rest) return chat_load(c, rest, e);
-    else return fail(e, NULL, line, "no such command, or one without its argument (/? lists them)");
+    if (after_word(line, "/bye") || after_word(line, "/exit"))
+        c->quit = true;
+    else if (after_word(line, "/?") || after_word(line, "/help"))
+        fputs(chat_help, stdout);
+    else if (after_word(line, "/clear"))
+        return chat_reset(c, e);
+    else if ((rest = after_word(line, "/show")))
+        chat_show(c, rest);
+    else if ((rest = after_word(line, "/set")))
+        return chat_set(c, rest, e);
+    else if ((rest = after_word(line, "/save")) && *rest)
+        return chat_save(c, rest, e);
+    else if ((rest = after_word(line, "/load")) && *rest)
+        return chat_load(c, rest, e);
+    else
+        return fail(e, NULL, line, "no such command, or one without its argument (/? lists them)");
     return true;
 }
 
-/* Add the model's answer to the conversation: its tokens without the stop token, and the end of turn. */
+/* Add the model's answer to the conversation: its tokens without the stop token, and the end of
+ * turn. */
 static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
     const Model *m = &c->program->model;
     size_t n = out->ids.n;
@@ -2227,7 +2381,8 @@ static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
 static void chat_warn_context(const Chat *c) {
     size_t used = c->prompt.ids.n, ctx = c->program->engine.options.ctx;
     if (used >= ctx - ctx / 4)
-        fprintf(stderr, "(%zu of the context's %zu tokens are used; /clear begins anew)\n", used, ctx);
+        fprintf(stderr, "(%zu of the context's %zu tokens are used; /clear begins anew)\n", used,
+                ctx);
 }
 
 /* The user said text[0..n): answer it. When that fails the conversation is as it was. */
@@ -2235,7 +2390,8 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
     Program *p = c->program;
     const Model *m = &p->model;
     size_t ids_before = c->prompt.ids.n, messages_before = c->messages.n;
-    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    Output out = {
+        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
     bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, &c->prompt, e) &&
               chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
               generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
@@ -2254,8 +2410,8 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
     return ok;
 }
 
-/* Read what the user types: a line, or several between lines of """. False at the end of input. ^C at the
- * prompt says how to leave, and twice in a row leaves. */
+/* Read what the user types: a line, or several between lines of """. False at the end of input. ^C
+ * at the prompt says how to leave, and twice in a row leaves. */
 static bool chat_read(Chat *c, Buffer *text, Error *e) {
     char *line = NULL;
     size_t room = 0;
@@ -2312,13 +2468,15 @@ static int run_chat(Program *p) {
     Chat c = {.program = p};
     int status = 1;
     if (p->model.chat.family == CHAT_NONE) {
-        fail(&e, p->model.path, "template", "this model has none, so it cannot chat (use --raw with -p, -f or "
+        fail(&e, p->model.path, "template",
+             "this model has none, so it cannot chat (use --raw with -p, -f or "
              "a pipe)");
         return complain(&e, 1);
     }
     bool ok = p->options.system ? chat_set_system(&c, p->options.system, &e) : chat_reset(&c, &e);
     if (ok) {
-        printf("%s (%s). /? lists the commands.\n", p->model.file.header->name, p->model.file.header->quant);
+        printf("%s (%s). /? lists the commands.\n", p->model.file.header->name,
+               p->model.file.header->quant);
         status = chat_loop(&c, &e);
     } else {
         complain(&e, 1);
@@ -2329,10 +2487,11 @@ static int run_chat(Program *p) {
     return status;
 }
 
-/* ---- 14. Bench --------------------------------------------------------------------------------- */
+/* ---- 14. Bench ------------------------------------------------------------------------------- */
 
 /* One test, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last only), tg
- * generates n one by one without choosing among them; both behind `depth` cached tokens. Ids are random. */
+ * generates n one by one without choosing among them; both behind `depth` cached tokens. Ids are
+ * random. */
 typedef struct {
     bool generate;
     uint32_t n, depth;
@@ -2363,7 +2522,8 @@ static size_t bench_parse(const char *text, BenchTest *tests, Error *e) {
         ok = ok && bench_number(&c, &t.n) && t.n > 0;
         if (ok && *c == '@') c++, ok = bench_number(&c, &t.depth);
         if (!ok || (*c && *c != ',') || (size_t)(c - start) >= sizeof t.name) {
-            fail(e, NULL, "--bench", "expected tests like pp512,tg128,tg128@4096, got \"%s\"", text);
+            fail(e, NULL, "--bench", "expected tests like pp512,tg128,tg128@4096, got \"%s\"",
+                 text);
             return 0;
         }
         memcpy(t.name, start, (size_t)(c - start));
@@ -2384,7 +2544,8 @@ static void read_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const ReadJob *j = ctx;
     size_t at = unit * READ_UNIT;
     /* volatile: so that the reading cannot be left out */
-    volatile uint64_t sink = j->p->engine.kernels->read_all(j->from + at, min_size(READ_UNIT, j->bytes - at));
+    volatile uint64_t sink =
+        j->p->engine.kernels->read_all(j->from + at, min_size(READ_UNIT, j->bytes - at));
     (void)sink;
 }
 
@@ -2412,7 +2573,8 @@ static bool bench_feed(Program *p, uint32_t n, bool one_by_one, Error *e) {
     for (uint32_t i = 0; one_by_one && fed == FED && i < n; i++)
         fed = session_feed(&p->session, ids + i, 1, NULL, e);
     free(ids);
-    if (fed == FED_INTERRUPTED || (fed == FED && interrupts)) return fail(e, NULL, "bench", "interrupted");
+    if (fed == FED_INTERRUPTED || (fed == FED && interrupts))
+        return fail(e, NULL, "bench", "interrupted");
     return fed == FED;
 }
 
@@ -2422,7 +2584,8 @@ static int compare_doubles(const void *a, const void *b) {
 }
 
 static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
-    double *rates = alloc_array(e, "bench", 2 * repetitions, sizeof *rates), *reads = rates + repetitions;
+    double *rates = alloc_array(e, "bench", 2 * repetitions, sizeof *rates),
+           *reads = rates + repetitions;
     if (!rates) return false;
     p->session.ids.n = 0;
     bool ok = t->depth == 0 || bench_feed(p, t->depth, false, e);
@@ -2456,23 +2619,27 @@ static void bench_print(const Program *p, const BenchTest *t, bool first) {
     if (t->generate) {
         snprintf(gb, sizeof gb, " %8.1f %8.1f %5.0f %%", t->gb_s, t->limit_gb_s, share * 100);
         snprintf(gb_csv, sizeof gb_csv, "%.3f,%.3f,%.4f", t->gb_s, t->limit_gb_s, share);
-        snprintf(gb_json, sizeof gb_json, ",\"gb_s\":%.3f,\"limit_gb_s\":%.3f,\"share\":%.4f", t->gb_s,
-                 t->limit_gb_s, share);
+        snprintf(gb_json, sizeof gb_json, ",\"gb_s\":%.3f,\"limit_gb_s\":%.3f,\"share\":%.4f",
+                 t->gb_s, t->limit_gb_s, share);
     }
     if (p->options.format == 1) {
         if (first)
-            printf("test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,quant,gb_s,limit_gb_s,share\n");
-        printf("%s,%.3f,%.3f,%.3f,%s,%u,%s,%s\n", t->name, t->median, t->low, t->high, isa, threads, quant,
-               gb_csv);
+            printf("test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,quant,gb_s,limit_gb_s,"
+                   "share\n");
+        printf("%s,%.3f,%.3f,%.3f,%s,%u,%s,%s\n", t->name, t->median, t->low, t->high, isa, threads,
+               quant, gb_csv);
     } else if (p->options.format == 2) {
-        printf("{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,\"isa\":\"%s\","
-               "\"threads\":%u,\"quant\":\"%s\"%s}\n", t->name, t->median, t->low, t->high, isa, threads,
-               quant, gb_json);
+        printf("{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,"
+               "\"isa\":\"%s\","
+               "\"threads\":%u,\"quant\":\"%s\"%s}\n",
+               t->name, t->median, t->low, t->high, isa, threads, quant, gb_json);
     } else {
         if (first)
-            printf("%s (%s), %s, %u threads; GB/s: read while generating, and by a plain read loop\n"
-                   "%-16s %10s %10s %10s %8s %8s %7s\n", p->model.file.header->name, quant, isa, threads,
-                   "test", "tokens/s", "min", "max", "GB/s", "limit", "share");
+            printf(
+                "%s (%s), %s, %u threads; GB/s: read while generating, and by a plain read loop\n"
+                "%-16s %10s %10s %10s %8s %8s %7s\n",
+                p->model.file.header->name, quant, isa, threads, "test", "tokens/s", "min", "max",
+                "GB/s", "limit", "share");
         printf("%-16s %10.2f %10.2f %10.2f%s\n", t->name, t->median, t->low, t->high, gb);
     }
     fflush(stdout);
@@ -2486,8 +2653,8 @@ static int run_bench(Program *p) {
     if (n == 0) return complain(&e, 2);
     for (size_t i = 0; i < n; i++) {
         if ((uint64_t)tests[i].n + tests[i].depth > p->engine.options.ctx) {
-            fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)", tests[i].name,
-                 tests[i].n + tests[i].depth, p->engine.options.ctx);
+            fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)",
+                 tests[i].name, tests[i].n + tests[i].depth, p->engine.options.ctx);
             return complain(&e, 2);
         }
         if (!bench_run(p, &tests[i], repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
@@ -2496,7 +2663,7 @@ static int run_bench(Program *p) {
     return 0;
 }
 
-/* ---- 15. Perplexity and verify ----------------------------------------------------------------- */
+/* ---- 15. Perplexity and verify --------------------------------------------------------------- */
 
 #define SCORE_ROWS 32u /* tokens whose logits are looked at together */
 
@@ -2508,9 +2675,10 @@ static double negative_log_likelihood(const Engine *e, float *logits, int32_t ne
     return log((double)e->kernels->exp_sum(logits, n, max, 1)) + (double)(max - wanted);
 }
 
-/* Add up the likelihoods of ids[from + 1 .. n) given what stands before each, in one window of n. */
-static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, float *logits, double *sum,
-                         size_t *count, Error *e) {
+/* Add up the likelihoods of ids[from + 1 .. n) given what stands before each, in one window of n.
+ */
+static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, float *logits,
+                         double *sum, size_t *count, Error *e) {
     Token tokens[SCORE_ROWS];
     for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
         uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
@@ -2519,8 +2687,8 @@ static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, 
         forward(&p->engine, tokens, m, logits);
         for (uint32_t i = 0; i < m; i++) {
             if (!tokens[i].want_logits) continue;
-            double nll = negative_log_likelihood(&p->engine, logits + wanted++ * logits_stride(&p->model),
-                                                 ids[at + i + 1]);
+            double nll = negative_log_likelihood(
+                &p->engine, logits + wanted++ * logits_stride(&p->model), ids[at + i + 1]);
             if (isnan(nll)) return fail(e, p->model.path, "logits", "not a finite number");
             *sum += nll;
             ++*count;
@@ -2529,9 +2697,10 @@ static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, 
     return true;
 }
 
-/* Windows of w tokens, each half a window further on; only the second half is scored, but in the first
- * window everything is. */
-static bool score_text(Program *p, const Ids *ids, float *logits, double *sum, size_t *count, Error *e) {
+/* Windows of w tokens, each half a window further on; only the second half is scored, but in the
+ * first window everything is. */
+static bool score_text(Program *p, const Ids *ids, float *logits, double *sum, size_t *count,
+                       Error *e) {
     size_t w = p->engine.options.ctx, half = w / 2;
     for (size_t start = 0; start + 1 < ids->n; start += w - half) {
         size_t n = min_size(w, ids->n - start);
@@ -2558,7 +2727,8 @@ static int run_perplexity(Program *p) {
     ok = ok && scratch(&logits, SCORE_ROWS, logits_stride(&p->model), &e) &&
          score_text(p, &ids, logits, &sum, &count, &e);
     if (ok)
-        printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows of %u\n",
+        printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows "
+               "of %u\n",
                exp(sum / (double)count), sum / (double)count, count, ids.n, p->engine.options.ctx);
     free(logits);
     ids_free(&ids);
@@ -2595,14 +2765,15 @@ static int run_verify(Program *p) {
     return bad ? 1 : 0;
 }
 
-/* ---- 16. main ---------------------------------------------------------------------------------- */
+/* ---- 16. main -------------------------------------------------------------------------------- */
 
 /* The sampling options in force: after the command line, and after /set. */
 static void program_sampling(Program *p) {
     const Options *o = &p->options;
     p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.defaults),
                                     .max_tokens = o->max_tokens != UNSET ? o->max_tokens : -1,
-                                    .loop_guard = !o->no_loop_guard, .ignore_eos = o->ignore_eos,
+                                    .loop_guard = !o->no_loop_guard,
+                                    .ignore_eos = o->ignore_eos,
                                     .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
 }
 
@@ -2610,8 +2781,10 @@ static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
     EngineOptions engine = {0};
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
-    if (!model_load(&p->model, p->options.model, e) || !engine_options(&p->options, &p->model, &engine, e) ||
-        !engine_open(&p->engine, &p->model, &engine, e) || !session_open(&p->session, &p->engine, e))
+    if (!model_load(&p->model, p->options.model, e) ||
+        !engine_options(&p->options, &p->model, &engine, e) ||
+        !engine_open(&p->engine, &p->model, &engine, e) ||
+        !session_open(&p->session, &p->engine, e))
         return false;
     if (p->options.seed == UNSET) p->options.seed = new_seed();
     program_sampling(p);
@@ -2660,7 +2833,8 @@ int main(int argc, char **argv) {
     if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))
         return complain(&e, 1);
     int status = program_open(&p, &e) ? program_run(&p, chat) : complain(&e, 1);
-    if (fflush(stdout) != 0 && status == 0) status = complain((fail_errno(&e, NULL, "stdout"), &e), 1);
+    if (fflush(stdout) != 0 && status == 0)
+        status = complain((fail_errno(&e, NULL, "stdout"), &e), 1);
     program_close(&p);
     return status;
 }

@@ -4,8 +4,8 @@
  *   tokenizer/ *.tsv, *.jsonl     text <-> ids of the tokenizer in qwen2.5/
  *   chat/ and chat/variants/      conversations -> text and ids, templates in qwen2.5/templates/
  *   logits/CASE/                  checkpoints with float64 reference logits (cases.txt)
- * CONVERT is the converter; SCRATCH a folder for what it makes. Checks that need something which is not
- * there are counted as skipped, with the reason. */
+ * CONVERT is the converter; SCRATCH a folder for what it makes. Checks that need something which is
+ * not there are counted as skipped, with the reason. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
@@ -14,11 +14,10 @@
 
 #include "test.h"
 
-static struct {
-    const char *dir, *convert, *scratch;
-} where;
+static struct { const char *dir, *convert, *scratch; } where;
 
-/* ---- Small helpers ----------------------------------------------------------------------------- */
+/* ---- Small helpers -----------------------------------------------------------------------------
+ */
 
 static char *join(char *out, size_t room, const char *a, const char *b) {
     int n = snprintf(out, room, "%s/%s", a, b);
@@ -47,7 +46,8 @@ static int for_each(const char *dir, const char *end, void (*fn)(const char *pat
     int n = 0;
     if (!d) return 0;
     for (struct dirent *entry; n < 1024 && (entry = readdir(d));)
-        if (entry->d_name[0] != '.' && ends_with(entry->d_name, end)) names[n++] = strdup(entry->d_name);
+        if (entry->d_name[0] != '.' && ends_with(entry->d_name, end))
+            names[n++] = strdup(entry->d_name);
     closedir(d);
     qsort(names, (size_t)n, sizeof names[0], compare_names);
     for (int i = 0; i < n; i++) {
@@ -64,7 +64,8 @@ static bool run_command(const char *const argv[]) {
         _exit(127);
     }
     int status;
-    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+           WEXITSTATUS(status) == 0;
 }
 
 /* Convert source to SCRATCH/out; quant NULL: as it is. */
@@ -92,12 +93,14 @@ static bool same_ids(const Ids *got, const Json *want) {
 static int hex_digit(char c) { return c <= '9' ? c - '0' : (c | 32) - 'a' + 10; }
 
 static size_t from_hex(const char *hex, size_t n, char *out) {
-    for (size_t i = 0; i + 1 < n; i += 2) out[i / 2] = (char)(hex_digit(hex[i]) << 4 | hex_digit(hex[i + 1]));
+    for (size_t i = 0; i + 1 < n; i += 2)
+        out[i / 2] = (char)(hex_digit(hex[i]) << 4 | hex_digit(hex[i + 1]));
     return n / 2;
 }
 
 /* Call fn for every line of a file, as JSON. */
-static void for_each_json(const char *path, void (*fn)(const Json *root, const char *path, int line)) {
+static void for_each_json(const char *path,
+                          void (*fn)(const Json *root, const char *path, int line)) {
     Buffer text = {0};
     Error e;
     if (!read_file(path, (size_t)1 << 30, &text, &e)) {
@@ -116,7 +119,8 @@ static void for_each_json(const char *path, void (*fn)(const Json *root, const c
     buffer_free(&text);
 }
 
-/* ---- A model that has the real tokenizer -------------------------------------------------------- */
+/* ---- A model that has the real tokenizer --------------------------------------------------------
+ */
 
 static Model shell; /* its weights are zeros: only the tokenizer is used */
 
@@ -132,17 +136,29 @@ static bool write_shell(const char *dir, uint32_t vocab) {
     char path[4096], header[16384] = {0};
     FILE *f = fopen(join(path, sizeof path, dir, "config.json"), "w");
     if (!f) return false;
-    fprintf(f, "{\"model_type\":\"qwen2\",\"architectures\":[\"Qwen2ForCausalLM\"],\"hidden_act\":\"silu\","
-            "\"hidden_size\":32,\"intermediate_size\":32,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
+    fprintf(f,
+            "{\"model_type\":\"qwen2\",\"architectures\":[\"Qwen2ForCausalLM\"],\"hidden_act\":"
+            "\"silu\","
+            "\"hidden_size\":32,\"intermediate_size\":32,\"num_hidden_layers\":1,\"num_attention_"
+            "heads\":2,"
             "\"num_key_value_heads\":1,\"vocab_size\":%u,\"max_position_embeddings\":1024,"
-            "\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"tie_word_embeddings\":true,\"eos_token_id\":151645}", vocab);
+            "\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"tie_word_embeddings\":true,\"eos_token_"
+            "id\":151645}",
+            vocab);
     if (fclose(f) != 0) return false;
     f = fmemopen(header, sizeof header, "w");
     if (!f) return false;
     size_t bytes = 0;
-    ModelConfig c = {.num_hidden_layers = 1, .hidden_size = 32, .intermediate_size = 32,
-                     .num_attention_heads = 2, .num_key_value_heads = 1, .head_dim = 16, .vocab_size = vocab,
-                     .max_position_embeddings = 1024, .tie_word_embeddings = 1, .qkv_bias = 1};
+    ModelConfig c = {.num_hidden_layers = 1,
+                     .hidden_size = 32,
+                     .intermediate_size = 32,
+                     .num_attention_heads = 2,
+                     .num_key_value_heads = 1,
+                     .head_dim = 16,
+                     .vocab_size = vocab,
+                     .max_position_embeddings = 1024,
+                     .tie_word_embeddings = 1,
+                     .qkv_bias = 1};
     fputc('{', f);
     for (uint32_t i = 0; i < model_n_tensors(&c); i++) {
         TensorShape s;
@@ -180,9 +196,11 @@ static bool open_shell(void) {
     return rename(path, model) == 0 && model_load(&shell, model, &e);
 }
 
-/* ---- Tokenizer ---------------------------------------------------------------------------------- */
+/* ---- Tokenizer ----------------------------------------------------------------------------------
+ */
 
-static void check_encode(const char *text, size_t n, bool special, const Json *want, const char *path, int line) {
+static void check_encode(const char *text, size_t n, bool special, const Json *want,
+                         const char *path, int line) {
     Ids ids = {0};
     Error e;
     bool ok = tokenizer_encode(shell.tokenizer, text, n, special, &ids, &e);
@@ -217,7 +235,8 @@ static void check_tsv(const char *path) {
 }
 
 /* Are the concatenated bytes of the ids, with or without special tokens, hex? */
-static void check_bytes(const Json *ids, const Json *hex, bool skip_special, const char *path, int line) {
+static void check_bytes(const Json *ids, const Json *hex, bool skip_special, const char *path,
+                        int line) {
     Buffer got = {0};
     Error e;
     bool ok = true;
@@ -229,13 +248,15 @@ static void check_bytes(const Json *ids, const Json *hex, bool skip_special, con
     }
     char *want = malloc(hex->string_len + 1);
     size_t n = want ? from_hex(hex->string, hex->string_len, want) : 0;
-    CHECK(ok && want && got.n == n && (n == 0 || memcmp(got.data, want, n) == 0), "%s:%d: other bytes", path, line);
+    CHECK(ok && want && got.n == n && (n == 0 || memcmp(got.data, want, n) == 0),
+          "%s:%d: other bytes", path, line);
     free(want);
     buffer_free(&got);
 }
 
 static void check_token_line(const Json *row, const char *path, int line) {
-    const Json *text = json_get(row, "text"), *ids = json_get(row, "ids"), *hex = json_get(row, "bytes_hex");
+    const Json *text = json_get(row, "text"), *ids = json_get(row, "ids"),
+               *hex = json_get(row, "bytes_hex");
     if (json_get(row, "alt")) return; /* implementations differ: nothing to hold against anyone */
     if (hex) {
         check_bytes(ids, hex, false, path, line);
@@ -252,7 +273,8 @@ static void check_token_file(const char *path) {
     if (!exists(twin)) for_each_json(path, check_token_line); /* else the same rows came as .tsv */
 }
 
-/* ---- Chat --------------------------------------------------------------------------------------- */
+/* ---- Chat ---------------------------------------------------------------------------------------
+ */
 
 static const char *chat_template_name; /* for files whose rows do not name one */
 
@@ -261,8 +283,9 @@ static bool load_template(const char *name, ChatTemplate *t, char *system, size_
     Buffer text = {0};
     snprintf(file, sizeof file, "qwen2.5/templates/%s.jinja", name);
     *t = (ChatTemplate){.default_system = system};
-    bool ok = read_file(join(path, sizeof path, where.dir, file), 1 << 20, &text, e) &&
-              chat_detect(text.data, text.n, &t->family, system, room, &t->has_default_system, path, e);
+    bool ok =
+        read_file(join(path, sizeof path, where.dir, file), 1 << 20, &text, e) &&
+        chat_detect(text.data, text.n, &t->family, system, room, &t->has_default_system, path, e);
     if (ok && t->has_default_system) t->default_system_len = strlen(system);
     buffer_free(&text);
     return ok;
@@ -274,9 +297,10 @@ static size_t count_added(const Ids *ids) {
     return n;
 }
 
-/* Without parse_special the same text comes out, with fewer added tokens where content spelled some. */
-static void check_neutral(const ChatTemplate *t, const Json *row, const ChatPrompt *parsed, const char *path,
-                          int line) {
+/* Without parse_special the same text comes out, with fewer added tokens where content spelled
+ * some. */
+static void check_neutral(const ChatTemplate *t, const Json *row, const ChatPrompt *parsed,
+                          const char *path, int line) {
     ChatPrompt p = {0};
     Buffer bytes = {0};
     Error e;
@@ -289,8 +313,9 @@ static void check_neutral(const ChatTemplate *t, const Json *row, const ChatProm
         const char *b = tokenizer_bytes(shell.tokenizer, p.ids.ids[i], &n);
         ok = b && buffer_add(&bytes, b, n, &e);
     }
-    bool same = p.ids.n == parsed->ids.n &&
-                (p.ids.n == 0 || memcmp(p.ids.ids, parsed->ids.ids, p.ids.n * sizeof *p.ids.ids) == 0);
+    bool same =
+        p.ids.n == parsed->ids.n &&
+        (p.ids.n == 0 || memcmp(p.ids.ids, parsed->ids.ids, p.ids.n * sizeof *p.ids.ids) == 0);
     CHECK(ok && p.text.n == parsed->text.n && memcmp(p.text.data, parsed->text.data, p.text.n) == 0,
           "%s:%d: another text when special tokens are off", path, line);
     CHECK(same || count_added(&p.ids) < count_added(&parsed->ids),
@@ -301,7 +326,8 @@ static void check_neutral(const ChatTemplate *t, const Json *row, const ChatProm
 
 static void check_chat_line(const Json *row, const char *path, int line) {
     const Json *name = json_get(row, "template"), *rendered = json_get(row, "rendered");
-    const Json *tools = json_get(row, "tools"), *generation = json_get(row, "add_generation_prompt");
+    const Json *tools = json_get(row, "tools"),
+               *generation = json_get(row, "add_generation_prompt");
     ChatTemplate t;
     ChatPrompt p = {0};
     Error e;
@@ -317,7 +343,8 @@ static void check_chat_line(const Json *row, const char *path, int line) {
         CHECK(!ok, "%s:%d: accepted, though the reference refuses it", path, line);
     } else {
         CHECK(ok, "%s:%d: %s", path, line, e.text);
-        CHECK(ok && p.text.n == rendered->string_len && memcmp(p.text.data, rendered->string, p.text.n) == 0,
+        CHECK(ok && p.text.n == rendered->string_len &&
+                  memcmp(p.text.data, rendered->string, p.text.n) == 0,
               "%s:%d: another text", path, line);
         CHECK(ok && same_ids(&p.ids, json_get(row, "ids")), "%s:%d: other ids", path, line);
         if (ok && generation) check_neutral(&t, row, &p, path, line);
@@ -333,7 +360,8 @@ static void check_chat_file(const char *path) {
     for_each_json(path, check_chat_line);
 }
 
-/* ---- Logits ------------------------------------------------------------------------------------- */
+/* ---- Logits -------------------------------------------------------------------------------------
+ */
 
 /* How far off the logits of one run may be. */
 typedef struct {
@@ -371,14 +399,16 @@ static Sequence *sequence_find(const char *name) {
 }
 
 /* Feed tokens [from, n) with all logits; calls fn for each position. */
-static void feed_all(const int32_t *ids, size_t n, size_t from, void (*fn)(size_t pos, const float *row, void *),
-                     void *arg) {
+static void feed_all(const int32_t *ids, size_t n, size_t from,
+                     void (*fn)(size_t pos, const float *row, void *), void *arg) {
     Token tokens[PROMPT_CHUNK];
     for (size_t at = from; at < n; at += now.engine.chunk) {
         uint32_t m = (uint32_t)min_size(n - at, now.engine.chunk);
-        for (uint32_t i = 0; i < m; i++) tokens[i] = (Token){ids[at + i], 0, (uint32_t)(at + i), true};
+        for (uint32_t i = 0; i < m; i++)
+            tokens[i] = (Token){ids[at + i], 0, (uint32_t)(at + i), true};
         forward(&now.engine, tokens, m, now.logits);
-        for (uint32_t i = 0; fn && i < m; i++) fn(at + i, now.logits + i * logits_stride(&now.model), arg);
+        for (uint32_t i = 0; fn && i < m; i++)
+            fn(at + i, now.logits + i * logits_stride(&now.model), arg);
     }
 }
 
@@ -454,8 +484,8 @@ static void check_nll(char *rest, const Tolerance *t) {
     CHECK(s && worst <= 2 * t->max, "%s: NLL of %s off by %g", now.dir, name, worst);
 }
 
-/* TRACE name file stages n hidden: the residual stream after the embedding and after each layer, and what
- * the last norm makes of it. Layer by layer, as forward() does it. */
+/* TRACE name file stages n hidden: the residual stream after the embedding and after each layer,
+ * and what the last norm makes of it. Layer by layer, as forward() does it. */
 static void check_trace(char *rest, const Tolerance *t) {
     char name[64], file[256], path[4200];
     unsigned stages, n, hidden;
@@ -495,14 +525,17 @@ static void check_trace(char *rest, const Tolerance *t) {
     buffer_free(&want);
 }
 
-/* GREEDY name nprompt ncont ids: the tokens that follow the prompt, one at a time through the cache. */
+/* GREEDY name nprompt ncont ids: the tokens that follow the prompt, one at a time through the
+ * cache. */
 static void check_greedy(char *rest, const Tolerance *t) {
     char name[64];
     int n_prompt, n_more, used;
     static int32_t ids[MAX_SEQ];
-    if (!t->all_greedy || sscanf(rest, "%63s %d %d%n", name, &n_prompt, &n_more, &used) != 3) return;
+    if (!t->all_greedy || sscanf(rest, "%63s %d %d%n", name, &n_prompt, &n_more, &used) != 3)
+        return;
     char *at = rest + used;
-    for (int i = 0; i < n_prompt + n_more && i < MAX_SEQ; i++) ids[i] = (int32_t)strtol(at, &at, 10);
+    for (int i = 0; i < n_prompt + n_more && i < MAX_SEQ; i++)
+        ids[i] = (int32_t)strtol(at, &at, 10);
     int same = 0;
     feed_all(ids, (size_t)n_prompt, 0, keep_row, NULL);
     for (int i = n_prompt; i < n_prompt + n_more; i++) {
@@ -521,12 +554,14 @@ static void check_text(const char *greedy) {
     char name[64];
     int n_prompt, n_more, used;
     static char text[32768];
-    if (!text_hex[0] || sscanf(greedy, "%63s %d %d%n", name, &n_prompt, &n_more, &used) != 3) return;
+    if (!text_hex[0] || sscanf(greedy, "%63s %d %d%n", name, &n_prompt, &n_more, &used) != 3)
+        return;
     Ids ids = {0};
     Error e;
     size_t n = from_hex(text_hex, strlen(text_hex), text);
     const char *at = greedy + used;
-    bool ok = tokenizer_encode(now.model.tokenizer, text, n, true, &ids, &e) && ids.n == (size_t)n_prompt;
+    bool ok =
+        tokenizer_encode(now.model.tokenizer, text, n, true, &ids, &e) && ids.n == (size_t)n_prompt;
     for (size_t i = 0; ok && i < ids.n; i++) {
         char *end;
         ok = strtol(at, &end, 10) == ids.ids[i];
@@ -552,7 +587,8 @@ static void check_case_line(char *line, const Tolerance *t) {
     static const struct {
         const char *word;
         int kind;
-    } words[] = {{"SEQ ", 0}, {"ROWS ", 1}, {"ARGMAX ", 2}, {"NLL ", 3}, {"TRACE ", 4}, {"GREEDY ", 5}, {"TEXT ", 6}};
+    } words[] = {{"SEQ ", 0},   {"ROWS ", 1},   {"ARGMAX ", 2}, {"NLL ", 3},
+                 {"TRACE ", 4}, {"GREEDY ", 5}, {"TEXT ", 6}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         size_t n = strlen(words[i].word);
         if (strncmp(line, words[i].word, n) != 0) continue;
@@ -569,7 +605,8 @@ static void check_case_line(char *line, const Tolerance *t) {
             check_greedy(rest, t);
             break;
         default:
-            if (sscanf(rest, "%63s%n", name, &used) == 1) snprintf(text_hex, sizeof text_hex, "%s", rest + used + 1);
+            if (sscanf(rest, "%63s%n", name, &used) == 1)
+                snprintf(text_hex, sizeof text_hex, "%s", rest + used + 1);
         }
     }
 }
@@ -578,9 +615,10 @@ static void check_case_line(char *line, const Tolerance *t) {
 static void check_case(const char *model_path, const Tolerance *t) {
     char path[4200];
     Error e;
-    EngineOptions o = {.threads = 2, .ctx = MAX_SEQ, .n_seq = 1, .kv_f32 = t->kv_f32,
-                       .isa = getenv("QWEN_ISA")};
-    bool ok = model_load(&now.model, model_path, &e) && engine_open(&now.engine, &now.model, &o, &e);
+    EngineOptions o = {
+        .threads = 2, .ctx = MAX_SEQ, .n_seq = 1, .kv_f32 = t->kv_f32, .isa = getenv("QWEN_ISA")};
+    bool ok =
+        model_load(&now.model, model_path, &e) && engine_open(&now.engine, &now.model, &o, &e);
     CHECK(ok, "%s: %s", now.dir, ok ? "" : e.text);
     if (!ok) return;
     size_t v = logits_stride(&now.model);
@@ -598,9 +636,10 @@ static void check_case(const char *model_path, const Tolerance *t) {
     free(line);
     if (f) fclose(f);
     double mean = found.n ? found.sum / (double)found.n : 0;
-    printf("  %-28s %-22s max %.2e mean %.2e argmax %zu of %zu\n", strrchr(now.dir, '/') + 1, t->what, found.max,
-           mean, found.argmax_same, found.argmax);
-    CHECK(found.n == 0 || found.max <= t->max, "%s: %s: max %g > %g", now.dir, t->what, found.max, t->max);
+    printf("  %-28s %-22s max %.2e mean %.2e argmax %zu of %zu\n", strrchr(now.dir, '/') + 1,
+           t->what, found.max, mean, found.argmax_same, found.argmax);
+    CHECK(found.n == 0 || found.max <= t->max, "%s: %s: max %g > %g", now.dir, t->what, found.max,
+          t->max);
     CHECK(found.n == 0 || mean <= t->mean, "%s: %s: mean %g > %g", now.dir, t->what, mean, t->mean);
     if (t->all_greedy)
         CHECK(found.argmax_same == found.argmax, "%s: %s: argmax %zu of %zu", now.dir, t->what,
@@ -611,8 +650,8 @@ static void check_case(const char *model_path, const Tolerance *t) {
     model_unload(&now.model);
 }
 
-/* Make the checkpoint that a case describes but does not hold: its cases.json has the command. The first
- * python3 that has numpy runs it. */
+/* Make the checkpoint that a case describes but does not hold: its cases.json has the command. The
+ * first python3 that has numpy runs it. */
 static bool regenerate(const char *dir, char *out, size_t room) {
     char path[4200], tools[4200], command[16384];
     Error e;
@@ -624,7 +663,8 @@ static bool regenerate(const char *dir, char *out, size_t room) {
     bool ok = slot && !strpbrk(make->string, "'\";&|$`<>()\\\n");
     if (ok)
         snprintf(command, sizeof command,
-                 "rm -rf '%s'; for p in python3 /usr/bin/python3; do $p -c 'import numpy' 2>/dev/null && "
+                 "rm -rf '%s'; for p in python3 /usr/bin/python3; do $p -c 'import numpy' "
+                 "2>/dev/null && "
                  "exec $p -B '%s'/%.*s'%s'%s >/dev/null; done; exit 1",
                  out, tools, (int)(slot - make->string), make->string, out, slot + 3);
     json_free(doc);
@@ -632,8 +672,8 @@ static bool regenerate(const char *dir, char *out, size_t room) {
     return ok && run_command(run) && exists(out);
 }
 
-/* Which way is the checkpoint stored? Floats are compared tightly, quantized blocks as loosely as another
- * engine's figures (its README) allow. */
+/* Which way is the checkpoint stored? Floats are compared tightly, quantized blocks as loosely as
+ * another engine's figures (its README) allow. */
 static bool is_quantized(const char *model_path) {
     Model m;
     Error e;
@@ -652,7 +692,8 @@ static void check_checkpoint(const char *dir) {
     if (!exists(join(cases, sizeof cases, dir, "cases.txt"))) return;
     snprintf(now.dir, sizeof now.dir, "%s", dir);
     bool gguf = exists(join(source, sizeof source, dir, "model.gguf"));
-    if (!gguf && !exists(join(source, sizeof source, dir, "hf")) && !regenerate(dir, source, sizeof source))
+    if (!gguf && !exists(join(source, sizeof source, dir, "hf")) &&
+        !regenerate(dir, source, sizeof source))
         return test_skip(1, "a checkpoint without weights (python3 with numpy makes them)");
     bool ok = convert(source, gguf ? NULL : "f32", model, sizeof model);
     CHECK(ok, "%s: not converted", dir);
@@ -680,7 +721,8 @@ int main(int argc, char **argv) {
         int passed = test_count.passed, failed = test_count.failed;
         for_each(join(path, sizeof path, where.dir, "chat"), ".jsonl", check_chat_file);
         for_each(join(path, sizeof path, where.dir, "chat/variants"), ".jsonl", check_chat_file);
-        printf("  chat: %d passed, %d failed\n", test_count.passed - passed, test_count.failed - failed);
+        printf("  chat: %d passed, %d failed\n", test_count.passed - passed,
+               test_count.failed - failed);
         model_unload(&shell);
     } else {
         test_skip(1, "the tokenizer's files could not be converted");
