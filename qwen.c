@@ -103,6 +103,8 @@ typedef struct {
     double *inv_freq;  /* (D/2) radians per position */
     float rope_scale;  /* YaRN's factor on cos and sin */
     /* Scratch for one pass of up to `chunk` tokens, allocated once. */
+    uint8_t *scratch;
+    size_t scratch_bytes;
     uint32_t chunk;
     size_t x_stride, q_stride, kv_stride, f_stride;
     float *x;         /* (T, H) the residual stream */
@@ -682,6 +684,15 @@ static void engine_close(Engine *e);
 static Pool *pool_open(uint32_t threads, Error *e);
 static void pool_close(Pool *pool);
 
+/* Fresh memory, zero, which the system provides only as it is touched; release with munmap. */
+static uint8_t *memory_reserve(size_t bytes, Error *err) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory != MAP_FAILED) return memory;
+    fail_errno(err, NULL, "%zu MiB of memory (a smaller -c needs less)", bytes >> 20);
+    return NULL;
+}
+
 static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     const ModelConfig *c = e->model->config;
     size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t), half;
@@ -692,72 +703,82 @@ static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     if (!mul_ok(kv->k_plane + kv->v_plane, planes, &kv->bytes))
         return fail(err, NULL, "context", "%u positions do not fit in memory", e->options.ctx);
     half = kv->k_plane * planes;
-    void *memory = mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED)
-        return fail_errno(err, NULL,
-                          "%zu MiB for keys and values of %u positions (try a smaller -c)",
-                          kv->bytes >> 20, e->options.ctx);
-    kv->memory = memory;
+    kv->memory = memory_reserve(kv->bytes, err);
+    if (!kv->memory) return false;
     kv->k = kv->memory;
     kv->v = kv->memory + half;
     return true;
 }
 
-/* n floats for scratch, on a line of their own. */
-static bool scratch(float **p, size_t rows, size_t cols, Error *err) {
-    size_t n;
-    if (!mul_ok(rows, cols, &n)) return fail(err, NULL, "memory", "the model is too large");
-    *p = alloc_aligned(err, "scratch memory", n, sizeof **p);
-    return *p != NULL;
+/* Scratch is one piece of fresh memory, zero and not there until it is touched. It is laid out
+ * twice: without memory, to learn its size, and for good. model.h's caps keep every sum far from
+ * wrapping. */
+typedef struct {
+    uint8_t *memory; /* NULL: only count */
+    size_t used;
+} Arena;
+
+static void *arena_take(Arena *a, size_t bytes) {
+    void *p = a->memory ? a->memory + a->used : NULL;
+    a->used += round_up(bytes, LINE_BYTES);
+    return p;
 }
 
-/* Memory for the quantized form of n rows of `cols` values. */
-static bool operand_open(Operand *a, size_t n, size_t cols, Error *err) {
+static float *arena_floats(Arena *a, size_t rows, size_t cols) {
+    return arena_take(a, rows * cols * sizeof(float));
+}
+
+/* The quantized form of n rows of `cols` values. */
+static void operand_layout(Operand *o, Arena *a, size_t n, size_t cols) {
     cols = round_up(cols, 64);
-    a->q = alloc_aligned(err, "activations", n * cols, 1);
-    a->sum = a->q ? alloc_aligned(err, "activations", n * cols / 16, sizeof(int32_t)) : NULL;
-    return a->sum && scratch(&a->d, n, cols / 32, err) && scratch(&a->dq, n, cols / 32, err);
+    o->q = arena_take(a, n * cols);
+    o->sum = arena_take(a, n * cols / 16 * sizeof *o->sum);
+    o->d = arena_floats(a, n, cols / 32);
+    o->dq = arena_floats(a, n, cols / 32);
 }
 
-static void operand_close(Operand *a) {
-    free(a->q);
-    free(a->sum);
-    free(a->d);
-    free(a->dq);
-}
-
-/* What only models with int8 activations need. */
-static bool engine_operands(Engine *e, Error *err) {
+static void engine_layout(Engine *e, Arena *a) {
     const ModelConfig *c = e->model->config;
-    size_t n = e->chunk, widest = max_size(max_size(c->hidden_size, c->intermediate_size),
-                                           (size_t)c->num_attention_heads * c->head_dim);
-    if (!e->model->quantized) return true;
-    return operand_open(&e->act, n, widest, err) &&
-           operand_open(&e->rest, n, c->hidden_size, err) &&
-           scratch(&e->rest_x, n, e->x_stride, err) && scratch(&e->rest_q, n, e->q_stride, err) &&
-           scratch(&e->rest_k, n, e->kv_stride, err) && scratch(&e->rest_v, n, e->kv_stride, err);
+    size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
+    e->x = arena_floats(a, n, e->x_stride);
+    e->normed = arena_floats(a, n, e->x_stride);
+    e->y = arena_floats(a, n, e->x_stride);
+    e->q = arena_floats(a, n, e->q_stride);
+    e->heads = arena_floats(a, n, e->q_stride);
+    e->k = arena_floats(a, n, e->kv_stride);
+    e->v = arena_floats(a, n, e->kv_stride);
+    e->gate = arena_floats(a, n, e->f_stride);
+    e->up = arena_floats(a, n, e->f_stride);
+    e->cos = arena_floats(a, n, c->head_dim / 2);
+    e->sin = arena_floats(a, n, c->head_dim / 2);
+    e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
+    e->partials = arena_floats(a, e->partial_units, g * (e->v_stride + 2));
+    if (!e->model->quantized) return; /* what follows is for int8 activations */
+    operand_layout(&e->act, a, n, max_size(max_size(c->hidden_size, c->intermediate_size), heads));
+    operand_layout(&e->rest, a, n, c->hidden_size);
+    e->rest_x = arena_floats(a, n, e->x_stride);
+    e->rest_q = arena_floats(a, n, e->q_stride);
+    e->rest_k = arena_floats(a, n, e->kv_stride);
+    e->rest_v = arena_floats(a, n, e->kv_stride);
 }
 
 static bool engine_scratch(Engine *e, Error *err) {
     const ModelConfig *c = e->model->config;
-    size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
+    size_t g = group_size(c);
     e->x_stride = round_up(c->hidden_size, 16);
-    e->q_stride = round_up(heads, 16);
+    e->q_stride = round_up((size_t)c->num_attention_heads * c->head_dim, 16);
     e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
     e->f_stride = round_up(c->intermediate_size, 16);
     e->attend_room = round_up(g * ATTEND_KEYS + 2 * g * (e->v_stride + 2), 16);
     /* Split passes have fewer (token, head) pairs than threads. */
     e->partial_units = (size_t)e->options.threads * (e->options.ctx / ATTEND_KEYS + 1);
-    return scratch(&e->x, n, e->x_stride, err) && scratch(&e->normed, n, e->x_stride, err) &&
-           scratch(&e->q, n, e->q_stride, err) && scratch(&e->k, n, e->kv_stride, err) &&
-           scratch(&e->v, n, e->kv_stride, err) && scratch(&e->heads, n, e->q_stride, err) &&
-           scratch(&e->gate, n, e->f_stride, err) && scratch(&e->up, n, e->f_stride, err) &&
-           scratch(&e->y, n, e->x_stride, err) && scratch(&e->cos, n, c->head_dim / 2, err) &&
-           scratch(&e->sin, n, c->head_dim / 2, err) &&
-           scratch(&e->attend_scratch, e->options.threads, e->attend_room, err) &&
-           scratch(&e->partials, e->partial_units, g * (e->v_stride + 2), err) &&
-           engine_operands(e, err);
+    Arena arena = {0};
+    engine_layout(e, &arena);
+    e->scratch_bytes = arena.used;
+    e->scratch = memory_reserve(arena.used, err);
+    arena = (Arena){.memory = e->scratch};
+    if (e->scratch) engine_layout(e, &arena);
+    return e->scratch != NULL;
 }
 
 static uint32_t context_limit(const ModelConfig *c, float yarn_factor);
@@ -795,12 +816,7 @@ static void engine_close(Engine *e) {
     pool_close(e->pool);
     for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
         if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
-    float *all[] = {e->x,        e->normed, e->q,      e->k,      e->v,     e->heads,
-                    e->gate,     e->up,     e->y,      e->cos,    e->sin,   e->attend_scratch,
-                    e->partials, e->rest_x, e->rest_q, e->rest_k, e->rest_v};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
-    operand_close(&e->act);
-    operand_close(&e->rest);
+    if (e->scratch) munmap(e->scratch, e->scratch_bytes);
     free(e->inv_freq);
     free(e->caches);
     *e = (Engine){0};
@@ -2724,8 +2740,8 @@ static int run_perplexity(Program *p) {
               tokenizer_encode(p->model.tokenizer, text.data, text.n, false, &ids, &e);
     if (ok && ids.n < 2)
         ok = fail(&e, p->options.perplexity, "text", "expected at least 2 tokens, got %zu", ids.n);
-    ok = ok && scratch(&logits, SCORE_ROWS, logits_stride(&p->model), &e) &&
-         score_text(p, &ids, logits, &sum, &count, &e);
+    logits = alloc_aligned(&e, "logits", SCORE_ROWS * logits_stride(&p->model), sizeof *logits);
+    ok = ok && logits && score_text(p, &ids, logits, &sum, &count, &e);
     if (ok)
         printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows "
                "of %u\n",
