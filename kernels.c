@@ -2,9 +2,9 @@
  *
  * An island is: its target macro, three vector types, and the primitives on them, in the same order
  * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
- * first: plain C that says what each primitive means. To add one (amx, neon), write another block of
- * the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
- * changes. An island may also include lanes.h and replace single functions of the table. */
+ * first: plain C that says what each primitive means. To add one (amx, neon), write another block
+ * of the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing
+ * else changes. An island may also include lanes.h and replace single functions of the table. */
 #include "kernels.h"
 
 #include <math.h>
@@ -140,7 +140,7 @@
 #define kernel_read_all OWN(kernel_read_all)
 #define table OWN(table)
 
-/* ==== Island: scalar ============================================================================ */
+/* ==== Island: scalar ========================================================================== */
 
 #define ISLAND scalar
 #define ISLAND_NAME "scalar"
@@ -149,9 +149,15 @@
 #define TILE_TOKENS 1
 #define Q8_OFFSET 0 /* what line_load_q8 adds to a code */
 
-typedef struct { float f[16]; } Lanes;
-typedef struct { int32_t i[16]; } Sums;
-typedef struct { uint8_t b[64]; } Line;
+typedef struct {
+    float f[16];
+} Lanes;
+typedef struct {
+    int32_t i[16];
+} Sums;
+typedef struct {
+    uint8_t b[64];
+} Line;
 
 #define EACH for (int n = 0; n < 16; n++)
 
@@ -297,8 +303,8 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
 }
 /* The same with the signed codes of q8, as line_load_q8 gave them. |q| <= 127. */
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
-    EACH for (int j = 0; j < 4; j++)
-        s.i[n] += (int8_t)x.b[4 * n + j] * q[j] + (int8_t)y.b[4 * n + j] * q[4 + j];
+    EACH for (int j = 0; j < 4; j++) s.i[n] +=
+        (int8_t)x.b[4 * n + j] * q[j] + (int8_t)y.b[4 * n + j] * q[4 + j];
     return s;
 }
 
@@ -329,7 +335,7 @@ static inline int32_t load_four(const int8_t *q) {
     return four;
 }
 
-/* ==== Island: AVX2, FMA, F16C =================================================================== */
+/* ==== Island: AVX2, FMA, F16C ================================================================= */
 
 #define ISLAND avx2
 #define ISLAND_NAME "avx2"
@@ -338,9 +344,15 @@ static inline int32_t load_four(const int8_t *q) {
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
 
-typedef struct { __m256 a, b; } Lanes;  /* lanes 0..7 and 8..15 */
-typedef struct { __m256i a, b; } Sums;
-typedef struct { __m256i a, b; } Line;  /* rows 0..7 and 8..15 */
+typedef struct {
+    __m256 a, b;
+} Lanes; /* lanes 0..7 and 8..15 */
+typedef struct {
+    __m256i a, b;
+} Sums;
+typedef struct {
+    __m256i a, b;
+} Line; /* rows 0..7 and 8..15 */
 
 INLINE Lanes lanes_load(const float *p) {
     return (Lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
@@ -408,8 +420,8 @@ INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
     const __m256i low = _mm256_set1_epi32(0xff);
     __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
     h = _mm256_permute4x64_epi64(h, 0xd8);
-    _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(h),
-                                                    _mm256_extracti128_si256(h, 1)));
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packus_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
 }
 INLINE Sums sums_set1(int32_t i) { return (Sums){_mm256_set1_epi32(i), _mm256_set1_epi32(i)}; }
 INLINE Sums sums_add(Sums x, Sums y) {
@@ -492,7 +504,7 @@ static const Kernels *const table_of_avx2 = &table;
 #undef TILE_TOKENS
 #undef Q8_OFFSET
 
-/* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ======================================================= */
+/* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ===================================================== */
 
 #define ISLAND avx512
 #define ISLAND_NAME "avx512"
@@ -580,7 +592,7 @@ static const Kernels *const table_of_avx512 = &table;
 #undef TILE_TOKENS
 #undef Q8_OFFSET
 
-/* ==== What this CPU has ========================================================================= */
+/* ==== What this CPU has ======================================================================= */
 
 /* Registers that the operating system saves and restores (XCR0); 0 when it does not say. */
 static uint32_t saved_state(void) {
@@ -618,7 +630,7 @@ static const char *missing_avx512(void) {
 
 static const char *missing_scalar(void) { return NULL; }
 
-/* ==== The choice ================================================================================ */
+/* ==== The choice ============================================================================== */
 
 typedef struct {
     const Kernels *const *kernels;
@@ -650,7 +662,8 @@ const Kernels *kernels_select(const char *name, Error *e) {
         const char *missing = choices[i].missing();
         if (strcmp(k->name, name) == 0) {
             if (missing == NULL) return k;
-            fail(e, NULL, "instruction set", "%s needs %s, which this machine lacks", name, missing);
+            fail(e, NULL, "instruction set", "%s needs %s, which this machine lacks", name,
+                 missing);
             return NULL;
         }
         int w = snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", k->name);

@@ -1,23 +1,25 @@
 /* kernels.h: the arithmetic of the engine, one table of functions per instruction set.
  *
- * Every function here gives the same bits on every instruction set, for any number of tokens and any
- * split of the work over threads. That holds because the order of every floating-point operation is
- * part of its contract:
+ * Every function here gives the same bits on every instruction set, for any number of tokens and
+ * any split of the work over threads. That holds because the order of every floating-point
+ * operation is part of its contract:
  *   - sums of products of small integers are exact, in any order;
  *   - float sums run in the order stated with each function, products and sums fused where it says
  *     fma, rounded apart everywhere else (the build sets -ffp-contract=off);
- *   - a sum over lanes keeps 16 partial sums, lane i taking elements i, i + 16, i + 32 ..., and adds
- *     them as a tree: lane i += lane i + 8, then + 4, + 2, + 1.
+ *   - a sum over lanes keeps 16 partial sums, lane i taking elements i, i + 16, i + 32 ..., and
+ *     adds them as a tree: lane i += lane i + 8, then + 4, + 2, + 1;
+ *   - where a result is NaN, which NaN it is remains open: no instruction set says the same.
  * The scalar table is the plain statement of each function; the others are compared with it by ==.
  *
- * Letters: T tokens, K columns (inputs), N rows (outputs), D head_dim, G query heads per KV head. */
+ * Letters: T tokens, K columns (inputs), N rows (outputs), D head_dim, G query heads per KV head */
 #ifndef KERNELS_H
 #define KERNELS_H
 
 #include "model.h"
 
-#define GROUP_TOKENS 16  /* tokens that lie interleaved in an Operand */
-#define ATTEND_KEYS 512  /* keys of one attend() call: fixed, so that results depend on nothing else */
+#define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
+#define STREAMS 2       /* panels that one token reads in lock-step */
+#define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
 
 /* A weight matrix in panels: w (N rows, K cols). */
 typedef struct {
@@ -36,12 +38,12 @@ typedef struct {
  * so that one token is contiguous and sixteen are the A tile of a matrix unit. */
 typedef struct {
     uint32_t n_tok, cols;
-    const float *x;    /* (T, K), rows x_stride floats apart: operand of f32, f16, bf16 weights */
+    const float *x; /* (T, K), rows x_stride floats apart: operand of f32, f16, bf16 weights */
     size_t x_stride;
-    int8_t *q;         /* (T * Kp), 64-byte aligned */
-    float *d;          /* (T * Kp/32) max|x| / 127 of the block; NaN when it holds a NaN or infinity */
-    float *dq;         /* (T * Kp/32) d * (float)(sum of the block's q) */
-    int32_t *sum;      /* (T * Kp/16) sum of the sub-block's q */
+    int8_t *q;    /* (T * Kp), -127 .. 127, 64-byte aligned */
+    float *d;     /* (T * Kp/32) max|x| / 127 of the block; NaN if it has a NaN or infinity */
+    float *dq;    /* (T * Kp/32) d * (float)(sum of the block's q) */
+    int32_t *sum; /* (T * Kp/16) sum of the sub-block's q */
 } Operand;
 
 /* One query token's G heads that share a KV head, against ATTEND_KEYS keys or fewer. */
@@ -49,33 +51,38 @@ typedef struct {
     uint32_t head_dim, v_stride; /* v_stride: head_dim rounded up to 16 */
     uint32_t n_heads;            /* G */
     uint32_t n_keys;             /* 1 .. ATTEND_KEYS */
-    const float *q;   /* (G, D) rows D apart, already rotated and scaled by 1/sqrt(D) */
-    const void *k;    /* (ceil(n_keys/16), D, 16) f16 or f32: 16 keys side by side */
-    const void *v;    /* (n_keys, v_stride) f16 or f32, zeros behind D */
-    float *scores;    /* (G, ATTEND_KEYS) scratch */
-    float *max, *sum; /* out (G): largest score; sum of exp(score - max) */
-    float *out;       /* out (G, v_stride): sum of exp(score - max) v, not yet divided by sum */
+    const float *q;              /* (G, D) rows D apart, already rotated and scaled by 1/sqrt(D) */
+    const void *k;               /* (ceil(n_keys/16), D, 16) f16 or f32: 16 keys side by side */
+    const void *v;               /* (n_keys, v_stride) f16 or f32, zeros behind D */
+    float *scores;               /* (G, ATTEND_KEYS) scratch */
+    float *max, *sum;            /* out (G): largest score; sum of exp(score - max) */
+    float *out; /* out (G, v_stride): sum of exp(score - max) v, not yet divided by sum */
 } Attend;
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", ... */
 
-    /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x| (compared
-     * as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0, q = 0; else
-     * d = amax / 127, q = x * (127 / amax) rounded to nearest, ties to even. */
+    /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x|
+     * (compared as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0,
+     * q = 0; else d = amax / 127, q = x * (127 / amax) rounded to nearest, ties to even. */
     void (*quantize_row)(const Operand *a, uint32_t t);
 
-    /* y[t * y_stride + n] = sum over k of w[n][k] a[t][k], for n in [16 panel, 16 (panel + n_panels))
-     * and every token; y is (T, N rounded up to 16). By type, acc starting at 0, k ascending:
+    /* y[t * y_stride + n] = sum over k of w[n][k] a[t][k], for every token and for the 16 rows n of
+     * each of n_panels panels: panel, panel + step, panel + 2 step ... One token reads STREAMS
+     * panels side by side, which is fastest when they are far apart and the next call's stand
+     * behind them: long streams. y is (T, N rounded up to 16). By type, acc starting at 0, k
+     * ascending:
      *   f32 f16 bf16  acc = fma(w, x, acc) for each k
-     *   q8 q5_0       acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q (q5_0: q_w - 16)
+     *   q8 q5_0       acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q
+     *                 (q5_0: q_w - 16)
      *   q5_1          the same with unsigned codes, then acc = fma(mw, dq, acc), per block
      *   q5            per 256: s = 0, m = 0; per block s = fma(d, (float)(sc * isum), s),
-     *                 m = fma((float)min, dq, m); then acc = fma(dw, s, acc), acc = fma(-dmin, m, acc)
-     *   q6            per 256: s = 0; per block s = fma(d, (float)(sc0 isum0 + sc1 isum1), s), codes
-     *                 minus 32; then acc = fma(dw, s, acc) */
-    void (*matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t n_panels, const Operand *a,
-                            float *y, size_t y_stride);
+     *                 m = fma((float)min, dq, m); then acc = fma(dw, s, acc),
+     *                 acc = fma(-dmin, m, acc)
+     *   q6            per 256: s = 0; per block s = fma(d, (float)(sc0 isum0 + sc1 isum1), s),
+     *                 codes minus 32; then acc = fma(dw, s, acc) */
+    void (*matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
+                            const Operand *a, float *y, size_t y_stride);
 
     /* [0]: f16 keys and values, [1]: f32. For each head: score[j] = fma over d ascending of
      * q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j % 16);
@@ -88,7 +95,7 @@ typedef struct {
     void (*rope)(float *x, uint32_t n_heads, uint32_t head_dim, const float *cos, const float *sin);
     /* g = g / (1 + exp16(-g)) * u; (n) */
     void (*silu_mul)(float *g, const float *u, uint32_t n);
-    void (*add)(float *x, const float *y, uint32_t n); /* x += y */
+    void (*add)(float *x, const float *y, uint32_t n);       /* x += y */
     void (*narrow)(uint16_t *h, const float *x, uint32_t n); /* f16_from_f32 of each */
 
     /* Largest element; false when any element is NaN or infinite. n >= 1. */
@@ -107,8 +114,8 @@ const Kernels *kernels_select(const char *name, Error *e);
 /* The tables that this CPU can run, best first; NULL behind the last: for tests and --verify. */
 const Kernels *kernels_available(uint32_t index);
 
-/* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0 below,
- * infinity above, NaN for NaN. The scalar form, for use outside of the tables. */
+/* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0
+ * below, infinity above, NaN for NaN. The scalar form, for use outside of the tables. */
 float exp16_scalar(float x);
 
 #endif

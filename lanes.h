@@ -3,20 +3,21 @@
  * kernels.c includes this file once per instruction set (an "island"), each time behind three types
  * and a few dozen one-line primitives on them:
  *
- *   Lanes   16 floats                 Sums   16 int32                 Line   64 bytes: one line of a
- *                                                                     weight panel, 16 rows x 4 columns
+ *   Lanes   16 floats
+ *   Sums    16 int32
+ *   Line    64 bytes: one line of a weight panel, 16 rows x 4 columns
  *
- * A Lanes is one zmm register, two ymm registers or a plain array of 16 floats; what is written here
- * does the same operations in the same order on all of them, so all islands give the same bits. Each
- * island says by hand how to multiply int8 with int8 (sums_dot): there the instruction sets differ,
- * and there the sums are exact. TILE_TOKENS is how many tokens share a loaded
+ * A Lanes is one zmm register, two ymm registers or a plain array of 16 floats; what is written
+ * here does the same operations in the same order on all of them, so all islands give the same
+ * bits. Each island says by hand how to multiply int8 with int8 (sums_dot): there the instruction
+ * sets differ, and there the sums are exact. TILE_TOKENS is how many tokens share a loaded
  * weight: as many as the registers hold.
  *
- * The functions named in Kernels come in its order; the table itself is at the end. INLINE functions
- * take their small counts and the type as constants, so that every loop over them unrolls and every
- * choice is made by the compiler. No include guard: it is meant to be included again. */
+ * The functions named in Kernels come in its order; the table itself is at the end. INLINE
+ * functions take their small counts and the type as constants, so that every loop over them unrolls
+ * and every choice is made by the compiler. No include guard: it is meant to be included again. */
 
-/* ---- Parts of 16 lanes ------------------------------------------------------------------------- */
+/* ---- Parts of 16 lanes ----------------------------------------------------------------------- */
 
 /* p[0..left) in the first lanes, `fill` behind; all 16 when left >= 16. */
 INLINE Lanes lanes_load_fill(const float *p, size_t left, float fill) {
@@ -90,13 +91,13 @@ INLINE Lanes lanes_exp(Lanes x) {
     return lanes_if_less(x, lanes_set1(0x1.62e2p6f), e, beyond);
 }
 
-/* ---- quantize_row ------------------------------------------------------------------------------ */
+/* ---- quantize_row ---------------------------------------------------------------------------- */
 
 /* What quantize_row writes of one block; n is the distance between its two sub-block sums. */
 typedef struct {
-    int8_t *q;      /* (32) */
-    float *d, *dq;  /* (1) */
-    int32_t *sum;   /* sum[0], sum[n] */
+    int8_t *q;     /* (32) */
+    float *d, *dq; /* (1) */
+    int32_t *sum;  /* sum[0], sum[n] */
     size_t n;
 } QuantBlock;
 
@@ -117,8 +118,8 @@ INLINE void quantize_codes(const QuantBlock *to, Lanes a, Lanes b, float factor)
 INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
     const Sums magnitude = sums_set1(0x7fffffff);
     int32_t bits[16], top = 0;
-    sums_store(bits, sums_max(sums_and(lanes_bits(a), magnitude),
-                              sums_and(lanes_bits(b), magnitude)));
+    sums_store(bits,
+               sums_max(sums_and(lanes_bits(a), magnitude), sums_and(lanes_bits(b), magnitude)));
     for (size_t i = 0; i < 16; i++) top = bits[i] > top ? bits[i] : top;
     float amax = float_from_bits((uint32_t)top);
     if (top == 0 || top >= 0x7f800000) { /* all zero, or an infinity or NaN among them */
@@ -148,7 +149,8 @@ TARGET static void kernel_quantize_row(const Operand *a, uint32_t t) {
 
 /* ---- matmul with f32, f16 and bf16 weights ------------------------------------------------------
  *
- * A line holds one column of 16 rows (f32), or two columns side by side in each row's four bytes. */
+ * A line holds one column of 16 rows (f32), or two columns side by side in each row's four bytes.
+ * */
 
 /* Column k of a panel, where odd = k % 2. */
 INLINE Lanes plain_column(Type type, const uint8_t *panel, size_t k, int odd) {
@@ -158,56 +160,58 @@ INLINE Lanes plain_column(Type type, const uint8_t *panel, size_t k, int odd) {
     return lanes_from_bits(odd ? sums_and(both, sums_set1(-65536)) : sums_left(both, 16));
 }
 
-/* `np` panels, `panel_size` bytes apart, times `nt` tokens, x_stride apart; np * nt <= 4. Several
- * panels at once are several streams from memory; several tokens share a loaded weight. */
-INLINE void plain_tile(Type type, size_t np, size_t nt, const uint8_t *panel, size_t panel_size,
-                       size_t cols, const float *x, size_t x_stride, float *y, size_t y_stride) {
+/* `np` panels, `apart` bytes and y_apart floats from each other, times `nt` tokens, x_stride apart;
+ * np * nt <= 4. Several panels at once are several streams from memory; several tokens share a
+ * loaded weight. */
+INLINE void plain_tile(Type type, size_t np, size_t nt, const uint8_t *panel, size_t apart,
+                       size_t cols, const float *x, size_t x_stride, float *y, size_t y_apart,
+                       size_t y_stride) {
     Lanes acc[4];
     UNROLL for (size_t i = 0; i < np * nt; i++) acc[i] = lanes_set1(0);
     for (size_t k = 0; k < cols; k += 2) {
         UNROLL for (size_t odd = 0; odd < 2; odd++) {
             if (k + odd >= cols) break;
             UNROLL for (size_t p = 0; p < np; p++) {
-                Lanes w = plain_column(type, panel + p * panel_size, k + odd, (int)odd);
-                UNROLL for (size_t t = 0; t < nt; t++)
-                    acc[p * nt + t] =
-                        lanes_fma(w, lanes_set1(x[t * x_stride + k + odd]), acc[p * nt + t]);
+                Lanes w = plain_column(type, panel + p * apart, k + odd, (int)odd);
+                UNROLL for (size_t t = 0; t < nt; t++) acc[p * nt + t] =
+                    lanes_fma(w, lanes_set1(x[t * x_stride + k + odd]), acc[p * nt + t]);
             }
         }
     }
-    UNROLL for (size_t p = 0; p < np; p++)
-        UNROLL for (size_t t = 0; t < nt; t++)
-            lanes_store(y + t * y_stride + p * PANEL_ROWS, acc[p * nt + t]);
+    UNROLL for (size_t p = 0; p < np; p++) UNROLL for (size_t t = 0; t < nt; t++)
+        lanes_store(y + t * y_stride + p * y_apart, acc[p * nt + t]);
 }
 
-INLINE void matmul_plain(Type type, const Mat *w, uint32_t panel, uint32_t n_panels,
+INLINE void matmul_plain(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                          const Operand *a, float *y, size_t y_stride) {
-    size_t size = panel_bytes(type, w->cols), end = (size_t)panel + n_panels, cols = w->cols;
-    size_t xs = a->x_stride, np;
-    for (size_t p = panel; p < end; p += np) {
-        const uint8_t *at = w->data + p * size;
-        float *out = y + p * PANEL_ROWS;
+    const size_t size = panel_bytes(type, w->cols), apart = step * size, cols = w->cols;
+    const size_t y_apart = (size_t)step * PANEL_ROWS, xs = a->x_stride;
+    for (size_t p = 0, np; p < n_panels; p += np) {
+        const uint8_t *at = w->data + panel * size + p * apart;
+        float *out = y + (size_t)panel * PANEL_ROWS + p * y_apart;
         size_t t = 0;
-        np = end - p >= 4 && a->n_tok < 4 ? 4 : 1;
+        np = n_panels - p >= 4 && a->n_tok < 4 ? 4 : 1;
         if (np == 1)
             for (; t + 4 <= a->n_tok; t += 4)
-                plain_tile(type, 1, 4, at, size, cols, a->x + t * xs, xs, out + t * y_stride,
-                           y_stride);
+                plain_tile(type, 1, 4, at, apart, cols, a->x + t * xs, xs, out + t * y_stride,
+                           y_apart, y_stride);
         for (; t < a->n_tok; t++) {
+            const float *x = a->x + t * xs;
+            float *row = out + t * y_stride;
             if (np == 4)
-                plain_tile(type, 4, 1, at, size, cols, a->x + t * xs, xs, out + t * y_stride, 0);
+                plain_tile(type, 4, 1, at, apart, cols, x, xs, row, y_apart, 0);
             else
-                plain_tile(type, 1, 1, at, size, cols, a->x + t * xs, xs, out + t * y_stride, 0);
+                plain_tile(type, 1, 1, at, apart, cols, x, xs, row, y_apart, 0);
         }
     }
 }
 
 /* ---- matmul with block formats -----------------------------------------------------------------
  *
- * All of them are walked in chunks of 256 columns: four units of 64 (a pair of 32-wide blocks), in q5
- * and q6 behind four lines of scales. One token reads the codes straight from four panels at once:
- * four streams, which is what the memory likes best. For more tokens a chunk is first unpacked to
- * plain bytes, in the first-level cache, and every tile of tokens runs over these. */
+ * All of them are walked in chunks of 256 columns: four units of 64 (a pair of 32-wide blocks), in
+ * q5 and q6 behind four lines of scales. One token reads the codes straight from two panels at
+ * once: two long streams, which is what the memory likes best. For more tokens a chunk is first
+ * unpacked to plain bytes, in the first-level cache, and every tile of tokens runs over these. */
 
 INLINE int is_super(Type type) { return type == TYPE_Q5 || type == TYPE_Q6; }
 
@@ -276,9 +280,10 @@ INLINE Line tile_line(Type type, int unpacked, const uint8_t *at, int half, int 
 }
 
 /* Sums of nt tokens start here. Codes are stored with an offset (q5_0 16, q6 32; q8 where the
- * instruction wants unsigned bytes), which counts once for each activation: take it off. q6 sums its
- * two sub-blocks apart, the others go through. */
-INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t at, int part, Sums *s) {
+ * instruction wants unsigned bytes), which counts once for each activation: take it off. q6 sums
+ * its two sub-blocks apart, the others go through. */
+INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t at, int part,
+                       Sums *s) {
     const int32_t *sum = a->sum + at;
     int offset = type == TYPE_Q8 ? Q8_OFFSET : type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0;
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -289,9 +294,10 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
-/* Add block b of np panels, whose codes are at `codes`, `apart` bytes from each other, times tokens i
- * to i + nt - 1, to acc[p * nt + t]; np * nt <= 8. First the exact integer sums, then the scales w, as
- * kernels.h says. In q5 and q6 the products of integers stay below 2^24: they are exact in float. */
+/* Add block b of np panels, whose codes are at `codes`, `apart` bytes from each other, times tokens
+ * i to i + nt - 1, to acc[p * nt + t]; np * nt <= 8. First the exact integer sums, then the scales
+ * w, as kernels.h says. In q5 and q6 the products of integers stay below 2^24: they are exact in
+ * float. */
 INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                        size_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
                        size_t i, Lanes *acc) {
@@ -300,23 +306,21 @@ INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint
     Sums s[8];
     Lanes both[8]; /* q6: the two sub-blocks with their scales */
     UNROLL for (int part = 0; part < 2; part++) {
-        if (part == 0 || type == TYPE_Q6)
-            tile_start(type, np, nt, a, at + b * a->n, part, s);
+        if (part == 0 || type == TYPE_Q6) tile_start(type, np, nt, a, at + b * a->n, part, s);
         UNROLL for (int r = 4 * part; r < 4 * part + 4; r += 2) {
             UNROLL for (size_t p = 0; p < np; p++) {
                 Line x = tile_line(type, unpacked, codes + p * apart, half, r);
                 Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
-                UNROLL for (size_t t = 0; t < nt; t++)
-                    s[p * nt + t] = type == TYPE_Q8
-                                        ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
-                                        : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
+                UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
+                    type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
+                                    : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
             }
         }
         if (type != TYPE_Q6) continue;
         UNROLL for (size_t j = 0; j < np * nt; j++) {
             Lanes f = lanes_from_sums(s[j]);
-            both[j] = part == 0 ? lanes_mul(w[j / nt].first, f)
-                                : lanes_fma(w[j / nt].second, f, both[j]);
+            both[j] =
+                part == 0 ? lanes_mul(w[j / nt].first, f) : lanes_fma(w[j / nt].second, f, both[j]);
         }
     }
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -324,16 +328,20 @@ INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint
         UNROLL for (size_t p = 0; p < np; p++) {
             size_t j = p * nt + t;
             Lanes f = lanes_from_sums(s[j]);
-            if (type == TYPE_Q6) acc[j] = lanes_fma(d, both[j], acc[j]);
-            else if (type == TYPE_Q5) acc[j] = lanes_fma(d, lanes_mul(w[p].first, f), acc[j]);
-            else acc[j] = lanes_fma(lanes_mul(w[p].first, d), f, acc[j]);
+            if (type == TYPE_Q6)
+                acc[j] = lanes_fma(d, both[j], acc[j]);
+            else if (type == TYPE_Q5)
+                acc[j] = lanes_fma(d, lanes_mul(w[p].first, f), acc[j]);
+            else
+                acc[j] = lanes_fma(lanes_mul(w[p].first, d), f, acc[j]);
             if (type == TYPE_Q5_1)
                 acc[j] = lanes_fma(w[p].second, lanes_set1(a->dq[at + t]), acc[j]);
         }
     }
 }
 
-/* The scales of a whole 256-wide block: d[16], and q5's dmin[16] behind; applied to the sums s, m. */
+/* The scales of a whole 256-wide block: d[16], and q5's dmin[16] behind; applied to the sums s, m.
+ * */
 INLINE Lanes super_add(Type type, const uint8_t *d, Lanes s, Lanes m, Lanes acc) {
     acc = lanes_fma(lanes_from_f16(d), s, acc);
     if (type == TYPE_Q6) return acc;
@@ -348,8 +356,8 @@ INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *c
     return type == TYPE_Q6 ? panel + 32 * c : chunk + 192;
 }
 
-/* Bring lines of np streams, `apart` bytes from each other, into the second-level cache. (Fetching far
- * ahead into the first level keeps its few line buffers busy until the lines come, and its own
+/* Bring lines of np streams, `apart` bytes from each other, into the second-level cache. (Fetching
+ * far ahead into the first level keeps its few line buffers busy until the lines come, and its own
  * prefetcher takes them from the second in time.) */
 INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
     for (size_t i = 0; i < np; i++)
@@ -357,49 +365,48 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
             __builtin_prefetch(p + i * apart + at, 0, 2);
 }
 
-/* Four panels times one token: a chunk of n_blocks. `next` is the chunk that will come after it. */
-INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, const uint8_t *next,
-                            size_t n_blocks, const Tokens *a, Lanes s[4], Lanes m[4]) {
+/* STREAMS panels times one token: a chunk of n_blocks. */
+INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, size_t n_blocks,
+                            const Tokens *a, Lanes s[STREAMS], Lanes m[STREAMS]) {
     const size_t pair_size = pair_bytes(type);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
-        prefetch_streams(next + (pair - chunk), 4, apart, pair_size);
+        prefetch_streams(pair + pair_size, STREAMS, apart, pair_size);
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
-            BlockScales w[4];
-            UNROLL for (size_t p = 0; p < 4; p++)
-                w[p] = block_scales(type, chunk + p * apart, pair + p * apart, block);
-            tile_block(type, 0, 4, 1, pair, apart, half, w, a, block, 0, s);
+            BlockScales w[STREAMS];
+            UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
+                block_scales(type, chunk + p * apart, pair + p * apart, block);
+            tile_block(type, 0, STREAMS, 1, pair, apart, half, w, a, block, 0, s);
             if (type != TYPE_Q5) continue;
-            UNROLL for (size_t p = 0; p < 4; p++)
-                m[p] = lanes_fma(w[p].second, lanes_set1(a->dq[block]), m[p]);
+            UNROLL for (size_t p = 0; p < STREAMS; p++) m[p] =
+                lanes_fma(w[p].second, lanes_set1(a->dq[block]), m[p]);
         }
     }
 }
 
-/* Four panels times one token; y (64). */
-INLINE void one_token(Type type, const Mat *w, size_t panel, const Operand *a, float *y) {
-    const size_t size = panel_bytes(type, w->cols), n_blocks = w->cols / 32;
+/* STREAMS panels, `step` panels from each other, times one token; y: at the first of them. */
+INLINE void one_token(Type type, const Mat *w, size_t panel, size_t step, const Operand *a,
+                      float *y) {
+    const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
     const uint8_t *base = w->data + panel * size;
-    Lanes acc[4], s[4], m[4];
-    UNROLL for (size_t p = 0; p < 4; p++) acc[p] = lanes_set1(0);
+    Lanes acc[STREAMS], s[STREAMS], m[STREAMS];
+    UNROLL for (size_t p = 0; p < STREAMS; p++) acc[p] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
         const uint8_t *chunk = chunk_at(type, w->cols, base, c);
-        const uint8_t *next = 8 * c + 8 < n_blocks ? chunk + chunk_bytes(type)
-                                                   : chunk_at(type, w->cols, base + 4 * size, 0);
         Tokens t = tokens_at(a, 0, 8 * c);
-        UNROLL for (size_t p = 0; p < 4; p++) {
+        UNROLL for (size_t p = 0; p < STREAMS; p++) {
             s[p] = is_super(type) ? lanes_set1(0) : acc[p];
             m[p] = lanes_set1(0);
         }
-        one_token_chunk(type, chunk, size, next, min_size(n_blocks - 8 * c, 8), &t, s, m);
-        UNROLL for (size_t p = 0; p < 4; p++)
-            acc[p] = is_super(type) ? super_add(type, super_at(type, base, chunk, c) + p * size,
-                                                s[p], m[p], acc[p])
-                                    : s[p];
+        one_token_chunk(type, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, s, m);
+        UNROLL for (size_t p = 0; p < STREAMS; p++) acc[p] =
+            is_super(type)
+                ? super_add(type, super_at(type, base, chunk, c) + p * apart, s[p], m[p], acc[p])
+                : s[p];
     }
-    UNROLL for (size_t p = 0; p < 4; p++) lanes_store(y + p * PANEL_ROWS, acc[p]);
+    UNROLL for (size_t p = 0; p < STREAMS; p++) lanes_store(y + p * step * PANEL_ROWS, acc[p]);
 }
 
 /* A block unpacked: eight lines of codes as sums_dot takes them, and its scales. */
@@ -426,7 +433,8 @@ INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block
     }
 }
 
-/* A chunk of two panels: as it lies in them, and unpacked (unless q8: its bytes are codes already). */
+/* A chunk of two panels: as it lies in them, and unpacked (unless q8: its bytes are codes already).
+ * */
 typedef struct {
     const uint8_t *chunk[2];
     const uint8_t *super[2]; /* scales of the 256-wide block */
@@ -442,8 +450,10 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
     size_t apart = sizeof w->blocks[0], pair = b / 2 * pair_bytes(type);
     UNROLL for (size_t p = 0; p < 2; p++) {
         const Block *x = &w->blocks[p][b];
-        if (type == TYPE_Q8) scales[p] = block_scales(type, w->chunk[p], w->chunk[p] + pair, b);
-        else scales[p] = (BlockScales){lanes_load(x->first), lanes_load(x->second)};
+        if (type == TYPE_Q8)
+            scales[p] = block_scales(type, w->chunk[p], w->chunk[p] + pair, b);
+        else
+            scales[p] = (BlockScales){lanes_load(x->first), lanes_load(x->second)};
     }
     if (type == TYPE_Q8) {
         codes = w->chunk[0] + pair;
@@ -454,11 +464,11 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
 
 /* A chunk of two panels times nt tokens, from token i of the group on: add to y, where the second
  * panel and the tokens lie y_panel and 16 floats apart. */
-INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a, size_t i, float *y,
-                       size_t y_panel) {
+INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a, size_t i,
+                       float *y, size_t y_panel) {
     Lanes s[8];
-    UNROLL for (size_t j = 0; j < 2 * nt; j++)
-        s[j] = is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
+    UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
+        is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
     for (size_t b = 0; b < w->n_blocks; b++) chunk_pair_block(type, nt, w, b, a, i, s);
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
         float *out = y + j / nt * y_panel + j % nt * 16;
@@ -484,16 +494,17 @@ INLINE void group_tiles(Type type, const ChunkPair *w, const Tokens *a, float *y
 /* Tokens whose sums are under way together: a chunk is unpacked once for them. */
 #define TOKEN_RUN 128
 
-/* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times two panels, of which the
- * second may be the first again. The sums stay in a small array of their own: rows of y lie a power
- * of two apart, which caches do not like. */
+/* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times two panels, of which
+ * the second may be the first again. The sums stay in a small array of their own: rows of y lie a
+ * power of two apart, which caches do not like. */
 INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2], const Operand *a,
                         size_t first, size_t n_tok, float sums[2][TOKEN_RUN][16]) {
     _Alignas(64) Block blocks[2][8];
     const size_t all = w->cols / 32;
     for (size_t p = 0; p < 2; p++) memset(sums[p], 0, n_tok * sizeof sums[p][0]);
     for (size_t c = 0; 8 * c < all; c++) {
-        ChunkPair pair = {.blocks = (const Block(*)[8])blocks, .n_blocks = min_size(all - 8 * c, 8)};
+        ChunkPair pair = {.blocks = (const Block(*)[8])blocks,
+                          .n_blocks = min_size(all - 8 * c, 8)};
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
@@ -506,38 +517,43 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
     }
 }
 
-/* Any number of tokens times the np panels from `panel` on; y: at the first of them. */
-INLINE void panels_tokens(Type type, size_t np, const Mat *w, size_t panel, const Operand *a, float *y,
-                          size_t y_stride) {
+/* Any number of tokens times np panels, `step` panels from each other; y: at the first of them. */
+INLINE void panels_tokens(Type type, size_t np, const Mat *w, size_t panel, size_t step,
+                          const Operand *a, float *y, size_t y_stride) {
     _Alignas(64) float sums[2][TOKEN_RUN][16];
-    const size_t size = panel_bytes(type, w->cols);
+    const size_t size = panel_bytes(type, w->cols), y_apart = step * PANEL_ROWS;
     for (size_t p = 0; p < np; p += 2) {
         size_t second = min_size(p + 1, np - 1), n;
-        const uint8_t *panels[2] = {w->data + (panel + p) * size, w->data + (panel + second) * size};
+        const uint8_t *panels[2] = {w->data + (panel + p * step) * size,
+                                    w->data + (panel + second * step) * size};
         for (size_t first = 0; first < a->n_tok; first += n) {
             n = min_size(a->n_tok - first, TOKEN_RUN);
             many_tokens(type, w, panels, a, first, n, sums);
             for (size_t t = 0; t < n; t++) {
                 float *out = y + (first + t) * y_stride;
-                memcpy(out + 16 * second, sums[1][t], sizeof sums[1][t]);
-                memcpy(out + 16 * p, sums[0][t], sizeof sums[0][t]);
+                memcpy(out + second * y_apart, sums[1][t], sizeof sums[1][t]);
+                memcpy(out + p * y_apart, sums[0][t], sizeof sums[0][t]);
             }
         }
     }
 }
 
-INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t n_panels,
+INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                           const Operand *a, float *y, size_t y_stride) {
-    size_t p = panel, end = p + n_panels;
-    for (; a->n_tok == 1 && end - p >= 4; p += 4) one_token(type, w, p, a, y + 16 * p);
-    if (p < end) panels_tokens(type, end - p, w, p, a, y + 16 * p, y_stride);
+    size_t p = 0;
+    y += (size_t)panel * PANEL_ROWS;
+    for (; a->n_tok == 1 && n_panels - p >= STREAMS; p += STREAMS)
+        one_token(type, w, panel + p * step, step, a, y + p * step * PANEL_ROWS);
+    if (p < n_panels)
+        panels_tokens(type, n_panels - p, w, panel + p * step, step, a, y + p * step * PANEL_ROWS,
+                      y_stride);
 }
 
 /* A function of the table for one type. */
 #define MATMUL(name, type, how)                                                                    \
-    TARGET static void name(const Mat *w, uint32_t panel, uint32_t n_panels, const Operand *a,     \
-                            float *y, size_t y_stride) {                                           \
-        how(type, w, panel, n_panels, a, y, y_stride);                                             \
+    TARGET static void name(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,        \
+                            const Operand *a, float *y, size_t y_stride) {                         \
+        how(type, w, panel, step, n_panels, a, y, y_stride);                                       \
     }
 
 MATMUL(matmul_f32, TYPE_F32, matmul_plain)
@@ -549,7 +565,7 @@ MATMUL(matmul_q6, TYPE_Q6, matmul_blocks)
 MATMUL(matmul_q5_0, TYPE_Q5_0, matmul_blocks)
 MATMUL(matmul_q5_1, TYPE_Q5_1, matmul_blocks)
 
-/* ---- attend ------------------------------------------------------------------------------------ */
+/* ---- attend ---------------------------------------------------------------------------------- */
 
 /* 16 keys or values at element `at` of a cache of f16 (half = 1) or f32. */
 INLINE Lanes cache_load(int half, const void *cache, size_t at) {
@@ -568,10 +584,11 @@ INLINE void score_tile(int half, size_t nh, const Attend *a, size_t h, size_t j)
     UNROLL for (size_t i = 0; i < nh; i++) acc[i] = lanes_set1(0);
     for (size_t d = 0; d < dim; d++) {
         Lanes k = cache_load(half, a->k, j * dim + d * 16);
-        UNROLL for (size_t i = 0; i < nh; i++)
-            acc[i] = lanes_fma(lanes_set1(q[i * dim + d]), k, acc[i]);
+        UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
+            lanes_fma(lanes_set1(q[i * dim + d]), k, acc[i]);
     }
-    UNROLL for (size_t i = 0; i < nh; i++) lanes_store(a->scores + (h + i) * ATTEND_KEYS + j, acc[i]);
+    UNROLL for (size_t i = 0; i < nh; i++)
+        lanes_store(a->scores + (h + i) * ATTEND_KEYS + j, acc[i]);
 }
 
 /* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of nh heads from h on: lane = d. */
@@ -580,18 +597,18 @@ INLINE void value_tile(int half, size_t nh, const Attend *a, size_t h, size_t d,
     float *out = a->out + h * a->v_stride + d;
     const float *e = a->scores + h * ATTEND_KEYS;
     Lanes acc[4];
-    UNROLL for (size_t i = 0; i < nh; i++)
-        acc[i] = j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
+    UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
+        j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
     for (size_t j = j0; j < j1; j++) {
         Lanes v = cache_load(half, a->v, j * a->v_stride + d);
-        UNROLL for (size_t i = 0; i < nh; i++)
-            acc[i] = lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
+        UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
+            lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
     }
     UNROLL for (size_t i = 0; i < nh; i++) lanes_store(out + i * a->v_stride, acc[i]);
 }
 
-/* One head: scores to exp(score - max), their sum. Lanes behind n_keys hold whatever the cache held:
- * they become -infinity for the maximum and stay out of the sum. */
+/* One head: scores to exp(score - max), their sum. Lanes behind n_keys hold whatever the cache
+ * held: they become -infinity for the maximum and stay out of the sum. */
 INLINE void score_exp(const Attend *a, size_t h) {
     float *s = a->scores + h * ATTEND_KEYS;
     size_t n = a->n_keys;
@@ -643,7 +660,7 @@ INLINE void attend_cache(int half, const Attend *a) {
 TARGET static void attend_f16(const Attend *a) { attend_cache(1, a); }
 TARGET static void attend_f32(const Attend *a) { attend_cache(0, a); }
 
-/* ---- Operations on rows ------------------------------------------------------------------------ */
+/* ---- Operations on rows ---------------------------------------------------------------------- */
 
 TARGET static void kernel_rmsnorm(float *y, const float *x, const float *w, uint32_t n, float eps) {
     Lanes squares = lanes_set1(0);
@@ -659,7 +676,7 @@ TARGET static void kernel_rmsnorm(float *y, const float *x, const float *w, uint
 }
 
 TARGET static void kernel_rope(float *x, uint32_t n_heads, uint32_t head_dim, const float *cos,
-                        const float *sin) {
+                               const float *sin) {
     size_t half = head_dim / 2;
     for (size_t h = 0; h < n_heads; h++, x += head_dim) {
         for (size_t i = 0; i < half; i += 16) {
@@ -684,8 +701,8 @@ TARGET static void kernel_silu_mul(float *g, const float *u, uint32_t n) {
 
 TARGET static void kernel_add(float *x, const float *y, uint32_t n) {
     for (size_t i = 0; i < n; i += 16)
-        lanes_store_some(x + i, n - i, lanes_add(lanes_load_some(x + i, n - i),
-                                                 lanes_load_some(y + i, n - i)));
+        lanes_store_some(x + i, n - i,
+                         lanes_add(lanes_load_some(x + i, n - i), lanes_load_some(y + i, n - i)));
 }
 
 TARGET static void kernel_narrow(uint16_t *h, const float *x, uint32_t n) {
@@ -696,8 +713,8 @@ TARGET static void kernel_narrow(uint16_t *h, const float *x, uint32_t n) {
     }
 }
 
-/* x * 0 is 0 for a number and NaN for everything else: one fma each gathers whether all are numbers.
- * Four vectors at a time hide its latency. */
+/* x * 0 is 0 for a number and NaN for everything else: one fma each gathers whether all are
+ * numbers. Four vectors at a time hide its latency. */
 TARGET static bool kernel_max_finite(const float *x, uint32_t n, float *max) {
     const Lanes zero = lanes_set1(0);
     Lanes top[4], probe[4];
@@ -742,7 +759,8 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
         prefetch_streams(b + i + READ_AHEAD, 4, quarter, LINE_BYTES);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_add(s[j], sums_load(b + j * quarter + i));
     }
-    for (size_t i = 4 * quarter; i < bytes; i += LINE_BYTES) s[0] = sums_add(s[0], sums_load(b + i));
+    for (size_t i = 4 * quarter; i < bytes; i += LINE_BYTES)
+        s[0] = sums_add(s[0], sums_load(b + i));
     int32_t lane[16];
     sums_store(lane, sums_add(sums_add(s[0], s[1]), sums_add(s[2], s[3])));
     uint64_t all = 0;
@@ -750,14 +768,19 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
     return all;
 }
 
-/* ---- The table --------------------------------------------------------------------------------- */
+/* ---- The table ------------------------------------------------------------------------------- */
 
 static const Kernels table = {
     .name = ISLAND_NAME,
     .quantize_row = kernel_quantize_row,
-    .matmul = {[TYPE_F32] = matmul_f32, [TYPE_F16] = matmul_f16, [TYPE_BF16] = matmul_bf16,
-               [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
-               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1},
+    .matmul = {[TYPE_F32] = matmul_f32,
+               [TYPE_F16] = matmul_f16,
+               [TYPE_BF16] = matmul_bf16,
+               [TYPE_Q8] = matmul_q8,
+               [TYPE_Q5] = matmul_q5,
+               [TYPE_Q6] = matmul_q6,
+               [TYPE_Q5_0] = matmul_q5_0,
+               [TYPE_Q5_1] = matmul_q5_1},
     .attend = {attend_f16, attend_f32},
     .rmsnorm = kernel_rmsnorm,
     .rope = kernel_rope,

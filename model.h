@@ -25,8 +25,8 @@
  *           | row 0, k0+4r .. +3| row 1, same k    | ... |  row 15 |      k0 = 32 b
  *           +----+----+----+----+----+---+----+----+-- --+----+----+
  *
- * That is the operand of vpdpbusd with the activations broadcast, the B tile of AMX, two AVX2 halves
- * and four NEON sdot operands: one order of bytes for all of them. A panel is:
+ * That is the operand of vpdpbusd with the activations broadcast, the B tile of AMX, two AVX2
+ * halves and four NEON sdot operands: one order of bytes for all of them. A panel is:
  *
  *   f32   cols lines; line k: row n's dword is w[n][k]
  *   f16,  ceil(cols/2) lines; line r: row n's halfwords are w[n][2r], w[n][2r+1] (zero behind cols)
@@ -39,12 +39,12 @@
  *         w = d[b][n] * q                                              (= GGUF Q8_0, a permutation)
  *
  *   q5_0  units of 64 columns, 11 lines (last half unit as above):
- *           8 lines   nibbles: byte 4n+j of line r: low nibble block 0, high nibble block 1, k = 4r+j
+ *           8 lines nibbles: byte 4n+j of line r: low nibble block 0, high nibble block 1, k = 4r+j
  *           2 lines   high bits: line b, bit r of byte 4n+j = bit 4 of block b, k = 4r+j
  *           1 line    f16 d[2][16]
- *         q = nibble | high << 4;  w = d[b][n] * (q - 16)                              (= GGUF Q5_0)
+ *         q = nibble | high << 4;  w = d[b][n] * (q - 16)                             (= GGUF Q5_0)
  *   q5_1    as q5_0, and 1 line f16 m[2][16] behind d; 12 lines
- *         w = d[b][n] * q + m[b][n]                                                    (= GGUF Q5_1)
+ *         w = d[b][n] * q + m[b][n]                                                   (= GGUF Q5_1)
  *
  *   q5    units of 256 columns, 44 lines:
  *           2 lines   byte[b][n] = sc & 15 | (m & 15) << 4            b = 0..7, 32-wide blocks
@@ -52,7 +52,7 @@
  *           1 line    f16 d[16], f16 dmin[16]
  *           4 times, u = 0..3, for columns 64u .. 64u+63:
  *             8 lines nibbles, 2 lines high bits, exactly as in q5_0 (block 0 is b = 2u)
- *         w = d[n] * sc[b][n] * q - dmin[n] * m[b][n]                                  (= GGUF Q5_K)
+ *         w = d[n] * sc[b][n] * q - dmin[n] * m[b][n]                                 (= GGUF Q5_K)
  *
  *   q6      ceil(cols/512) lines at the head of the panel: f16 d[cols/256][16], zero-filled
  *         then units of 256 columns, 52 lines:
@@ -61,7 +61,7 @@
  *             8 lines nibbles as in q5_0
  *             4 lines two-bit planes: line h, bits 2i, 2i+1 of byte 4n+j = bits 4, 5 of
  *                     block z/8, k = 4(z%8)+j with z = 4h+i
- *         q = nibble | plane << 4;  w = d[n] * sc[s][n] * (q - 32)                     (= GGUF Q6_K)
+ *         q = nibble | plane << 4;  w = d[n] * sc[s][n] * (q - 32)                    (= GGUF Q6_K)
  *
  * Vectors (norms, biases) are plain f32 arrays: type f32 with rows = 1, not panels.
  */
@@ -99,7 +99,7 @@ typedef enum {
 typedef struct {
     uint32_t num_hidden_layers, hidden_size, intermediate_size;
     uint32_t num_attention_heads, num_key_value_heads, head_dim; /* head_dim even */
-    uint32_t vocab_size;      /* rows of the embedding; ids >= n_tokens are padding, never sampled */
+    uint32_t vocab_size;      /* rows of the embedding; ids >= n_tokens are padding, not sampled */
     uint32_t max_position_embeddings;
     uint32_t tie_word_embeddings; /* 1: no lm_head.weight, the embedding serves as the head */
     float rms_norm_eps;
@@ -151,8 +151,8 @@ _Static_assert(sizeof(ModelHeader) == 968, "ModelHeader has no holes");
  * model.layers.N.{input_layernorm,post_attention_layernorm}.weight,
  * model.layers.N.self_attn.{q,k,v}_proj.{weight,bias}, model.layers.N.self_attn.o_proj.weight,
  * model.layers.N.mlp.{gate,up,down}_proj.weight, model.norm.weight, lm_head.weight. They stand in
- * the order in which a token meets them: embedding, then per layer input_layernorm, q, k, v (weights,
- * then biases), o, post_attention_layernorm, gate, up, down; then norm and lm_head. */
+ * the order in which a token meets them: embedding, then per layer input_layernorm, q, k, v
+ * (weights, then biases), o, post_attention_layernorm, gate, up, down; then norm and lm_head. */
 typedef struct {
     char name[80];            /* NUL-terminated */
     uint32_t type;            /* Type */
@@ -183,7 +183,7 @@ typedef struct {
     uint32_t id, special;         /* special = 1: left out when decoding to plain text */
 } TokenizerAdded;
 
-/* ---- Sizes ------------------------------------------------------------------------------------- */
+/* ---- Sizes ----------------------------------------------------------------------------------- */
 
 /* What a format is made of. block: columns must be a multiple of it. A row is stored as units of
  * `unit` columns and `lines` lines each. */
@@ -219,7 +219,7 @@ static inline size_t matrix_bytes(Type t, size_t rows, size_t cols) {
     return (rows + PANEL_ROWS - 1) / PANEL_ROWS * panel_bytes(t, cols);
 }
 
-/* ---- Half precision ---------------------------------------------------------------------------- */
+/* ---- Half precision -------------------------------------------------------------------------- */
 
 static inline float float_from_bits(uint32_t bits) {
     float f;
@@ -272,7 +272,7 @@ static inline uint16_t load_u16(const uint8_t *p) {
     return v;
 }
 
-/* ---- The restoring formulas, as code ----------------------------------------------------------- */
+/* ---- The restoring formulas, as code --------------------------------------------------------- */
 
 /* Quant codes of row n at column k of a unit whose nibble lines start at `nib`, 0 <= k < 64. */
 static inline uint32_t panel_nibble(const uint8_t *nib, size_t n, size_t k) {
@@ -335,7 +335,7 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
     }
 }
 
-/* ---- model.c: what a reader and the writer must agree on ---------------------------------------- */
+/* ---- model.c: what a reader and the writer must agree on ------------------------------------- */
 
 /* Are all sizes within the caps, and do they fit together? Errors name config.json's field. */
 bool model_check_config(const ModelConfig *c, const char *file, Error *e);
@@ -365,11 +365,12 @@ typedef struct {
     const TensorEntry *tensors;  /* (header->n_tensors) in the map */
 } ModelFile;
 
-/* Open and prove a model.bin: everything but the tensors' data and the tokenizer section's inside. */
+/* Open and prove a model.bin: everything but the tensors' data and the tokenizer's inside. */
 bool model_open(ModelFile *m, const char *path, Error *e);
 void model_close(ModelFile *m);
 /* Compare one tensor's data with its checksum. */
-bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path, Error *e);
+bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path,
+                         Error *e);
 
 /* Row `row` of a matrix in panels, as float: out (cols). The embedding look-up. */
 static inline void matrix_row(Type t, size_t cols, const uint8_t *data, size_t row, float *out) {

@@ -24,6 +24,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -43,7 +44,6 @@
 
 #define QWEN_VERSION "0.1"
 #define PROMPT_CHUNK 256 /* tokens of a prompt that go through the layers together */
-#define UNIT_PANELS 4    /* panels of one unit of work: four streams of memory reads in lock-step */
 #define MAX_THREADS 256
 
 /* ============================================================================================
@@ -354,10 +354,10 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
 }
 
 /* What happens to rows of a product while they are warm. */
-typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL, AFTER_SILU_MUL } After;
+typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL } After;
 typedef struct {
-    const Mat *w, *w2; /* w2: the other factor of AFTER_SILU_MUL */
-    float *y, *y2;     /* (n, y_stride) y2: of w2, or of w and e->rest, which is added to y */
+    const Mat *w;
+    float *y, *y2; /* (n, y_stride) y2: the product with e->rest, which is added to y; or NULL */
     size_t y_stride;
     After after;
     const float *bias; /* AFTER_BIAS: (rows), or NULL */
@@ -368,8 +368,23 @@ typedef struct {
     uint32_t n_products;
 } Products;
 
-static uint32_t n_units(const Mat *w) {
-    return (w->rows + UNIT_PANELS * PANEL_ROWS - 1) / (UNIT_PANELS * PANEL_ROWS);
+static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+
+/* A unit of work is STREAMS panels, one from each half of the matrix: unit u takes panels u and
+ * u + n_units. So a thread that takes unit after unit reads long streams. */
+static uint32_t n_units(const Mat *w) { return (n_panels(w) + STREAMS - 1) / STREAMS; }
+
+/* What follows the product of 16 rows (fewer in the last panel) while they are warm. */
+static void product_finish(Engine *e, const Product *p, uint32_t panel, bool two_terms) {
+    const Kernels *K = e->kernels;
+    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row;
+    if (rows > PANEL_ROWS) rows = PANEL_ROWS;
+    for (uint32_t t = 0; t < e->act.n_tok; t++) {
+        float *y = p->y + t * p->y_stride + row;
+        if (two_terms) K->add(y, p->y2 + t * p->y_stride + row, rows);
+        if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
+        if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
+    }
 }
 
 static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
@@ -379,21 +394,11 @@ static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Kernels *K = e->kernels;
     const Product *p = j->products;
     while (unit >= n_units(p->w)) unit -= n_units(p++->w);
-    uint32_t panels = (p->w->rows + PANEL_ROWS - 1) / PANEL_ROWS, panel = unit * UNIT_PANELS;
-    uint32_t n_panels = panels - panel < UNIT_PANELS ? panels - panel : UNIT_PANELS;
-    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row;
-    if (rows > n_panels * PANEL_ROWS) rows = n_panels * PANEL_ROWS;
-    K->matmul[p->w->type](p->w, panel, n_panels, &e->act, p->y, p->y_stride);
-    if (p->w2) K->matmul[p->w2->type](p->w2, panel, n_panels, &e->act, p->y2, p->y_stride);
-    bool two_terms = !p->w2 && p->y2 && p->w->type >= TYPE_Q8;
-    if (two_terms) K->matmul[p->w->type](p->w, panel, n_panels, &e->rest, p->y2, p->y_stride);
-    for (uint32_t t = 0; t < e->act.n_tok; t++) {
-        float *y = p->y + t * p->y_stride + row;
-        if (two_terms) K->add(y, p->y2 + t * p->y_stride + row, rows);
-        if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
-        if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
-        if (p->after == AFTER_SILU_MUL) K->silu_mul(y, p->y2 + t * p->y_stride + row, rows);
-    }
+    uint32_t step = n_units(p->w), n = (n_panels(p->w) - unit + step - 1) / step;
+    bool two_terms = p->y2 && p->w->type >= TYPE_Q8;
+    K->matmul[p->w->type](p->w, unit, step, n, &e->act, p->y, p->y_stride);
+    if (two_terms) K->matmul[p->w->type](p->w, unit, step, n, &e->rest, p->y2, p->y_stride);
+    for (uint32_t i = 0; i < n; i++) product_finish(e, p, unit + i * step, two_terms);
 }
 
 /* Compute products of the operand e->act: all their rows are one range of parallel work. */
@@ -574,6 +579,14 @@ static void attend(Pass *p) {
     }
 }
 
+/* gate = silu(gate) * up for one token. */
+static void silu_unit(void *ctx, uint32_t t, uint32_t thread) {
+    (void)thread;
+    const Engine *e = ((Pass *)ctx)->e;
+    e->kernels->silu_mul(e->gate + t * e->f_stride, e->up + t * e->f_stride,
+                         e->model->config->intermediate_size);
+}
+
 /* One decoder layer over the pass's tokens: x += attention(norm(x)); x += mlp(norm(x)). */
 static void layer_forward(Pass *p) {
     Engine *e = p->e;
@@ -615,13 +628,12 @@ static void layer_forward(Pass *p) {
     multiply(e, &o, 1);
 
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm);
-    const Product mlp = {.w = &l->gate_proj,
-                         .y = e->gate,
-                         .w2 = &l->up_proj,
-                         .y2 = e->up,
-                         .y_stride = e->f_stride,
-                         .after = AFTER_SILU_MUL};
-    multiply(e, &mlp, 1);
+    const Product gate_up[] = {
+        {.w = &l->gate_proj, .y = e->gate, .y_stride = e->f_stride},
+        {.w = &l->up_proj, .y = e->up, .y_stride = e->f_stride},
+    };
+    multiply(e, gate_up, 2);
+    parallel_for(e->pool, p->n, silu_unit, p);
     prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL);
     const Product down = {
         .w = &l->down_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
@@ -966,7 +978,7 @@ static int32_t choose(Sampler *s, size_t n) {
     const SamplerOptions *o = &s->options;
     Candidate *h = s->candidates;
     double best = (double)h[0].logit, total = 0, mass = 0;
-    float scale = (float)(1 / o->temperature);
+    float scale = (float)fmin(1 / o->temperature, 1e30); /* 0 times infinity is no number */
     for (size_t i = 0; i < n; i++)
         total += (double)exp16_scalar((h[i].logit - (float)best) * scale);
     /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order.
@@ -1091,6 +1103,17 @@ static void output_close(Output *o) {
     ids_free(&o->ids);
 }
 
+/* Write all of text[0..n) now. A signal while a pipe is full only delays it. */
+static bool write_now(FILE *to, const char *text, size_t n, Error *e) {
+    if (fflush(to) != 0) return fail_errno(e, NULL, "writing the answer");
+    while (n > 0) {
+        ssize_t done = write(fileno(to), text, n);
+        if (done < 0 && errno != EINTR) return fail_errno(e, NULL, "writing the answer");
+        if (done > 0) text += done, n -= (size_t)done;
+    }
+    return true;
+}
+
 /* Write text[0..n) as UTF-8: a byte that belongs to no character becomes U+FFFD. */
 static bool output_text(Output *o, const char *text, size_t n, Error *e) {
     Buffer clean = {0};
@@ -1103,26 +1126,29 @@ static bool output_text(Output *o, const char *text, size_t n, Error *e) {
         i += (size_t)len;
     }
     if (ok && o->keep) ok = buffer_add(&o->all, clean.data, clean.n, e);
-    if (ok && o->to && clean.n > 0 &&
-        (fwrite(clean.data, 1, clean.n, o->to) != clean.n || fflush(o->to) != 0))
-        ok = fail_errno(e, NULL, "writing the answer");
+    if (ok && o->to) ok = write_now(o->to, clean.data, clean.n, e);
     buffer_free(&clean);
     return ok;
+}
+
+/* Does a stop string begin at held[i]: a whole one, or as much of one as is there? */
+static bool stop_begins(const Output *o, size_t i, bool whole) {
+    size_t left = o->held.n - i;
+    for (size_t s = 0; s < o->n_stops; s++) {
+        size_t len = strlen(o->stops[s]);
+        if (len > left && whole) continue;
+        if (memcmp(o->held.data + i, o->stops[s], min_size(len, left)) == 0) return true;
+    }
+    return false;
 }
 
 /* Where the earliest stop string begins in the held text, or, if none is whole, where a tail begins
  * that may become one. *stopped says which of the two. */
 static size_t output_stop(const Output *o, bool *stopped) {
-    for (size_t i = 0; i < o->held.n; i++) {
-        for (size_t s = 0; s < o->n_stops; s++) {
-            size_t len = strlen(o->stops[s]), left = o->held.n - i;
-            if (memcmp(o->held.data + i, o->stops[s], min_size(len, left)) != 0) continue;
-            *stopped = left >= len;
-            return i;
-        }
-    }
-    *stopped = false;
-    return o->held.n;
+    size_t i = 0;
+    while (i < o->held.n && !stop_begins(o, i, false)) i++;
+    *stopped = i < o->held.n && stop_begins(o, i, true);
+    return i;
 }
 
 /* Add a token's bytes; write what can be written. *stopped: a stop string came; the rest is
@@ -1137,9 +1163,12 @@ static bool output_add(Output *o, const char *bytes, size_t n, bool *stopped, Er
     return true;
 }
 
-/* The answer is over: write what was held back. */
+/* The answer is over: write what was held back, but for a stop string that waited for an earlier
+ * one to be whole. */
 static bool output_finish(Output *o, Error *e) {
-    bool ok = output_text(o, o->held.data, o->held.n, e);
+    size_t n = 0;
+    while (n < o->held.n && !stop_begins(o, n, true)) n++;
+    bool ok = output_text(o, o->held.data, n, e);
     o->held.n = 0;
     return ok;
 }
@@ -1402,6 +1431,10 @@ static void *worker_main(void *arg) {
     Pool *p = start->pool;
     uint32_t thread = start->thread, seen = 0;
     free(start);
+    sigset_t interrupt; /* ^C is for the caller: it must end the caller's waiting */
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, NULL);
     for (;;) {
         worker_wait(p, seen);
         seen++;
@@ -1919,6 +1952,17 @@ static bool options_check(const Options *o, Error *e) {
     return true;
 }
 
+/* A seed that nobody chose, small enough to be written by hand. */
+static int64_t new_seed(void) {
+    uint32_t seed = 0;
+    FILE *f = fopen("/dev/urandom", "rbe");
+    if (f) {
+        if (fread(&seed, sizeof seed, 1, f) != 1) seed = 0;
+        fclose(f);
+    }
+    return seed ? (int64_t)seed : (int64_t)(now_seconds() * 1e6) & 0xffffffff;
+}
+
 static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) {
     bool greedy = !d->do_sample;
     SamplerOptions s = {
@@ -1933,20 +1977,9 @@ static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) 
         .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
         .presence_penalty = !isnan(o->presence_penalty) ? o->presence_penalty : 0,
         .frequency_penalty = !isnan(o->frequency_penalty) ? o->frequency_penalty : 0,
-        .seed = (uint64_t)o->seed,
+        .seed = (uint64_t)(o->seed != UNSET ? o->seed : new_seed()),
     };
     return s;
-}
-
-/* A seed that nobody chose, small enough to be written by hand. */
-static int64_t new_seed(void) {
-    uint32_t seed = 0;
-    FILE *f = fopen("/dev/urandom", "rbe");
-    if (f) {
-        if (fread(&seed, sizeof seed, 1, f) != 1) seed = 0;
-        fclose(f);
-    }
-    return seed ? (int64_t)seed : (int64_t)(now_seconds() * 1e6) & 0xffffffff;
 }
 
 static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
@@ -2146,9 +2179,8 @@ static int run_answer(Program *p) {
         .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
     bool built = build_prompt(p, &prompt, &e);
     bool ok = built && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
-    if (out.all.n > 0 && out.all.data[out.all.n - 1] != '\n' &&
-        (putchar('\n') == EOF || fflush(stdout) != 0) && ok)
-        ok = fail_errno(&e, NULL, "writing the answer");
+    if (ok && out.all.n > 0 && out.all.data[out.all.n - 1] != '\n')
+        ok = write_now(stdout, "\n", 1, &e);
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
     if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
@@ -2176,86 +2208,122 @@ static int run_show_prompt(Program *p) {
 
 /* ---- 13. Chat -------------------------------------------------------------------------------- */
 
-/* A conversation on a terminal. `prompt.ids` is all that was said so far, as ids, so nothing is
- * computed twice; `messages` is the same as JSON, for /save. */
+/* A conversation on a terminal. `prompt.ids` is all that was said so far, as the ids that the model
+ * has read and written, so nothing is computed twice; `messages` is the same as JSON, for /save.
+ * Answers, and what /show and /? tell, go to stdout; prompts, notes and errors to stderr. */
 typedef struct {
     Program *program;
     ChatPrompt prompt;
-    Buffer messages; /* {"role":...,"content":...},... without the brackets */
-    Buffer system;   /* the system message set by the user */
+    size_t begin;           /* prompt.ids.n when nothing was said yet */
+    Buffer messages;        /* {"role":...,"content":...},... without the brackets */
+    Buffer system;          /* the system message set by the user */
+    char *stops[MAX_STOPS]; /* (n_stops) those that /set added; the options point to them */
+    size_t n_stops;
     bool has_system, verbose, quit;
+    bool block, command; /* the latest input: it came between """; it began with a slash */
 } Chat;
 
 static const char chat_help[] =
-    "/set system TEXT           a system message; starts the conversation anew\n"
+    "/set system TEXT           a system message, from here on\n"
     "/set parameter NAME VALUE  temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n,\n"
-    "                           presence_penalty, frequency_penalty, seed, num_predict\n"
+    "                           presence_penalty, frequency_penalty, seed, num_predict; stop adds "
+    "a\n"
+    "                           text that ends the answer, or without a text forgets all of them\n"
     "/set verbose, /set quiet   statistics after each answer, or not\n"
     "/show info                 the model;  also: /show parameters, /show system, /show template\n"
     "/clear                     forget the conversation\n"
     "/save FILE, /load FILE     write or read the conversation as JSON messages\n"
-    "/bye                       leave (as does the end of input)\n"
+    "/bye                       leave (as do ^D and the end of input)\n"
     "/?, /help                  this\n"
-    "\"\"\"                        begins and ends a text of several lines\n"
+    "\"\"\"                        begins and ends a text of several lines, also after /set "
+    "system\n"
     "^C                         stops an answer; a second one leaves\n";
+
+/* Note a message for /save: JSON is UTF-8, so the text is made that. */
+static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
+    Output clean = {.keep = true};
+    bool ok = output_text(&clean, text, n, e) &&
+              (c->messages.n == 0 || buffer_puts(&c->messages, ",\n", e)) &&
+              buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
+              json_quote(&c->messages, clean.all.n ? clean.all.data : "", clean.all.n, e) &&
+              buffer_puts(&c->messages, "}", e);
+    output_close(&clean);
+    return ok;
+}
 
 /* Begin anew, with the system message in force. */
 static bool chat_reset(Chat *c, Error *e) {
     chat_prompt_free(&c->prompt);
     buffer_free(&c->messages);
     c->prompt = (ChatPrompt){0};
-    if (!c->has_system) return start_conversation(c->program, NULL, &c->prompt, e);
-    return buffer_puts(&c->messages, "{\"role\":\"system\",\"content\":", e) &&
-           json_quote(&c->messages, c->system.data, c->system.n, e) &&
-           buffer_puts(&c->messages, "}", e) &&
-           start_conversation(c->program, c->system.data, &c->prompt, e);
+    bool ok = !c->has_system || chat_note(c, "system", c->system.data, c->system.n, e);
+    ok = ok && start_conversation(c->program, c->has_system ? c->system.data : NULL, &c->prompt, e);
+    c->begin = c->prompt.ids.n;
+    return ok;
 }
 
-static bool chat_set_system(Chat *c, const char *text, Error *e) {
+/* A new system message. In a conversation that has begun it is one more message, as in ollama. */
+static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
+    const Model *m = &c->program->model;
     c->system.n = 0;
     c->has_system = true;
-    return buffer_add(&c->system, text, strlen(text), e) && chat_reset(c, e);
-}
-
-static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
-    return (c->messages.n == 0 || buffer_puts(&c->messages, ",", e)) &&
-           buffer_printf(&c->messages, e, "{\"role\":\"%s\",\"content\":", role) &&
-           json_quote(&c->messages, text ? text : "", n, e) && buffer_puts(&c->messages, "}", e);
+    if (!buffer_add(&c->system, text, n, e)) return false;
+    if (c->prompt.ids.n == c->begin) return chat_reset(c, e);
+    return chat_turn(&m->chat, m->tokenizer, "system", text, n, &c->prompt, e) &&
+           chat_note(c, "system", text, n, e);
 }
 
 static bool chat_save(const Chat *c, const char *path, Error *e) {
     Buffer b = {0};
-    bool ok = buffer_puts(&b, "[", e) &&
-              (c->messages.n == 0 || buffer_add(&b, c->messages.data, c->messages.n, e)) &&
+    if (c->messages.n == 0) return fail(e, NULL, "/save", "nothing was said yet");
+    bool ok = buffer_puts(&b, "[", e) && buffer_add(&b, c->messages.data, c->messages.n, e) &&
               buffer_puts(&b, "]\n", e) && write_whole(path, &b, e);
     buffer_free(&b);
+    if (ok) fprintf(stderr, "(saved to %s)\n", path);
+    return ok;
+}
+
+/* A conversation read from a file, on its way into a Chat. */
+typedef struct {
+    ChatPrompt prompt;
+    Buffer messages, system;
+    bool has_system;
+} Loaded;
+
+static bool chat_parse(const Model *m, const char *path, Loaded *to, Error *e) {
+    JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
+    if (!doc) return false;
+    bool ok = chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path,
+                          &to->prompt, e);
+    for (const Json *item = ok ? json_root(doc)->child : NULL; ok && item; item = item->next)
+        ok = (to->messages.n == 0 || buffer_puts(&to->messages, ",\n", e)) &&
+             buffer_add(&to->messages, item->source, item->source_len, e);
+    const Json *first = ok ? json_root(doc)->child : NULL, *text = json_get(first, "content");
+    to->has_system =
+        json_is(json_get(first, "role"), "system") && text && text->kind == JSON_STRING;
+    if (to->has_system) ok = buffer_add(&to->system, text->string, text->string_len, e);
+    json_free(doc);
     return ok;
 }
 
 /* Replace the conversation by the one in the file; on an error the old one stays. */
 static bool chat_load(Chat *c, const char *path, Error *e) {
-    ChatPrompt prompt = {0};
-    Buffer messages = {0};
-    const Model *m = &c->program->model;
-    JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
-    if (!doc) return false;
-    bool ok =
-        chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path, &prompt, e);
-    const Json *item = json_root(doc)->child;
-    for (; ok && item; item = item->next)
-        ok = (messages.n == 0 || buffer_puts(&messages, ",", e)) &&
-             buffer_add(&messages, item->source, item->source_len, e);
-    json_free(doc);
-    if (!ok) {
-        chat_prompt_free(&prompt);
-        buffer_free(&messages);
-        return false;
+    Loaded new = {.has_system = false};
+    bool ok = chat_parse(&c->program->model, path, &new, e);
+    if (ok) {
+        Loaded old = {c->prompt, c->messages, c->system, c->has_system};
+        c->prompt = new.prompt;
+        c->begin = 0;
+        c->messages = new.messages;
+        c->system = new.system;
+        c->has_system = new.has_system;
+        fprintf(stderr, "(loaded %s: %zu tokens)\n", path, c->prompt.ids.n);
+        new = old;
     }
-    chat_prompt_free(&c->prompt);
-    buffer_free(&c->messages);
-    c->prompt = prompt;
-    c->messages = messages;
-    return true;
+    chat_prompt_free(&new.prompt);
+    buffer_free(&new.messages);
+    buffer_free(&new.system);
+    return ok;
 }
 
 /* ollama's names of the sampling parameters, and the options whose ranges they share. */
@@ -2277,8 +2345,30 @@ static const struct {
 
 static void program_sampling(Program *p);
 
+/* Add a stop string, or forget all when text is empty. */
+static bool chat_set_stop(Chat *c, const char *text, Error *e) {
+    Options *o = &c->program->options;
+    if (text[0] == 0) {
+        o->n_stops = 0;
+        while (c->n_stops > 0) free(c->stops[--c->n_stops]);
+        return true;
+    }
+    char *copy = strdup(text);
+    if (!copy) return fail_errno(e, NULL, "stop");
+    if (!option_store(option_find("--stop"), "stop", copy, o, e)) {
+        free(copy);
+        return false;
+    }
+    c->stops[c->n_stops++] = copy; /* there is room: the options count these and no fewer */
+    return true;
+}
+
 static bool chat_set_parameter(Chat *c, const char *name, const char *value, Error *e) {
     Program *p = c->program;
+    if (strcmp(name, "stop") == 0) return chat_set_stop(c, value, e);
+    if (strcmp(name, "num_ctx") == 0 || strcmp(name, "num_thread") == 0)
+        return fail(e, NULL, name, "is chosen when the program starts, with %s",
+                    strcmp(name, "num_ctx") == 0 ? "-c" : "-t");
     for (size_t i = 0; i < N_PARAMETERS; i++) {
         if (strcmp(parameter_names[i].name, name) != 0) continue;
         char word[64];
@@ -2298,43 +2388,47 @@ static void chat_show_parameters(const Program *p) {
            "\n",
            s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty, s->repeat_last_n,
            s->presence_penalty, s->frequency_penalty, s->seed, p->generate.max_tokens);
+    for (size_t i = 0; i < p->options.n_stops; i++) printf("stop \"%s\"\n", p->options.stops[i]);
 }
 
-static void chat_show_info(const Program *p) {
+static void chat_show_info(const Chat *chat) {
+    const Program *p = chat->program;
     const ModelHeader *h = p->model.file.header;
     const ModelConfig *c = &h->config;
+    float yarn = p->engine.options.yarn_factor > 0 ? p->engine.options.yarn_factor : c->yarn_factor;
     printf("%s (%s), from %s by %s\n", h->name, h->quant, h->source, h->converter);
     printf("layers %u, hidden %u, heads %u of %u, key-value heads %u, feed-forward %u, vocabulary "
            "%u\n",
            c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
            c->num_key_value_heads, c->intermediate_size, c->vocab_size);
-    printf("context %u of %u positions, %s keys and values; %s, %u threads\n",
-           p->engine.options.ctx, context_limit(c, c->yarn_factor),
+    printf("context %u of %u positions, %zu used; %s keys and values; %s, %u threads\n",
+           p->engine.options.ctx, context_limit(c, yarn), chat->prompt.ids.n,
            p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
            p->engine.options.threads);
 }
 
-static void chat_show(const Chat *c, const char *what) {
+static bool chat_show(const Chat *c, const char *what, Error *e) {
     static const char *const families[] = {"none", "Qwen2.5", "Qwen2", "Qwen1.5 (early)"};
     const ChatTemplate *t = &c->program->model.chat;
     if (strcmp(what, "info") == 0)
-        chat_show_info(c->program);
+        chat_show_info(c);
     else if (strcmp(what, "parameters") == 0)
         chat_show_parameters(c->program);
     else if (strcmp(what, "template") == 0)
         printf("%s\n", families[t->family]);
     else if (strcmp(what, "system") != 0)
-        printf("/show info, parameters, system or template\n");
+        return fail(e, NULL, "/show", "expected info, parameters, system or template");
     else if (c->has_system)
         printf("%s\n", c->system.data ? c->system.data : "");
     else if (t->has_default_system)
         printf("%.*s\n", (int)t->default_system_len, t->default_system);
     else
         printf("none\n");
+    return true;
 }
 
 /* If text begins with `word` and a space or the end, return what follows the spaces. */
-static const char *after_word(const char *text, const char *word) {
+static char *after_word(char *text, const char *word) {
     size_t n = strlen(word);
     if (strncmp(text, word, n) != 0 || (text[n] && text[n] != ' ')) return NULL;
     text += n;
@@ -2342,9 +2436,20 @@ static const char *after_word(const char *text, const char *word) {
     return text;
 }
 
-static bool chat_set(Chat *c, const char *what, Error *e) {
-    const char *rest;
-    if ((rest = after_word(what, "system"))) return chat_set_system(c, rest, e);
+/* What a command was given, without a pair of quotes around it; text is changed. */
+static char *unquoted(char *text) {
+    size_t n = strlen(text);
+    if (n < 2 || text[0] != '"' || text[n - 1] != '"') return text;
+    text[n - 1] = 0;
+    return text + 1;
+}
+
+static bool chat_set(Chat *c, char *what, Error *e) {
+    char *rest = after_word(what, "system");
+    if (rest) {
+        if (!c->block) rest = unquoted(rest);
+        return chat_set_system(c, rest, strlen(rest), e);
+    }
     if (strcmp(what, "verbose") == 0 || strcmp(what, "quiet") == 0) {
         c->verbose = what[0] == 'v';
         return true;
@@ -2357,12 +2462,14 @@ static bool chat_set(Chat *c, const char *what, Error *e) {
         return fail(e, NULL, "/set parameter", "expected a name and a value");
     memcpy(name, rest, n);
     name[n] = 0;
-    return chat_set_parameter(c, name, after_word(rest + n, ""), e);
+    return chat_set_parameter(c, name, unquoted(after_word(rest + n, "")), e);
 }
 
-/* A line that begins with a slash. */
-static bool chat_command(Chat *c, const char *line, Error *e) {
-    const char *rest;
+/* A line that begins with a slash; it is changed. */
+static bool chat_command(Chat *c, Buffer *text, Error *e) {
+    char *line = text->data, *rest;
+    if (memchr(line, 0, text->n)) return fail(e, NULL, line, "a NUL in a command");
+    while (!c->block && text->n > 0 && line[text->n - 1] == ' ') line[--text->n] = 0;
     if (after_word(line, "/bye") || after_word(line, "/exit"))
         c->quit = true;
     else if (after_word(line, "/?") || after_word(line, "/help"))
@@ -2370,13 +2477,13 @@ static bool chat_command(Chat *c, const char *line, Error *e) {
     else if (after_word(line, "/clear"))
         return chat_reset(c, e);
     else if ((rest = after_word(line, "/show")))
-        chat_show(c, rest);
+        return chat_show(c, rest, e);
     else if ((rest = after_word(line, "/set")))
         return chat_set(c, rest, e);
     else if ((rest = after_word(line, "/save")) && *rest)
-        return chat_save(c, rest, e);
+        return chat_save(c, unquoted(rest), e);
     else if ((rest = after_word(line, "/load")) && *rest)
-        return chat_load(c, rest, e);
+        return chat_load(c, unquoted(rest), e);
     else
         return fail(e, NULL, line, "no such command, or one without its argument (/? lists them)");
     return true;
@@ -2401,80 +2508,196 @@ static void chat_warn_context(const Chat *c) {
                 ctx);
 }
 
-/* The user said text[0..n): answer it. When that fails the conversation is as it was. */
+/* What there is to say about an answer. */
+static void chat_report(const Chat *c, const RunStats *st) {
+    const GenerateOptions *o = &c->program->generate;
+    bool limit = o->max_tokens >= 0 && st->n_generated >= (size_t)o->max_tokens;
+    if (c->verbose) print_stats(c->program, st);
+    if (st->finish == FINISH_LOOP) fprintf(stderr, "(stopped: the answer repeats itself)\n");
+    if (st->finish == FINISH_LENGTH)
+        fprintf(stderr,
+                limit ? "(ended after %zu tokens: num_predict)\n"
+                      : "(ended after %zu tokens: the context is full)\n",
+                st->n_generated);
+    if (st->finish == FINISH_INTERRUPT && st->n_generated == 0)
+        fprintf(stderr, "\n(stopped before the answer; the question is forgotten)\n");
+}
+
+/* The user said text[0..n): answer it. When that fails, or is stopped before the answer begins, the
+ * conversation is as it was. */
 static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error *e) {
     Program *p = c->program;
     const Model *m = &p->model;
-    size_t ids_before = c->prompt.ids.n, messages_before = c->messages.n;
+    size_t ids_before = c->prompt.ids.n, text_before = c->prompt.text.n,
+           messages_before = c->messages.n;
     Output out = {
         .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    program_sampling(p); /* a new seed, unless one was asked for */
     bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, &c->prompt, e) &&
               chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
               generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
               chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, e);
     if (out.all.n > 0) printf("\n\n");
     fflush(stdout);
-    if (!ok) {
+    if (!ok || (st->finish == FINISH_INTERRUPT && st->n_generated == 0)) {
         c->prompt.ids.n = ids_before;
+        c->prompt.text.n = text_before;
         c->messages.n = messages_before;
-    } else {
-        if (c->verbose) print_stats(p, st);
-        if (st->finish == FINISH_LOOP) fprintf(stderr, "(stopped: the answer repeats itself)\n");
-        chat_warn_context(c);
     }
     output_close(&out);
     return ok;
 }
 
-/* Read what the user types: a line, or several between lines of """. False at the end of input. ^C
- * at the prompt says how to leave, and twice in a row leaves. */
-static bool chat_read(Chat *c, Buffer *text, Error *e) {
-    char *line = NULL;
-    size_t room = 0;
-    bool several = false, got = false;
-    text->n = 0;
-    (void)c;
-    for (;;) {
-        fputs(several ? "... " : ">>> ", stdout);
-        fflush(stdout);
-        ssize_t n = getline(&line, &room, stdin);
-        if (n < 0 && errno == EINTR && interrupts) {
-            clearerr(stdin);
-            printf("\n(^C again, the end of input or /bye leaves)\n");
-            text->n = 0;
-            several = false;
-            continue;
-        }
-        if (n < 0) break;
-        interrupts = 0;
-        if (n > 0 && line[n - 1] == '\n') line[--n] = 0;
-        char *start = line, *end;
-        if (!several && strncmp(line, "\"\"\"", 3) == 0) several = true, start += 3;
-        end = several ? strstr(start, "\"\"\"") : NULL;
-        got = buffer_add(text, start, end ? (size_t)(end - start) : strlen(start), e);
-        if (!got || !several || end) break;
-        if (text->n > 0 || start == line) got = buffer_puts(text, "\n", e);
+/* Linux hands out at most so many bytes of a line on a terminal, and drops what is typed behind
+ * them. */
+#define TERMINAL_LINE 4096
+
+typedef enum { READ_LINE, READ_INTERRUPT, READ_END, READ_FAILED } ReadLine;
+typedef struct {
+    Buffer read; /* what the terminal gave, from the beginning of a line on */
+    size_t used; /* bytes of it that are the line before */
+    char *data;  /* (n) the line without its end, and a NUL */
+    size_t n;
+    bool cut;          /* the terminal did not take all of it */
+    sig_atomic_t seen; /* the ^C that were answered */
+} Line;
+
+/* Wait until there is something to read, or for ^C. The signal is let in while waiting alone, so
+ * that none falls between looking for it and waiting. */
+static void line_wait(const Line *l) {
+    sigset_t interrupt, usual;
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &interrupt, &usual);
+    while (interrupts == l->seen && ppoll(&in, 1, NULL, &usual) < 0 && errno == EINTR) {
     }
-    free(line);
-    return got;
+    pthread_sigmask(SIG_SETMASK, &usual, NULL);
+}
+
+/* The first n bytes read are the line, end behind them; n 0: there is none. */
+static ReadLine line_take(Line *l, size_t n) {
+    if (n == 0) return READ_END;
+    l->used = n;
+    l->data = l->read.data;
+    l->cut = n >= TERMINAL_LINE && isatty(STDIN_FILENO);
+    if (l->data[n - 1] == '\n') n--;
+    if (n > 0 && l->data[n - 1] == '\r') n--;
+    l->data[l->n = n] = 0;
+    interrupts = l->seen = 0;
+    return READ_LINE;
+}
+
+/* Read a line. What was typed of it before ^C is forgotten; ^D ends it too. */
+static ReadLine line_read(Line *l, const char *prompt, Error *e) {
+    fflush(stdout);
+    fputs(prompt, stderr);
+    fflush(stderr);
+    l->read.n -= l->used;
+    if (l->used > 0) memmove(l->read.data, l->read.data + l->used, l->read.n);
+    l->used = 0;
+    for (size_t looked = 0;;) {
+        char bytes[TERMINAL_LINE];
+        char *end = l->read.n ? memchr(l->read.data + looked, '\n', l->read.n - looked) : NULL;
+        if (end) return line_take(l, (size_t)(end - l->read.data) + 1);
+        ssize_t n;
+        do {
+            line_wait(l);
+            if (interrupts != l->seen) {
+                l->seen = interrupts;
+                l->read.n = 0;
+                return READ_INTERRUPT;
+            }
+            n = read(STDIN_FILENO, bytes, sizeof bytes);
+        } while (n < 0 && (errno == EINTR || errno == EAGAIN));
+        if (n <= 0) return line_take(l, l->read.n);
+        looked = l->read.n;
+        if (!buffer_add(&l->read, bytes, (size_t)n, e)) return READ_FAILED;
+    }
+}
+
+/* Does the line open a text of several lines? Returns where it begins, behind the """; 0: it does
+ * not. */
+static size_t block_start(Line *l) {
+    char *at = l->data, *rest = after_word(at, "/set");
+    if (rest && (rest = after_word(rest, "system"))) at = rest;
+    return strncmp(at, "\"\"\"", 3) == 0 ? (size_t)(at - l->data) + 3 : 0;
+}
+
+/* Does line[from..n) end the block? Then the """ is taken off. */
+static bool block_end(Line *l, size_t from) {
+    size_t n = l->n;
+    while (n > from && l->data[n - 1] == ' ') n--;
+    if (n < from + 3 || memcmp(l->data + n - 3, "\"\"\"", 3) != 0) return false;
+    l->n = n - 3;
+    return true;
+}
+
+/* Read what the user types: a line, or several between """, whose own ends of line beside the text
+ * are dropped. The end of input ends a block too. False when there is no more. ^C forgets what was
+ * typed. */
+static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
+    bool cut = false, ends = false, ok = true;
+    size_t pieces = 0;
+    text->n = 0;
+    c->block = false;
+    while (ok && !ends) {
+        ReadLine got = line_read(line, c->block ? "... " : ">>> ", e);
+        if (got == READ_FAILED) return complain(e, 1), false;
+        if (got == READ_INTERRUPT) {
+            fprintf(stderr, "\n(^C again, ^D or /bye leaves)\n");
+            text->n = 0;
+            return true;
+        }
+        if (got == READ_END) {
+            fprintf(stderr, "\n");
+            if (!c->block) return false;
+            break;
+        }
+        if (!c->block) c->command = line->data[0] == '/';
+        size_t from = c->block ? 0 : block_start(line);
+        bool opens = !c->block && from > 0;
+        if (opens) ok = buffer_add(text, line->data, from - 3, e);
+        c->block = c->block || opens;
+        ends = !c->block || block_end(line, from);
+        cut = cut || line->cut;
+        if (line->n == from && (opens || ends)) continue;
+        ok = ok && (pieces++ == 0 || buffer_puts(text, "\n", e)) &&
+             buffer_add(text, line->data + from, line->n - from, e);
+    }
+    if (!ok || cut) text->n = 0;
+    if (cut)
+        fprintf(
+            stderr,
+            "(not taken: a terminal cuts lines at %d bytes; break it between lines of \"\"\", or "
+            "use -f FILE or a pipe)\n",
+            TERMINAL_LINE);
+    if (!ok) complain(e, 1);
+    return ok;
 }
 
 static int chat_loop(Chat *c, Error *e) {
     Buffer text = {0};
+    Line line = {0};
     int status = 0;
-    while (!c->quit) {
-        interrupts = 0;
-        if (!chat_read(c, &text, e)) break;
+    while (!c->quit && chat_read(c, &text, &line, e)) {
         if (text.n == 0) continue;
+        interrupts = 0;
         RunStats st = {0};
-        bool ok = text.data[0] == '/' ? chat_command(c, text.data, e)
-                                      : chat_answer(c, text.data, text.n, &st, e);
-        if (!ok) complain(e, 1);
+        bool ok =
+            c->command ? chat_command(c, &text, e) : chat_answer(c, text.data, text.n, &st, e);
+        if (!ok)
+            complain(e, 1);
+        else if (!c->command)
+            chat_report(c, &st);
+        if (!c->command) chat_warn_context(c);
+        interrupts = 0;
         if (st.not_finite) {
             status = 3;
             break;
         }
     }
+    buffer_free(&line.read);
     buffer_free(&text);
     return status;
 }
@@ -2489,14 +2712,16 @@ static int run_chat(Program *p) {
              "a pipe)");
         return complain(&e, 1);
     }
-    bool ok = p->options.system ? chat_set_system(&c, p->options.system, &e) : chat_reset(&c, &e);
+    const char *system = p->options.system;
+    bool ok = system ? chat_set_system(&c, system, strlen(system), &e) : chat_reset(&c, &e);
     if (ok) {
-        printf("%s (%s). /? lists the commands.\n", p->model.file.header->name,
-               p->model.file.header->quant);
+        fprintf(stderr, "%s (%s). /? lists the commands.\n", p->model.file.header->name,
+                p->model.file.header->quant);
         status = chat_loop(&c, &e);
     } else {
         complain(&e, 1);
     }
+    chat_set_stop(&c, "", &e);
     chat_prompt_free(&c.prompt);
     buffer_free(&c.messages);
     buffer_free(&c.system);
@@ -2513,7 +2738,9 @@ typedef struct {
     uint32_t n, depth;
     char name[32];
     double low, median, high; /* tokens/s */
-    double gb_s, limit_gb_s;  /* tg: bytes read per second; the same memory by a plain read loop */
+    double gb_s;              /* tg: bytes read per second */
+    double limit_gb_s;        /* tg: the same memory by a plain read loop */
+    double share;             /* tg: median of one over the other, pair by pair */
 } BenchTest;
 
 #define MAX_TESTS 32
@@ -2599,30 +2826,39 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static double median(double *values, size_t n) {
+    qsort(values, n, sizeof *values, compare_doubles);
+    return values[n / 2];
+}
+
+/* Each repetition of tg stands between two plain reads, whose mean is its limit: what disturbs the
+ * machine for a while disturbs both. */
 static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
-    double *rates = alloc_array(e, "bench", 2 * repetitions, sizeof *rates),
-           *reads = rates + repetitions;
+    double *rates = alloc_array(e, "bench", 3 * repetitions, sizeof *rates);
     if (!rates) return false;
+    double *limits = rates + repetitions, *shares = limits + repetitions;
+    double bytes = (double)p->model.token_bytes + kv_bytes(&p->engine, t->depth + t->n / 2);
     p->session.ids.n = 0;
     bool ok = t->depth == 0 || bench_feed(p, t->depth, false, e);
     ok = ok && bench_feed(p, t->generate ? 1 : t->n, false, e); /* one warm-up */
+    double read = t->generate ? bench_read(p) : 0;
     for (size_t i = 0; ok && i < repetitions; i++) {
         p->session.ids.n = t->depth;
         double start = now_seconds();
         ok = bench_feed(p, t->n, t->generate, e);
         rates[i] = per_second(t->n, now_seconds() - start);
-        if (ok && t->generate) reads[i] = bench_read(p);
+        if (!ok || !t->generate) continue;
+        double after = bench_read(p);
+        limits[i] = (read + after) / 2;
+        shares[i] = rates[i] * bytes * 1e-9 / limits[i];
+        read = after;
     }
-    qsort(rates, repetitions, sizeof *rates, compare_doubles);
-    qsort(reads, repetitions, sizeof *reads, compare_doubles);
+    t->median = median(rates, repetitions);
     t->low = rates[0];
-    t->median = rates[repetitions / 2];
     t->high = rates[repetitions - 1];
-    if (t->generate) {
-        double bytes = (double)p->model.token_bytes + kv_bytes(&p->engine, t->depth + t->n / 2);
-        t->gb_s = t->median * bytes * 1e-9;
-        t->limit_gb_s = reads[repetitions / 2];
-    }
+    t->gb_s = t->median * bytes * 1e-9;
+    t->limit_gb_s = median(limits, repetitions);
+    t->share = median(shares, repetitions);
     free(rates);
     return ok;
 }
@@ -2630,13 +2866,12 @@ static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
 static void bench_print(const Program *p, const BenchTest *t, bool first) {
     const char *isa = p->engine.kernels->name, *quant = p->model.file.header->quant;
     uint32_t threads = p->engine.options.threads;
-    double share = t->limit_gb_s > 0 ? t->gb_s / t->limit_gb_s : 0;
     char gb[96] = "", gb_csv[96] = ",,", gb_json[96] = "";
     if (t->generate) {
-        snprintf(gb, sizeof gb, " %8.1f %8.1f %5.0f %%", t->gb_s, t->limit_gb_s, share * 100);
-        snprintf(gb_csv, sizeof gb_csv, "%.3f,%.3f,%.4f", t->gb_s, t->limit_gb_s, share);
+        snprintf(gb, sizeof gb, " %8.1f %8.1f %5.0f %%", t->gb_s, t->limit_gb_s, t->share * 100);
+        snprintf(gb_csv, sizeof gb_csv, "%.3f,%.3f,%.4f", t->gb_s, t->limit_gb_s, t->share);
         snprintf(gb_json, sizeof gb_json, ",\"gb_s\":%.3f,\"limit_gb_s\":%.3f,\"share\":%.4f",
-                 t->gb_s, t->limit_gb_s, share);
+                 t->gb_s, t->limit_gb_s, t->share);
     }
     if (p->options.format == 1) {
         if (first)
@@ -2802,7 +3037,6 @@ static bool program_open(Program *p, Error *e) {
         !engine_open(&p->engine, &p->model, &engine, e) ||
         !session_open(&p->session, &p->engine, e))
         return false;
-    if (p->options.seed == UNSET) p->options.seed = new_seed();
     program_sampling(p);
     p->load_s = now_seconds() - start;
     return true;
@@ -2830,13 +3064,23 @@ static int program_run(Program *p, bool chat) {
     return chat ? run_chat(p) : run_answer(p);
 }
 
+/* The exit status, once everything that was printed has left the program. */
+static int stdout_status(int status) {
+    Error e;
+    bool failed = ferror(stdout) != 0; /* an earlier write, which nobody looked at */
+    if (fflush(stdout) != 0) failed = true;
+    if (!failed || status != 0) return status;
+    fail_errno(&e, NULL, "writing to stdout");
+    return complain(&e, 1);
+}
+
 int main(int argc, char **argv) {
     Error e;
     Program p = {.model = {.file = {.map = {.fd = -1}}}};
     if (!options_parse(argc, argv, &p.options, &e)) return complain(&e, 2);
-    if (p.options.help) return print_help(), 0;
-    if (p.options.markdown) return print_help_markdown(), 0;
-    if (p.options.version) return print_version(), 0;
+    if (p.options.help) return print_help(), stdout_status(0);
+    if (p.options.markdown) return print_help_markdown(), stdout_status(0);
+    if (p.options.version) return print_version(), stdout_status(0);
     if (!options_check(&p.options, &e)) return complain(&e, 2);
     const Options *o = &p.options;
     bool needs_text = !o->messages && !o->verify && !o->bench && !o->perplexity;
@@ -2849,10 +3093,8 @@ int main(int argc, char **argv) {
     if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))
         return complain(&e, 1);
     int status = program_open(&p, &e) ? program_run(&p, chat) : complain(&e, 1);
-    if (fflush(stdout) != 0 && status == 0)
-        status = complain((fail_errno(&e, NULL, "stdout"), &e), 1);
     program_close(&p);
-    return status;
+    return stdout_status(status);
 }
 
 #endif

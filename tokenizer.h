@@ -1,6 +1,6 @@
-/* tokenizer.h: byte-level BPE as Qwen2 uses it: text <-> token ids, exactly as Hugging Face does it.
+/* tokenizer.h: byte-level BPE as Qwen2 uses it: text <-> token ids, just as Hugging Face does it.
  *
- * Encoding, in this order (Hugging Face tokenizers: added tokens, normalizer, pre-tokenizer, model):
+ * Encoding, in this order (Hugging Face: added tokens, normalizer, pre-tokenizer, model):
  *   1. with parse_special: the raw text is split at the added tokens (leftmost first);
  *   2. each piece is brought to Unicode NFC (bytes that are no UTF-8 pass through unchanged);
  *   3. each piece is cut into words by the pattern that stands above the scanner in tokenizer.c;

@@ -607,7 +607,8 @@ static float fit_scale(const float *x, size_t n, float low, float high, float fi
     if (largest == 0) return 0;
     int n_signs = low == -high ? 1 : 2; /* symmetric codes: both signs come to the same */
     for (int t = 0; t < n_signs * n_try; t++) {
-        float inwards = first + apart * (float)(t / n_signs);
+        int step = t / n_signs;
+        float inwards = first + apart * (float)step;
         float inv = (t % n_signs ? high - inwards : low + inwards) / largest;
         Lanes xq = all_lanes(0), qq = all_lanes(0);
         for (size_t i = 0; i < n; i += 4) {

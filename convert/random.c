@@ -3,8 +3,8 @@
  * through splitmix64's mixer, and four bytes added up make a bell-shaped weight.
  *
  * Every matrix has deviation 1 / sqrt(columns), so it keeps the size of what it multiplies; norms
- * lie about 1. The tokenizer is made up: the 256 bytes, pairs of letters, and Qwen2.5's own 22 added
- * tokens at their true ids, with gaps where its ordinary vocabulary would be. */
+ * lie about 1. The tokenizer is made up: the 256 bytes, pairs of letters, and Qwen2.5's own 22
+ * added tokens at their true ids, with gaps where its ordinary vocabulary would be. */
 #include <math.h>
 
 #include "convert.h"

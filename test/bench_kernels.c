@@ -1,7 +1,7 @@
 /* bench_kernels.c: how fast the kernels are, against what the memory gives in the same run.
  *
- *     cc -O3 -std=c11 -D_GNU_SOURCE -I. test/bench_kernels.c kernels.o base.o -lm -lpthread -o bench_kernels
- *     ./bench_kernels [table [MiB of weights [threads]]]
+ *     cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c kernels.o base.o -lm -lpthread -o bench
+ *     ./bench [table [MiB of weights [threads]]]
  *
  * Best of several rounds for each figure; reads and matmuls take turns, so that what disturbs one
  * disturbs the other. Random weights, a 2048-column matrix. Not part of the tests. */
@@ -9,9 +9,8 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <sys/mman.h>
-
-#include "test.h"
 
 #define COLS 2048
 #define ROUNDS 7
@@ -35,7 +34,7 @@ static void *job_run(void *argument) {
     Job *j = argument;
     pthread_barrier_wait(j->start);
     j->begin = now_seconds();
-    if (j->w) j->k->matmul[j->w->type](j->w, j->panel, j->n_panels, j->a, j->y, 0);
+    if (j->w) j->k->matmul[j->w->type](j->w, j->panel, 1, j->n_panels, j->a, j->y, 0);
     else j->read = j->k->read_all(j->data, j->bytes);
     j->end = now_seconds();
     return NULL;
@@ -67,11 +66,17 @@ static void *get(size_t bytes) {
     return p;
 }
 
+/* A linear congruential generator: good enough for timing. */
+static uint64_t random_bits(uint64_t *seed) {
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return *seed ^ *seed >> 29;
+}
+
 /* Random bytes with halfwords that are small numbers wherever they are read as f16 scales. */
 static void fill(uint8_t *p, size_t bytes) {
     uint64_t seed = 3;
     for (size_t i = 0; i < bytes; i += 8) {
-        uint64_t r = test_random(&seed) & 0x9fff9fff9fff9fffu;
+        uint64_t r = random_bits(&seed) & 0x9fff9fff9fff9fffu;
         memcpy(p + i, &r, 8);
     }
 }
@@ -80,7 +85,7 @@ static Operand make_operand(const Kernels *k, uint32_t n_tok, uint32_t cols) {
     size_t n = (size_t)n_tok * cols;
     float *x = get(n * 4);
     uint64_t seed = 5;
-    for (size_t i = 0; i < n; i++) x[i] = (float)(int32_t)test_random(&seed) * 0x1p-31f;
+    for (size_t i = 0; i < n; i++) x[i] = (float)(int32_t)random_bits(&seed) * 0x1p-31f;
     Operand a = {n_tok, cols, x, cols, get(n), get(n / 8), get(n / 8), get(n / 4)};
     for (uint32_t t = 0; t < n_tok; t++) k->quantize_row(&a, t);
     return a;
@@ -98,7 +103,8 @@ static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, in
             Job jobs[MAX_THREADS];
             size_t part = (size_t)size / (unsigned)n / 64 * 64;
             for (int i = 0; i < n; i++)
-                jobs[i] = (Job){k, NULL, &a, y, data + part * (unsigned)i, part, 0, 0, 0, NULL, 0, 0};
+                jobs[i] = (Job){.k = k, .a = &a, .y = y, .data = data + part * (unsigned)i,
+                                .bytes = part};
             read = fmin(read, run_jobs(jobs, n));
             for (int i = 0; i < n; i++) {
                 jobs[i].w = &w;
@@ -129,7 +135,7 @@ static void bench_tokens(const Kernels *k, const uint8_t *data) {
             double best = 1e9;
             for (int round = 0; round < (toks[n] < 64 ? 20 : 4); round++) {
                 double begin = now_seconds();
-                k->matmul[type](&w, 0, rows / 16, &a, y, rows);
+                k->matmul[type](&w, 0, 1, rows / 16, &a, y, rows);
                 best = fmin(best, now_seconds() - begin);
             }
             printf("%7.3f", 2.0 * rows * COLS * toks[n] / best / 1e12);
@@ -145,7 +151,8 @@ static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, const u
     double cold = 1e9, warm = 1e9;
     for (int round = 0; round < 3; round++) {
         double begin = now_seconds();
-        Attend a = {dim, dim, heads, ATTEND_KEYS, q, data, data + tile, scores, out, out + 16, out + 32};
+        Attend a = {dim, dim, heads, ATTEND_KEYS, q, data, data + tile, scores,
+                    out, out + 16, out + 32};
         for (size_t i = 0; i < n; i++) {
             a.k = data + 2 * i * tile;
             a.v = data + (2 * i + 1) * tile;
@@ -157,8 +164,8 @@ static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, const u
         warm = fmin(warm, now_seconds() - begin);
     }
     double macs = 2.0 * (double)n * ATTEND_KEYS * dim * heads;
-    printf("  attend D %3u, %u heads: %5.1f GB/s from memory, %5.1f from cache (%.3f TFLOPS)\n", dim,
-           heads, 2.0 * (double)(n * tile) / cold / 1e9, 2.0 * (double)(n * tile) / warm / 1e9,
+    printf("  attend D %3u, %u heads: %5.1f GB/s from memory, %5.1f from cache (%.3f TFLOPS)\n",
+           dim, heads, 2.0 * (double)(n * tile) / cold / 1e9, 2.0 * (double)(n * tile) / warm / 1e9,
            2 * macs / warm / 1e12);
 }
 

@@ -432,6 +432,7 @@ static double nll_row(size_t pos, int32_t next) {
     double max = row[0], sum = 0;
     for (size_t i = 0; i < v; i++) max = fmax(max, (double)row[i]);
     for (size_t i = 0; i < v; i++) sum += exp((double)row[i] - max);
+    /* cppcheck-suppress invalidFunctionArg ; sum is at least 1 */
     return log(sum) + max - (double)row[next];
 }
 

@@ -116,7 +116,7 @@ static void write_tokenizer(const char *dir) {
     add(&b, pre_tokenizer);
     add(&b, "\"model\":{\"type\":\"BPE\",\"vocab\":{");
     size_t id = 0;
-    for (int32_t cp = '!'; cp < 0x144; cp++) { /* the bytes: printable Latin-1, then U+0100 and up */
+    for (int32_t cp = '!'; cp < 0x144; cp++) { /* bytes: printable Latin-1, then U+0100 and up */
         char text[5] = "";
         if ((cp > '~' && cp < 0xa1) || cp == 0xad) continue;
         text[utf8_encode(cp, text)] = 0;

@@ -2,11 +2,16 @@
 # run.sh BUILD QWEN CONVERT GOLDEN: run every test program and script, and add up what they count. Each
 # ends with "name: N passed, N failed[, N skipped]"; one that does not has failed.
 build=$1 qwen=$2 convert=$3 golden=$4
+case $qwen in */*) ;; *) qwen=./$qwen ;; esac
+export QWEN="$qwen"
 here=$(dirname "$0")
 scratch=$build/scratch
 rm -rf "$scratch"
 mkdir -p "$scratch"
 passed=0 failed=0 skipped=0
+
+# number WORD LINE: the number in front of WORD, 0 when there is none
+number() { echo "$2" | sed -n "s/.* \([0-9]*\) $1.*/\1/p" | grep . || echo 0; }
 
 # count NAME COMMAND...: run it, show its last line, add its numbers
 count() {
@@ -21,10 +26,9 @@ count() {
     fi
     grep -E 'FAILED|skipped [0-9]' "$scratch/$name.log" | head -n 40
     echo "$line"
-    set -- $(echo "$line" | tr -cs '0-9' ' ')
-    passed=$((passed + $1))
-    failed=$((failed + $2))
-    case $line in *skipped*) skipped=$((skipped + $3)) ;; esac
+    passed=$((passed + $(number passed "$line")))
+    failed=$((failed + $(number failed "$line")))
+    skipped=$((skipped + $(number skipped "$line")))
 }
 
 for program in "$build"/test_*; do

@@ -1,6 +1,6 @@
 /* test_gguf.c: a small GGUF file is written, opens with everything in its place, and is refused
- * with one line that names the field for each of many ways to damage it. Then random damage, which must
- * never crash. With golden files (directory as argument, else ../shared/golden) the tokenizers of
+ * with one line that names the field for each of many ways to damage it. Then random damage, which
+ * must never crash. With golden files (directory as argument, else ../shared/golden) the tokenizers of
  * GGUF and Hugging Face are compared, and our quantizers with the files' quantizers. */
 #include <dirent.h>
 #include <unistd.h>
@@ -315,17 +315,18 @@ static void test_variants(void) {
 /* ---- Refused files --------------------------------------------------------------------------- */
 
 #define KEY(want_, key_, type_, bits_) \
-    {.want = want_, .key = key_, .type = type_ + 1, .bits = (uint64_t)(bits_)}
+    {.want = (want_), .key = (key_), .type = (type_) + 1, .bits = (uint64_t)(bits_)}
 #define TEXT(want_, key_, text_) \
-    {.want = want_, .key = key_, .type = STRING + 1, .text = text_}
-#define GONE(key_) {.want = key_ ": missing", .key = key_}
+    {.want = (want_), .key = (key_), .type = STRING + 1, .text = (text_)}
+#define GONE(key_) {.want = key_ ": missing", .key = (key_)}
 #define TENSOR(want_, name_, damage_, value_) \
-    {.want = want_, .tensor = name_, .damage = damage_, .value = (uint64_t)(value_)}
+    {.want = (want_), .tensor = (name_), .damage = (damage_), .value = (uint64_t)(value_)}
 #define HEAD(want_, at_, n_, patch_) \
-    {.want = want_, .at = at_, .n = n_, .patch = (uint64_t)(patch_)}
+    {.want = (want_), .at = (at_), .n = (n_), .patch = (uint64_t)(patch_)}
 #define BLOB(want_, key_, element_, count_, bytes_) \
-    {.want = want_, .key = key_, .type = ARRAY + 1, .bits = element_ | (uint64_t)(count_) << 8, \
-     .text = bytes_, .array_bytes = sizeof bytes_ - 1}
+    {.want = (want_), .key = (key_), .type = ARRAY + 1, \
+     .bits = (element_) | (uint64_t)(count_) << 8, \
+     .text = (bytes_), .array_bytes = sizeof(bytes_) - 1}
 
 static const Case refused[] = {
     HEAD("magic: ", 0, 4, 0x46554746), HEAD("big-endian", 0, 4, 0x47475546),
@@ -551,9 +552,10 @@ static bool compare_tensor(const Source *hf, const Source *gguf, const SourceTen
     const SourceTensor *h = tensor_named(hf, g->name);
     Error e;
     if (h == NULL) return false;
-    float *x = malloc(2 * h->cols * sizeof *x), *y = x + h->cols;
-    uint8_t *row = malloc(h->cols * sizeof *x);
+    float *x = malloc(2 * h->cols * sizeof *x);
+    uint8_t *row = malloc(source_row_bytes(h->type, h->cols));
     if (x == NULL || row == NULL) exit(1);
+    float *y = x + h->cols;
     *theirs = *ours = 0;
     for (size_t r = 0; r < g->rows; r++) {
         if (!source_read_rows(hf, h, r, 1, row, &e)) exit(1);

@@ -1,10 +1,10 @@
 /* test_kernels.c: every kernel of every table that this CPU can run.
  *
- * Three comparisons. (1) The scalar table against `plain_...` functions, which restate the contract of
- * kernels.h in loops over single elements: the same bits. (2) Those against float64, with a tolerance,
- * so that the contract itself means what it should; weights come from model.h's panel_weight. (3)
- * Every other table against the scalar one: the same bits. Where a result is NaN, any NaN will do:
- * which of several NaNs comes through an operation is not defined. */
+ * Three comparisons. (1) The scalar table against `plain_...` functions, which restate the contract
+ * of kernels.h in loops over single elements: the same bits. (2) Those against float64, with a
+ * tolerance, so that the contract itself means what it should; weights come from model.h's
+ * panel_weight. (3) Every other table against the scalar one: the same bits. Where a result is NaN,
+ * any NaN will do: which of several NaNs comes through an operation is not defined. */
 #include "kernels.h"
 #include "test.h"
 
@@ -43,7 +43,7 @@ static size_t differs(const float *a, const float *b, size_t n) {
               (double)(at_ < (n) ? (a)[at_] : 0), (double)(at_ < (n) ? (b)[at_] : 0));             \
     } while (0)
 
-/* ---- Inputs ------------------------------------------------------------------------------------ */
+/* ---- Inputs ---------------------------------------------------------------------------------- */
 
 typedef enum { RANDOM, ZERO, LARGEST, LOWEST, N_KINDS } Kind;
 
@@ -76,8 +76,10 @@ static void put_floats(Type t, uint8_t *p, size_t bytes, Kind kind) {
     for (size_t i = 0; i < bytes; i += t == TYPE_F32 ? 4 : 2) {
         float f = kind == ZERO ? 0 : random_float();
         uint16_t h = t == TYPE_F16 ? f16_from_f32(f) : bf16_from_f32(f);
-        if (t == TYPE_F32) memcpy(p + i, &f, 4);
-        else memcpy(p + i, &h, 2);
+        if (t == TYPE_F32)
+            memcpy(p + i, &f, 4);
+        else
+            memcpy(p + i, &h, 2);
     }
 }
 
@@ -87,11 +89,13 @@ static Mat make_matrix(Type t, uint32_t rows, uint32_t cols, Kind kind) {
     size_t bytes = matrix_bytes(t, rows, cols), panel = panel_bytes(t, cols);
     uint8_t *p = make(bytes, 1);
     static const uint8_t fill[N_KINDS] = {0, 0, 0x7f, 0x80};
-    if (is_plain(t)) put_floats(t, p, bytes, kind);
+    if (is_plain(t))
+        put_floats(t, p, bytes, kind);
     else
         for (size_t i = 0; i < bytes; i++)
-            p[i] = kind == RANDOM ? (uint8_t)test_random(&seed) : kind == LOWEST && t != TYPE_Q8
-                       ? 0xff : fill[kind];
+            p[i] = kind == RANDOM                   ? (uint8_t)test_random(&seed)
+                   : kind == LOWEST && t != TYPE_Q8 ? 0xff
+                                                    : fill[kind];
     for (size_t i = 0; i < bytes && !is_plain(t); i += panel)
         put_panel_scales(t, cols, p + i, kind);
     return (Mat){t, rows, cols, p};
@@ -131,7 +135,7 @@ static float *make_floats(size_t n, Kind kind) {
     return x;
 }
 
-/* ---- quantize_row ------------------------------------------------------------------------------ */
+/* ---- quantize_row ---------------------------------------------------------------------------- */
 
 /* The contract, for block b of token t. */
 static void plain_quantize(const float *x, size_t n, int8_t q[32], float *d, float *dq,
@@ -163,7 +167,8 @@ static void check_quantize_plain(const Operand *a) {
             int8_t q[32];
             float d, dq;
             int32_t sum[2];
-            size_t at = first * blocks + b * n + t - first, left = a->cols - min_size(a->cols, 32 * b);
+            size_t at = first * blocks + b * n + t - first;
+            size_t left = a->cols - min_size(a->cols, 32 * b);
             const int32_t *s = a->sum + first * blocks * 2 + 2 * b * n + t - first;
             plain_quantize(a->x + t * a->x_stride + 32 * b, min_size(left, 32), q, &d, &dq, sum);
             wrong += memcmp(q, a->q + at * 32, 32) != 0 || differs(&d, a->d + at, 1) == 0;
@@ -178,9 +183,12 @@ static void check_quantize_plain(const Operand *a) {
 static void plant(float *x, size_t n, int what) {
     const float values[] = {NAN, INFINITY, -INFINITY, 1e-40f, 0x1p-149f, 3.4e38f, -0.0f, 4e-37f};
     for (size_t i = 0; i < n; i++)
-        if (what == 1 && i % 37 == 0) x[i] = values[i / 37 % 8];
-        else if (what == 2) x[i] = 1e-39f * x[i]; /* subnormal: the factor overflows */
-        else if (what == 3) x[i] = (float)((int)(i % 255) - 127) + (i % 2 ? 0.5f : 0); /* ties */
+        if (what == 1 && i % 37 == 0)
+            x[i] = values[i / 37 % 8];
+        else if (what == 2)
+            x[i] = 1e-39f * x[i]; /* subnormal: the factor overflows */
+        else if (what == 3)
+            x[i] = (float)((int)(i % 255) - 127) + (i % 2 ? 0.5f : 0); /* ties */
 }
 
 static void test_quantize(const Kernels *ref, const Kernels *k) {
@@ -191,7 +199,8 @@ static void test_quantize(const Kernels *ref, const Kernels *k) {
             size_t stride = cols[c] + 3, all = toks[n] * stride;
             float *x = make_floats(all, n == 2 ? ZERO : RANDOM);
             plant(x, all, (int)(n + c) % 4);
-            Input a = make_input(x, toks[n], cols[c], stride), b = make_input(x, toks[n], cols[c], stride);
+            Input a = make_input(x, toks[n], cols[c], stride);
+            Input b = make_input(x, toks[n], cols[c], stride);
             size_t kp = (cols[c] + 63) / 64 * 64 * (size_t)toks[n];
             quantize_all(ref, &a.a);
             quantize_all(k, &b.a);
@@ -207,7 +216,7 @@ static void test_quantize(const Kernels *ref, const Kernels *k) {
     }
 }
 
-/* ---- matmul ------------------------------------------------------------------------------------ */
+/* ---- matmul ---------------------------------------------------------------------------------- */
 
 /* Code and scales of a weight, as model.h stores them. */
 typedef struct {
@@ -220,8 +229,8 @@ static Weight weight_at(const Mat *w, const uint8_t *panel, size_t n, size_t k) 
     size_t u = k % info->unit, b = u / 32, super = w->type == TYPE_Q6 ? 12 : 10;
     const uint8_t *p = panel + panel_head_lines(w->type, w->cols) * LINE_BYTES +
                        k / info->unit * info->lines * LINE_BYTES;
-    const uint8_t *pair = p + (w->type == TYPE_Q5 || w->type == TYPE_Q6
-                                   ? (4 + u / 64 * super) * LINE_BYTES : 0);
+    const uint8_t *pair =
+        p + (w->type == TYPE_Q5 || w->type == TYPE_Q6 ? (4 + u / 64 * super) * LINE_BYTES : 0);
     Weight r = {0};
     if (w->type == TYPE_Q8) {
         r.code = (int8_t)p[u / 4 * 64 + 4 * n + u % 4];
@@ -245,8 +254,10 @@ static Weight weight_at(const Mat *w, const uint8_t *panel, size_t n, size_t k) 
         return r;
     }
     r.d = f16_to_f32(load_u16(p + 640 + 2 * (16 * b + n)));
-    if (w->type == TYPE_Q5_0) r.code -= 16;
-    else r.m = f16_to_f32(load_u16(p + 704 + 2 * (16 * b + n)));
+    if (w->type == TYPE_Q5_0)
+        r.code -= 16;
+    else
+        r.m = f16_to_f32(load_u16(p + 704 + 2 * (16 * b + n)));
     return r;
 }
 
@@ -313,8 +324,10 @@ static void check_matmul_plain(const Mat *w, const Operand *a, const float *y, s
                 want = plain_dot(w, row, a, t);
             wrong += differs(&got, &want, 1) == 0;
             /* q5 and q5_1 subtract two large sums: their terms are larger than their products */
-            if (isfinite(exact)) far_off += !(fabs(exact - (double)got) <= 1e-4 * scale + 1e-4);
-            else far_off += isfinite(got) ? 1 : 0;
+            if (isfinite(exact))
+                far_off += !(fabs(exact - (double)got) <= 1e-4 * scale + 1e-4);
+            else
+                far_off += isfinite(got) ? 1 : 0;
         }
     }
     CHECK(wrong == 0, "matmul %s, scalar: cols %u, %u tokens: %zu outputs differ from the contract",
@@ -330,7 +343,7 @@ static void check_tokens_alone(const Kernels *k, const Mat *w, const Operand *a,
     for (uint32_t t = 0; t < a->n_tok; t++) {
         Input in = make_input(a->x + t * a->x_stride, 1, a->cols, a->x_stride);
         quantize_all(k, &in.a);
-        k->matmul[w->type](w, 0, (w->rows + 15) / 16, &in.a, one, stride);
+        k->matmul[w->type](w, 0, 1, (w->rows + 15) / 16, &in.a, one, stride);
         CHECK_SAME(one, y + t * stride, w->rows, "matmul %s, %s: token %u of %u alone",
                    type_info(w->type)->name, k->name, t, a->n_tok);
         free_input(&in);
@@ -338,7 +351,8 @@ static void check_tokens_alone(const Kernels *k, const Mat *w, const Operand *a,
     free(one);
 }
 
-static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint32_t n_tok, int bad) {
+static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint32_t n_tok,
+                       int bad) {
     size_t xs = w->cols + 5, panels = (w->rows + 15) / 16, ys = 16 * panels + 16;
     float *x = make_floats(n_tok * xs, n_tok == 5 ? LARGEST : RANDOM);
     if (bad) x[(n_tok - 1) * xs + w->cols / 2] = bad == 1 ? NAN : INFINITY;
@@ -346,13 +360,13 @@ static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint3
     float *got = make(n_tok * ys, 4), *want = make(n_tok * ys, 4);
     quantize_all(ref, &in.a);
     for (size_t i = 0; i < n_tok * ys; i++) got[i] = want[i] = 12345;
-    ref->matmul[w->type](w, 0, (uint32_t)panels, &in.a, want, ys);
-    /* in two parts, as two threads would */
-    uint32_t part = (uint32_t)panels / 2;
-    if (part > 0) k->matmul[w->type](w, 0, part, &in.a, got, ys);
-    k->matmul[w->type](w, part, (uint32_t)panels - part, &in.a, got, ys);
-    CHECK_SAME(got, want, n_tok * ys, "matmul %s, %s: %u x %u, %u tokens",
-               type_info(w->type)->name, k->name, w->rows, w->cols, n_tok);
+    ref->matmul[w->type](w, 0, 1, (uint32_t)panels, &in.a, want, ys);
+    /* every quarter's next panel, as units of work take them */
+    uint32_t step = (uint32_t)(panels + 3) / 4;
+    for (uint32_t u = 0; u < step; u++)
+        k->matmul[w->type](w, u, step, ((uint32_t)panels - u + step - 1) / step, &in.a, got, ys);
+    CHECK_SAME(got, want, n_tok * ys, "matmul %s, %s: %u x %u, %u tokens", type_info(w->type)->name,
+               k->name, w->rows, w->cols, n_tok);
     if (ref == k) check_matmul_plain(w, &in.a, want, ys);
     if (n_tok == 33 || n_tok == 3) check_tokens_alone(k, w, &in.a, want, ys);
     free(got);
@@ -364,8 +378,8 @@ static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint3
 static void test_matmul(const Kernels *ref, const Kernels *k) {
     const uint32_t toks[] = {1, 2, 3, 5, 8, 15, 16, 17, 33};
     const uint32_t rows[] = {64, 80, 40, 112, 176};
-    const uint32_t cols[3][6] = {{32, 96, 160, 256, 896, 288}, {256, 512, 768, 1280, 256, 512},
-                                 {1, 2, 7, 33, 64, 130}};
+    const uint32_t cols[3][6] = {
+        {32, 96, 160, 256, 896, 288}, {256, 512, 768, 1280, 256, 512}, {1, 2, 7, 33, 64, 130}};
     for (int type = 0; type < N_TYPES; type++) {
         Type t = (Type)type;
         const uint32_t *c = cols[is_plain(t) ? 2 : t == TYPE_Q5 || t == TYPE_Q6];
@@ -380,7 +394,7 @@ static void test_matmul(const Kernels *ref, const Kernels *k) {
     }
 }
 
-/* ---- attend ------------------------------------------------------------------------------------ */
+/* ---- attend ---------------------------------------------------------------------------------- */
 
 /* Element i of a cache, f16 or f32. */
 static float cached(const void *p, size_t i, int f32) {
@@ -401,8 +415,10 @@ static void *make_cache(size_t n, int f32) {
 }
 
 static void set_cached(void *p, size_t i, int f32, float f) {
-    if (f32) ((float *)p)[i] = f;
-    else ((uint16_t *)p)[i] = f16_from_f32(f);
+    if (f32)
+        ((float *)p)[i] = f;
+    else
+        ((uint16_t *)p)[i] = f16_from_f32(f);
 }
 
 /* The contract; also the weighted mean in float64 where all is finite. */
@@ -469,8 +485,9 @@ static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint3
     if (bad == 1) q[dim / 2] = NAN;
     if (bad == 2) set_cached(kc, (keys / 2 / 16 * dim) * 16 + keys / 2 % 16, f32, INFINITY);
     if (bad == 3) set_cached(vc, 0, f32, NAN);
-    if (bad == 4) for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
-    Attend a = {dim, (uint32_t)vs, heads, keys, q, kc, vc, scores,
+    if (bad == 4)
+        for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
+    Attend a = {dim,  (uint32_t)vs, heads,           keys, q, kc, vc, scores,
                 want, want + heads, want + 2 * heads};
     ref->attend[f32](&a);
     if (ref == k && bad == 0) check_attend_exact(&a, f32);
@@ -478,8 +495,10 @@ static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint3
     a.sum = got + heads;
     a.out = got + 2 * heads;
     for (size_t i = 0; i < heads * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
-    if (ref == k) plain_attend(&a, f32);
-    else k->attend[f32](&a);
+    if (ref == k)
+        plain_attend(&a, f32);
+    else
+        k->attend[f32](&a);
     CHECK_SAME(got, want, n_out, "attend %s, %s: head_dim %u, %u heads, %u keys, bad %d",
                f32 ? "f32" : "f16", k->name, dim, heads, keys, bad);
     free(kc);
@@ -499,7 +518,7 @@ static void test_attend(const Kernels *ref, const Kernels *k) {
                 one_attend(ref, k, dims[d], heads[i % 9], keys[n], f32, (int)(i % 6 % 5));
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static float tree_sum(float lane[16]) {
     for (size_t half = 8; half > 0; half /= 2)
@@ -559,7 +578,8 @@ static void test_max(const Kernels *k, float *x, uint32_t n) {
     for (size_t i = 0; i < n; i += 1 + n / 7) {
         float old = x[i];
         x[i] = bad[i % 4];
-        CHECK(!k->max_finite(x, n, &got), "max_finite, %s: n %u: missed element %zu", k->name, n, i);
+        CHECK(!k->max_finite(x, n, &got), "max_finite, %s: n %u: missed element %zu", k->name, n,
+              i);
         x[i] = old;
     }
 }
@@ -573,7 +593,8 @@ static void test_rows(const Kernels *k) {
             float *want = make(n, 4), *got = make(n, 4);
             test_max(k, x, n);
             if (what == 2) plant(x, n, 1);
-            if (what == 2) for (size_t i = 0; i < n; i++) x[i] *= i % 5 ? 1 : 40;
+            if (what == 2)
+                for (size_t i = 0; i < n; i++) x[i] *= i % 5 ? 1 : 40;
             test_rmsnorm(k, x, w, n, want, got);
             test_silu_add(k, x, w, n, want, got);
             test_narrow(k, x, n);
@@ -597,7 +618,8 @@ static void test_rope(const Kernels *k) {
         float *sin_ = make_floats(half, RANDOM), *want = make(n, 4);
         for (size_t i = 0; i < n; i++) {
             size_t at = i % dim, j = at % half;
-            float other = x[at < half ? i + half : i - half], a = x[i] * cos_[j], b = other * sin_[j];
+            float other = x[at < half ? i + half : i - half];
+            float a = x[i] * cos_[j], b = other * sin_[j];
             want[i] = at < half ? a - b : a + b;
         }
         k->rope(x, 3, (uint32_t)dim, cos_, sin_);
@@ -621,7 +643,7 @@ static void test_read_all(const Kernels *ref, const Kernels *k) {
     }
 }
 
-/* ---- exp16 and the choice ---------------------------------------------------------------------- */
+/* ---- exp16 and the choice -------------------------------------------------------------------- */
 
 static void test_exp(void) {
     double worst = 0;
@@ -654,7 +676,8 @@ static void test_select(void) {
         CHECK(strstr(e.text, "expected") && strstr(e.text, "scalar"), "message: %s", e.text);
     }
     for (uint32_t i = 0; kernels_available(i); i++)
-        CHECK(kernels_select(kernels_available(i)->name, &e) == kernels_available(i), "table %u", i);
+        CHECK(kernels_select(kernels_available(i)->name, &e) == kernels_available(i), "table %u",
+              i);
 }
 
 int main(void) {

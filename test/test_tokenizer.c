@@ -283,9 +283,10 @@ static void test_nfc(const Tokenizer *t) {
 static void test_nfc_runs(const Tokenizer *t) {
     for (int pairs = 1; pairs < 80; pairs++) {
         char text[400] = "a", nfc[400] = "\u1ea1";
-        for (int i = 0; i < pairs; i++) strcat(text, "\u0301\u0323");
-        for (int i = 1; i < pairs; i++) strcat(nfc, "\u0323");
-        for (int i = 0; i < pairs; i++) strcat(nfc, "\u0301");
+        size_t at = strlen(nfc);
+        for (int i = 0; i < pairs; i++) memcpy(text + 1 + 4 * i, "\u0301\u0323", 4);
+        for (int i = 1; i < pairs; i++, at += 2) memcpy(nfc + at, "\u0323", 2);
+        for (int i = 0; i < pairs; i++, at += 2) memcpy(nfc + at, "\u0301", 2);
         check_nfc(t, text, nfc);
     }
 }
@@ -324,7 +325,7 @@ static void test_merging(void) {
         Vocabulary *v = new_vocabulary();
         uint32_t pool[60];
         size_t n_pool = 0;
-        for (char c = 'a'; c < 'd'; c++) pool[n_pool++] = token(v, &c, 1);
+        for (size_t i = 0; i < 3; i++) pool[n_pool++] = token(v, "abc" + i, 1);
         for (int i = 0; i < 50; i++) {
             uint32_t left = pool[test_random(&random) % n_pool];
             uint32_t right = pool[test_random(&random) % n_pool];

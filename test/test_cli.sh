@@ -1,0 +1,542 @@
+#!/bin/sh
+# test_cli.sh QWEN CONVERT GOLDEN SCRATCH: both programs as a user runs them, on a small model that
+# make_tiny writes (it lies in SCRATCH/..), on a checkpoint of GOLDEN where there is one, and on a
+# random model of Qwen2.5-0.5B's shape. QUICK=1 leaves the last one out.
+set -u
+qwen=$1 convert=$2 golden=$3 scratch=$4/cli make_tiny=$4/../make_tiny
+root=$(dirname "$0")/..
+out=$scratch/stdout err=$scratch/stderr
+passed=0 failed=0 skipped=0
+exec </dev/null
+
+pass() { passed=$((passed + 1)); }
+fail() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+skip() {
+    skipped=$((skipped + 1))
+    echo "skipped 1: $*"
+}
+
+# check WHAT COMMAND...: the command must succeed
+check() {
+    check_what=$1
+    shift
+    if "$@" >/dev/null 2>&1; then pass; else fail "$check_what: $*"; fi
+}
+
+# run STATUS WHAT COMMAND...: stdout and stderr go to $out and $err; the exit status must be STATUS
+run() {
+    run_status=$1 run_what=$2
+    shift 2
+    timeout 300 "$@" >"$out" 2>"$err"
+    got=$?
+    if [ $got -eq "$run_status" ]; then pass; else
+        fail "$run_what: exit status $got, expected $run_status: $* ($(head -n 2 "$err" | cut -c 1-200))"
+    fi
+}
+
+# refuse STATUS WHAT COMMAND...: exit STATUS, one line on stderr, nothing on stdout
+refuse() {
+    run "$@"
+    if [ "$(wc -l <"$err")" -eq 1 ] && grep -qE '^(qwen|convert): .' "$err" && [ ! -s "$out" ]
+    then pass; else
+        shift 2
+        fail "expected one line on stderr and no answer: $* ($(head -n 2 "$err" | cut -c 1-200))"
+    fi
+}
+
+says() { check "$1" grep -qE -- "$2" "$err"; }    # says WHAT PATTERN: stderr has it
+prints() { check "$1" grep -qE -- "$2" "$out"; }  # prints WHAT PATTERN: stdout has it
+same() { check "$1 ($2, $3)" test "$2" = "$3"; }  # same WHAT A B: two equal texts
+differ() { check "$1 ($2)" test "$2" != "$3"; }
+# The hash of the answer's ids, from the statistics line
+hash() { sed -n 's/.*| \([0-9a-f]\{16\}\)$/\1/p' "$err"; }
+
+# ask WHAT ARGUMENTS...: an answer that must come, with its hash in $hash
+ask() {
+    ask_what=$1
+    shift
+    run 0 "$ask_what" "$qwen" "$@"
+    hash=$(hash)
+    check "$ask_what: a hash" test -n "$hash"
+}
+
+# agree WHAT MODEL TOKENS PROMPT ISA:THREADS...: the same answer, token by token, from all of them
+agree() {
+    name=$1 file=$2 tokens=$3 prompt=$4 first=''
+    shift 4
+    for pair in "$@"; do
+        case " $isas " in *" ${pair%:*} "*) ;; *) continue ;; esac
+        run 0 "$name $pair" env QWEN_ISA="${pair%:*}" "$qwen" "$file" -p "$prompt" -n "$tokens" \
+            -t "${pair#*:}" --seed 5 --exact --ignore-eos
+        hash=$(hash)
+        [ -n "$first" ] || first=$hash
+        same "$name $pair: the same hash" "$hash" "$first"
+    done
+    check "$name: a hash" test -n "$first"
+}
+
+# ---- The converter -------------------------------------------------------------------------------
+
+convert_tests() {
+    for quant in q8 q5 f16 bf16 f32; do
+        run 0 "convert $quant" "$convert" "$tiny" -o "$scratch/$quant.bin" --quant $quant
+        check "convert $quant: nothing on stdout" test ! -s "$out"
+        says "convert $quant: says what it wrote" "$quant.bin: [0-9]+ bytes, $quant, "
+        run 0 "info $quant" "$convert" --info "$scratch/$quant.bin"
+        prints "info $quant" "quant $quant\$"
+    done
+    run 0 "info of a folder" "$convert" --info "$tiny"
+    run 0 "info of every tensor" "$convert" --info "$scratch/q8.bin" --verbose
+    prints "info of every tensor" 'model.layers.1.mlp.down_proj.weight'
+    run 0 "q8 is the default" "$convert" "$tiny" -o "$scratch/again.bin" -t 1
+    check "the same file for any number of threads" cmp "$scratch/q8.bin" "$scratch/again.bin"
+    run 0 "a name" "$convert" "$tiny" -o "$scratch/again.bin" --name 'A name' -v
+    says "a line for every tensor" '^model.embed_tokens.weight .* q8 '
+    run 0 "info of a name" "$convert" --info "$scratch/again.bin"
+    prints "info of a name" '^name: *A name$'
+    run 0 "LoRA" "$convert" "$tiny" -o "$scratch/lora.bin" --lora "$tiny/adapter"
+    check "LoRA changes the weights" test "$(cksum <"$scratch/lora.bin")" != \
+        "$(cksum <"$scratch/q8.bin")"
+    run 0 "help" "$convert" --help
+    prints "help" '^  -o, --output FILE'
+    run 0 "version" "$convert" --version
+}
+
+convert_refusals() {
+    refuse 2 "no source" "$convert"
+    refuse 2 "no output" "$convert" "$tiny"
+    refuse 2 "two sources" "$convert" "$tiny" "$tiny" -o "$scratch/no.bin"
+    refuse 2 "unknown option" "$convert" "$tiny" -o "$scratch/no.bin" --quants q8
+    refuse 2 "option without its value" "$convert" "$tiny" -o
+    refuse 2 "twice" "$convert" "$tiny" -o "$scratch/no.bin" --quant q8 --quant q8
+    for quant in q4 Q8 '' q8_0; do
+        refuse 2 "--quant '$quant'" "$convert" "$tiny" -o "$scratch/no.bin" --quant "$quant"
+    done
+    for threads in 0 65 -1 x 1x '' 1e1; do
+        refuse 2 "-t '$threads'" "$convert" "$tiny" -o "$scratch/no.bin" -t "$threads"
+    done
+    for seed in -1 x 1.5 99999999999999999999; do
+        refuse 2 "--seed $seed" "$convert" --random 0.5b -o "$scratch/no.bin" --seed "$seed"
+    done
+    refuse 2 "--random 0.6b" "$convert" --random 0.6b -o "$scratch/no.bin"
+    refuse 2 "--random beside a source" "$convert" "$tiny" --random 0.5b -o "$scratch/no.bin"
+    refuse 2 "--info and a source" "$convert" --info "$tiny" "$tiny"
+    refuse 1 "--info of nothing" "$convert" --info "$scratch/none"
+    refuse 1 "a missing source" "$convert" "$scratch/none" -o "$scratch/no.bin"
+    refuse 1 "a folder without a model" "$convert" "$tiny/adapter" -o "$scratch/no.bin"
+    refuse 1 "a folder as output" "$convert" "$tiny" -o "$scratch"
+    refuse 1 "an output folder that is missing" "$convert" "$tiny" -o "$scratch/none/no.bin"
+    refuse 1 "a model.bin as source" "$convert" "$scratch/q8.bin" -o "$scratch/no.bin"
+    refuse 1 "no adapter" "$convert" "$tiny" -o "$scratch/no.bin" --lora "$tiny"
+    echo precious >"$scratch/notes.txt"
+    refuse 1 "a file that is no model" "$convert" "$tiny" -o "$scratch/notes.txt"
+    same "that file is as it was" "$(cat "$scratch/notes.txt")" precious
+    check "nothing left behind" test -z "$(find "$scratch" -name 'no.bin*' -o -name '.*.tmp*')"
+}
+
+# ---- The same answer everywhere ------------------------------------------------------------------
+
+every_isa='scalar:1 scalar:2 scalar:3 scalar:8 avx2:1 avx2:2 avx2:3 avx2:8'
+every_isa="$every_isa avx512:1 avx512:2 avx512:3 avx512:8"
+few='scalar:2 avx2:1 avx2:3 avx512:1 avx512:2 avx512:8'
+
+# Hashes of 24 tokens of the tiny model: what --exact promises of every CPU.
+known_hash() {
+    case $1 in
+    q8) echo 1a68749a8384a7ad ;;
+    f32) echo 2d9d10085b565cc5 ;;
+    esac
+}
+
+hash_tests() {
+    text='hello the world, and the other things'
+    # shellcheck disable=SC2086 # the lists are words
+    for quant in q8 f32; do
+        agree "tiny $quant" "$scratch/$quant.bin" 24 "$text" $every_isa
+        same "tiny $quant: the hash that every CPU gives" "$first" "$(known_hash $quant)"
+    done
+    # shellcheck disable=SC2086
+    for quant in q5 f16 bf16 lora; do
+        agree "tiny $quant" "$scratch/$quant.bin" 24 "$text" $few
+    done
+    if [ ! -d "$golden/logits/k256/hf" ]; then
+        skip "the same hash on a golden checkpoint: no $golden/logits/k256/hf"
+        return
+    fi
+    # shellcheck disable=SC2086
+    for quant in q8 q5; do
+        run 0 "golden $quant" "$convert" "$golden/logits/k256/hf" -o "$scratch/k256.bin" --quant $quant
+        agree "golden $quant" "$scratch/k256.bin" 24 "$text" $every_isa
+    done
+}
+
+# A model of the true shape: 525 MB, so only where there is room, and with few tokens.
+big_tests() {
+    free=$(df -Pk "$scratch" | awk 'NR == 2 { print $4 }')
+    if [ -n "${QUICK:-}" ]; then skip "the same hash on a random 0.5b: QUICK is set"; return; fi
+    if [ "${free:-0}" -lt 2000000 ]; then
+        skip "the same hash on a random 0.5b: less than 2 GB of disk are free"
+        return
+    fi
+    run 0 "random 0.5b" "$convert" --random 0.5b -o "$scratch/big.bin"
+    agree "random 0.5b" "$scratch/big.bin" 6 'hello' avx512:1 avx512:2 avx512:3 avx512:8 \
+        avx2:1 avx2:2 avx2:3 avx2:8 scalar:1 scalar:2 scalar:3 scalar:8
+    run 0 "verify a random 0.5b" "$qwen" "$scratch/big.bin" --verify
+    rm -f "$scratch/big.bin"
+}
+
+# ---- Prompts and answers -------------------------------------------------------------------------
+
+grammar='^prompt [0-9]+ tokens \([0-9]+ cached\) [0-9.]+ tokens/s \| answer [0-9]+ tokens [0-9.]+'
+grammar="$grammar tokens/s [0-9.]+ GB/s \| load [0-9]+ ms \| first token [0-9]+ ms \| [a-z0-9]+ [0-9]+"
+grammar="$grammar threads \| seed [0-9]+ \| (stop|length|loop) \| [0-9a-f]{16}\$"
+
+prompt_tests() {
+    ask "-p" "$model" -p 'hello the world' --seed 7 -n 30 -t 1
+    want=$hash
+    cp "$out" "$scratch/answer"
+    same "stderr holds one line" "$(wc -l <"$err")" 1
+    says "the statistics line" "$grammar"
+    check "stdout holds an answer" test -s "$out"
+    printf 'hello the world\n' >"$scratch/prompt.txt"
+    ask "-f" "$model" -f "$scratch/prompt.txt" --seed 7 -n 30 -t 1
+    same "-f gives the same answer" "$hash" "$want"
+    ask "-f -" "$model" -f - --seed 7 -n 30 -t 1 <"$scratch/prompt.txt"
+    same "-f - gives the same answer" "$hash" "$want"
+    ask "stdin" "$model" --seed 7 -n 30 -t 1 <"$scratch/prompt.txt"
+    same "a pipe gives the same answer" "$hash" "$want"
+    check "and the same bytes" cmp "$out" "$scratch/answer"
+    ask "options before the model" --seed 7 -n 30 -t 1 --prompt 'hello the world' "$model"
+    same "options before the model" "$hash" "$want"
+    ask "another seed" "$model" -p 'hello the world' --seed 8 -n 30 -t 1
+    differ "another seed gives another answer" "$hash" "$want"
+    ask "a system message" "$model" -p 'hello the world' --seed 7 -n 30 -t 1 -s 'Be brief.'
+    differ "a system message changes the answer" "$hash" "$want"
+    ask "--raw" "$model" -p 'hello the world' --seed 7 -n 30 -t 1 --raw
+    differ "--raw changes the answer" "$hash" "$want"
+    says "--raw: no template" '^prompt [1-9] tokens'
+    for prompt in '' '
+'; do
+        printf '%s' "$prompt" >"$scratch/empty.txt"
+        refuse 2 "an empty prompt" "$qwen" "$model" -f "$scratch/empty.txt"
+    done
+    refuse 2 "an empty -p" "$qwen" "$model" -p ''
+    refuse 2 "an empty pipe" "$qwen" "$model"
+    refuse 1 "a missing prompt file" "$qwen" "$model" -f "$scratch/none"
+    refuse 2 "two prompts" "$qwen" "$model" -p a -f "$scratch/prompt.txt"
+    refuse 2 "--raw with a system message" "$qwen" "$model" -p a --raw -s b
+}
+
+sampling_tests() {
+    ask "--temp 0" "$model" -p 'hello' --temp 0 -n 20 --seed 1
+    want=$hash
+    ask "--temp 0" "$model" -p 'hello' --temp 0 -n 20 --seed 2
+    same "--temp 0 does not look at the seed" "$hash" "$want"
+    ask "--top-k 1" "$model" -p 'hello' --top-k 1 -n 20
+    same "--top-k 1 is --temp 0" "$hash" "$want"
+    ask "--min-p 1" "$model" -p 'hello' --min-p 1 -n 20
+    same "--min-p 1 is --temp 0" "$hash" "$want"
+    for change in '--repeat-penalty 1' '--presence-penalty 5' '--frequency-penalty 5' \
+        '--repeat-last-n 0'; do
+        # shellcheck disable=SC2086 # an option and its value
+        ask "$change" "$model" -p 'hello hello' --temp 0 -n 40 --ignore-eos $change
+        same "$change: 40 tokens or a loop" "$(grep -cE 'answer 40 tokens|loop' "$err")" 1
+    done
+    for n in 1 5; do
+        ask "-n $n" "$model" -p 'hello' -n $n --ignore-eos
+        says "-n $n" "\| answer $n tokens .*\| length \|"
+    done
+    run 0 "-n 0" "$qwen" "$model" -p 'hello' -n 0
+    says "-n 0" '\| answer 0 tokens .*\| length \|'
+    check "-n 0: no answer" test ! -s "$out"
+    ask "the loop guard" "$model" -p 'a' --temp 0 --presence-penalty -100 --ignore-eos -n 2000 -t 1
+    says "the loop guard" '\| loop \|'
+    ask "--no-loop-guard" "$model" -p 'a' --temp 0 --presence-penalty -100 --ignore-eos -n 2000 -t 1 \
+        --no-loop-guard
+    says "--no-loop-guard" '\| answer 2000 tokens .*\| length \|'
+}
+
+stop_tests() {
+    ask "before --stop" "$model" -p 'hello' --seed 3 -n 60 --ignore-eos
+    letter=$(tr -cd 'a-zA-Z0-9' <"$out" | cut -c 3)
+    before=$(tr '\n' ' ' <"$out" | LC_ALL=C sed "s/$letter.*//" | LC_ALL=C tr -d ' \n' | cksum)
+    ask "--stop" "$model" -p 'hello' --seed 3 -n 60 --ignore-eos --stop 'not to come' --stop "$letter"
+    says "--stop" '\| stop \|'
+    same "--stop: the answer ends there" "$(LC_ALL=C tr -d ' \n' <"$out" | cksum)" "$before"
+    refuse 2 "--stop ''" "$qwen" "$model" -p a --stop ''
+    set --
+    for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17; do set -- "$@" --stop "$i"; done
+    refuse 2 "17 stops" "$qwen" "$model" -p a "$@"
+}
+
+# ---- What the model would get --------------------------------------------------------------------
+
+render_tests() {
+    run 0 "--tokenize" "$qwen" "$model" -p 'hello the' --tokenize
+    same "--tokenize" "$(cat "$out")" '268 258'
+    run 0 "special text" "$qwen" "$model" -p '<|im_end|>' --tokenize
+    check "special text is plain text" test "$(wc -w <"$out")" -gt 4
+    run 0 "--parse-special" "$qwen" "$model" -p '<|im_end|>' --tokenize --parse-special
+    same "--parse-special" "$(cat "$out")" '278'
+    run 0 "--render" "$qwen" "$model" -p 'hello' --render
+    printf '%s\n' '<|im_start|>system' 'You are a tiny model.<|im_end|>' '<|im_start|>user' \
+        'hello<|im_end|>' '<|im_start|>assistant' '' >"$scratch/expected"
+    grep -v '^ids:' "$out" >"$scratch/rendered"
+    check "--render: the template" cmp "$scratch/rendered" "$scratch/expected"
+    prints "--render: the ids" '^ids: 277 .* 268 278 .* 277 .*[0-9]$'
+    run 0 "--render -s ''" "$qwen" "$model" -p 'hello' --render -s ''
+    prints "--render: an empty system message" '^<\|im_end\|>$'
+    run 0 "--render --raw" "$qwen" "$model" -p 'hello' --render --raw
+    same "--render --raw" "$(tail -n 1 "$out")" 'ids: 268'
+}
+
+messages_tests() {
+    file=$scratch/messages.json
+    cat >"$file" <<'END'
+{"messages": [
+  {"role": "user", "content": "What is the time?"},
+  {"role": "assistant", "content": "", "tool_calls": [{"type": "function",
+    "function": {"name": "clock", "arguments": {"zone": "UTC"}}}]},
+  {"role": "tool", "content": "12:00"}],
+ "tools": [{"type": "function", "function": {"name": "clock", "description": "the time",
+    "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}}]}
+END
+    run 0 "--messages --render" "$qwen" "$model" --messages "$file" --render
+    prints "the tools" '^# Tools'
+    prints "the tool" '"name": "clock", "description": "the time"'
+    prints "the call" '^\{"name": "clock", "arguments": \{"zone": "UTC"\}\}'
+    prints "the response" '^<tool_response>'
+    ask "--messages" "$model" --messages "$file" --seed 1 -n 10
+    echo '[{"role": "user", "content": "hello the world"}]' >"$file"
+    ask "--messages, an array" "$model" --messages "$file" --seed 7 -n 30 -t 1
+    want=$hash
+    ask "as -p" "$model" -p 'hello the world' --seed 7 -n 30 -t 1
+    same "one message is what -p makes" "$hash" "$want"
+    for bad in '' '{' '[]x' '3' '{"tools": []}' '[{"role": "user"}]' '[{"content": "a"}]' \
+        '[{"role": "user", "content": 3}]' 'null'; do
+        printf '%s' "$bad" >"$file"
+        refuse 1 "--messages '$bad'" "$qwen" "$model" --messages "$file"
+    done
+    refuse 2 "--messages and -p" "$qwen" "$model" --messages "$file" -p a
+    refuse 1 "--messages of nothing" "$qwen" "$model" --messages "$scratch/none"
+}
+
+stats_tests() {
+    ask "--stats" "$model" -p 'hello' --seed 9 -n 8 --stats "$scratch/stats.json" -t 1 --exact
+    same "--stats: one line" "$(wc -l <"$scratch/stats.json")" 1
+    for field in model name quant isa threads context kv exact seed sampler temperature top_k top_p \
+        min_p repeat_penalty repeat_last_n presence_penalty frequency_penalty prompt_tokens \
+        cached_tokens generated_tokens load_ms first_token_ms prompt_tokens_s decode_tokens_s gb_s \
+        peak_memory_mib finish hash; do
+        check "--stats: $field" grep -q "\"$field\":" "$scratch/stats.json"
+    done
+    for text in "\"hash\":\"$hash\"" '"seed":9,' '"threads":1,' '"quant":"q8"' '"exact":true' \
+        '"generated_tokens":' '"temperature":0.[67]' '"top_k":20,'; do
+        check "--stats: $text" grep -q "$text" "$scratch/stats.json"
+    done
+    run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
+}
+
+machine_tests() {
+    ask "--kv f32" "$model" -p 'hello' --kv f32 --temp 0 -n 10
+    ask "--yarn 4" "$model" -p 'hello' --yarn 4 -c 16384 --temp 0 -n 10
+    refuse 1 "-c beyond the model" "$qwen" "$model" -p 'hello' -c 4097
+    says "-c beyond the model: the numbers" '4096.*4097'
+    refuse 1 "a prompt beyond the context" "$qwen" "$model" -p 'hello the world' -c 16
+    says "a prompt beyond the context: the numbers" ' [2-9][0-9] tokens .* 16 '
+    ask "the context fills up" "$model" -p 'a' --ignore-eos --no-loop-guard -c 64
+    says "the context fills up" '\| length \|'
+    refuse 1 "an unknown QWEN_ISA" env QWEN_ISA=mmx "$qwen" "$model" -p a
+}
+
+# ---- Every option --------------------------------------------------------------------------------
+
+option_tests() {
+    run 0 "--help-markdown" "$qwen" --help-markdown
+    cp "$out" "$scratch/flags"
+    sed -n '/<!-- flags -->/,/<!-- end of flags -->/p' "$root/README.md" | grep '^|' >"$scratch/readme"
+    check "README.md has the flags of --help-markdown" cmp "$scratch/flags" "$scratch/readme"
+    run 0 "--help" "$qwen" --help
+    cp "$out" "$scratch/help"
+    check "--help: lines of up to 100 columns" test -z "$(grep -E '.{101}' "$scratch/help")"
+    # name;argument;low;high of every option with a value
+    # shellcheck disable=SC2016 # the backquotes are Markdown
+    sed -n 's/^| `\(-., \)\{0,1\}--\([a-z-]*\) \([^`]*\)` | .* | \([^ ]*\)\( to \)\{0,1\}\([^ ]*\) |$/\2;\3;\4;\6/p' \
+        "$scratch/flags" >"$scratch/options"
+    check "there are options with values" test "$(wc -l <"$scratch/options")" -gt 20
+    while IFS=';' read -r name argument low high; do
+        check "--help has --$name" grep -qE -- "--$name " "$scratch/help"
+        [ "$name" = bench ] && continue
+        refuse 2 "--$name without a value" "$qwen" "$model" --"$name"
+        case $argument in
+        *\|*) set -- '' x "$argument" "${argument%%\\*} " ;;
+        *) [ -n "$low" ] || continue
+            set -- '' x 1x ' 1' '1 ' nan 0x1 1e999 -- "$(awk "BEGIN { printf \"%.17g\", $low - 1 }")" \
+                "$(awk "BEGIN { printf \"%.17g\", $high * 2 + 1 }")" ;;
+        esac
+        for value in "$@"; do
+            refuse 2 "--$name '$value'" "$qwen" "$model" -p a --"$name" "$value"
+        done
+    done <"$scratch/options"
+    refuse 2 "-n 1.5" "$qwen" "$model" -p a -n 1.5
+    refuse 2 "an unknown option" "$qwen" "$model" --temperature 1
+    refuse 2 "an unknown letter" "$qwen" "$model" -x
+    refuse 2 "an option with =" "$qwen" "$model" --temp=1
+    refuse 2 "a flag twice" "$qwen" "$model" --raw --raw -p a
+    refuse 2 "an option twice" "$qwen" "$model" -n 1 --max-tokens 1 -p a
+    refuse 2 "two models" "$qwen" "$model" "$model" -p a
+    refuse 2 "no model" "$qwen" -p a
+    refuse 2 "two modes" "$qwen" "$model" --verify --bench
+}
+
+# ---- Files and streams ---------------------------------------------------------------------------
+
+# put FILE OFFSET BYTE: overwrite one byte
+put() { printf '%b' "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null; }
+
+file_tests() {
+    run 0 "--verify" "$qwen" "$model" --verify
+    prints "--verify" 'all 27 tensors'
+    size=$(wc -c <"$model") bad=$scratch/bad.bin
+    cp "$model" "$bad"
+    byte=$(od -An -tu1 -j 20000 -N 1 "$bad")
+    put "$bad" 20000 "\\0$(printf '%o' $((byte ^ 16)))"
+    run 1 "--verify of a flipped bit" "$qwen" "$bad" --verify
+    says "--verify names the tensor" '^qwen: .*bad.bin: model.embed_tokens.weight: '
+    cp "$model" "$bad"
+    put "$bad" 1500 '\0377'
+    refuse 1 "a flipped bit in the tokenizer" "$qwen" "$bad" -p a
+    for n in 0 1 7 1023 5000 $((size / 2)) $((size - 1)); do
+        head -c "$n" "$model" >"$bad"
+        refuse 1 "a file of $n bytes" "$qwen" "$bad" -p a
+    done
+    { cat "$model"; echo; } >"$bad"
+    refuse 1 "a file that is too long" "$qwen" "$bad" -p a
+    printf 'GGUF\003\000\000\000' | cat - "$model" >"$bad"
+    refuse 1 "a GGUF file" "$qwen" "$bad" -p a
+    says "a GGUF file: what to do" 'GGUF.*convert'
+    refuse 1 "a missing model" "$qwen" "$scratch/none.bin" -p a
+    says "a missing model: its name" 'none.bin: '
+    refuse 1 "a folder as model" "$qwen" "$tiny" -p a
+    refuse 1 "a text as model" "$qwen" "$scratch/prompt.txt" -p a
+    rm -f "$bad"
+}
+
+stream_tests() {
+    if [ -c /dev/full ]; then
+        for mode in '-n 20 --ignore-eos -p hello' '--tokenize -p hello' '--verify' '--help' \
+            '--bench tg2 -r 1'; do
+            # shellcheck disable=SC2086 # a list of arguments
+            timeout 60 "$qwen" "$model" $mode >/dev/full 2>"$err"
+            same "stdout is full: exit status of $mode" $? 1
+            same "stdout is full: one line from $mode" "$(wc -l <"$err")" 1
+        done
+    else
+        skip "a full stdout: no /dev/full"
+    fi
+    timeout 60 "$qwen" "$model" -p hello -n 20 --ignore-eos >&- 2>"$err"
+    same "stdout is closed: exit status" $? 1
+    same "stdout is closed: one line" "$(wc -l <"$err")" 1
+    { timeout 60 "$qwen" "$model" -p hello --ignore-eos --no-loop-guard 2>"$err"
+        echo $? >"$scratch/status"; } | head -c 1 >/dev/null
+    same "nobody reads stdout: exit status" "$(cat "$scratch/status")" 1
+}
+
+interrupt_tests() {
+    : >"$out"
+    "$qwen" "$scratch/f32.bin" -p hello --yarn 8 -c 32768 --ignore-eos --no-loop-guard -t 1 \
+        >"$out" 2>"$err" &
+    pid=$!
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ -s "$out" ] && break
+        sleep 0.5
+    done
+    kill -INT $pid
+    wait $pid
+    same "^C: exit status" $? 130
+    says "^C: the statistics" '\| interrupt \|'
+}
+
+# ---- Instead of answering ------------------------------------------------------------------------
+
+bench_tests() {
+    columns='^test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,'
+    run 0 "--bench csv" "$qwen" "$model" --bench pp8,tg4,tg2@16 -r 2 --format csv -t 1
+    check "--bench csv: the header" sh -c "head -n 1 '$out' | grep -qE '$columns'"
+    same "--bench csv: a line for each test" "$(wc -l <"$out")" 4
+    same "--bench csv: as many fields in every line" "$(awk -F, '{ print NF }' "$out" | uniq | wc -l)" 1
+    prints "--bench csv" '^tg2@16,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,'
+    run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
+    same "--bench json" "$(grep -cE '^\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}$' "$out")" 2
+    run 0 "--bench table" "$qwen" "$model" --bench pp8 -r 1
+    prints "--bench table" '^pp8 +[0-9.]+ +[0-9.]+ +[0-9.]+'
+    run 0 "--bench without tests" "$qwen" "$model" -r 1 --bench
+    prints "--bench without tests" '^tg128 '
+    for tests in pp0 'pp8,' pp8,,tg1 tg1@ pp8x pp99999999; do
+        refuse 2 "--bench $tests" "$qwen" "$model" --bench "$tests"
+    done
+    refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg4@4096
+}
+
+perplexity_tests() {
+    line='^perplexity [0-9.]+, mean negative log-likelihood [0-9.]+ over [0-9]+ of [0-9]+ tokens'
+    cat "$tiny/config.json" "$tiny/generation_config.json" >"$scratch/text.txt"
+    run 0 "--perplexity" "$qwen" "$model" --perplexity "$scratch/text.txt" -c 128
+    prints "--perplexity" "$line"
+    want=$(cat "$out")
+    run 0 "--perplexity again" env QWEN_ISA=scalar "$qwen" "$model" --perplexity "$scratch/text.txt" \
+        -c 128 -t 1
+    same "--perplexity is the same on every instruction set" "$(cat "$out")" "$want"
+    printf a >"$scratch/text.txt"
+    refuse 1 "--perplexity of one token" "$qwen" "$model" --perplexity "$scratch/text.txt"
+    refuse 1 "--perplexity of nothing" "$qwen" "$model" --perplexity "$scratch/none"
+}
+
+# The README's commands are those that .ci/run runs.
+readme_tests() {
+    sed -n '/<!-- commands -->/,/<!-- end of commands -->/s/^    //p' "$root/README.md" >"$scratch/commands"
+    same "README.md: two set-up commands" "$(wc -l <"$scratch/commands")" 2
+    while read -r command; do
+        check "README.md's command is in .ci/run" grep -qF -- "$command" "$root/.ci/run"
+    done <"$scratch/commands"
+}
+
+# ---- All of it -----------------------------------------------------------------------------------
+
+rm -rf "$scratch"
+mkdir -p "$scratch" || exit 1
+tiny=$scratch/tiny model=$scratch/q8.bin
+run 0 "make_tiny" "$make_tiny" "$tiny"
+run 0 "--version" "$qwen" --version
+isas=$(sed 's/.*: //' "$out")
+prints "--version: the instruction sets" '^qwen.c [0-9.]+: .*scalar'
+
+convert_tests
+convert_refusals
+hash_tests
+prompt_tests
+sampling_tests
+stop_tests
+render_tests
+messages_tests
+stats_tests
+machine_tests
+option_tests
+file_tests
+stream_tests
+interrupt_tests
+bench_tests
+perplexity_tests
+readme_tests
+big_tests
+
+[ $failed -gt 0 ] || rm -rf "$scratch"
+if [ $skipped -gt 0 ]; then
+    echo "cli: $passed passed, $failed failed, $skipped skipped"
+else
+    echo "cli: $passed passed, $failed failed"
+fi
+[ $failed -eq 0 ]

@@ -1,0 +1,517 @@
+/* test_engine.c: the engine's parts from the inside (qwen.c is included): the sampler against a
+ * plain one, stop strings and broken characters, the loop guard, and that the logits are the same
+ * bits however the tokens were fed: in any chunks, on any threads, by any instruction set, alone or
+ * beside other sequences, with or without a reused prefix. */
+#define QWEN_NO_MAIN
+#include "../qwen.c"
+
+#include "tiny.h"
+
+static char model_path[300];
+
+static uint32_t below(uint64_t *state, uint32_t n) { return (uint32_t)(test_random(state) % n); }
+
+static double unit(uint64_t *state) { return (double)(test_random(state) >> 11) * 0x1p-53; }
+
+/* ---- Sampler --------------------------------------------------------------------------------- */
+
+#define MAX_IDS 400
+
+static int by_likelihood(const void *a, const void *b) {
+    const Candidate *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* What the penalties should make of the logits. */
+static void plain_penalties(const SamplerOptions *o, float *logits, uint32_t n_vocab,
+                            const int32_t *ids, size_t n, size_t n_prompt) {
+    for (uint32_t v = 0; v < n_vocab; v++) {
+        size_t repeats = 0, counts = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (ids[i] != (int32_t)v) continue;
+            bool in_window = o->repeat_last_n < 0 || i + (size_t)o->repeat_last_n >= n;
+            repeats += in_window;
+            counts += o->repeat_last_n < 0 ? i >= n_prompt : in_window;
+        }
+        double x = (double)logits[v];
+        if (repeats) x = x > 0 ? x / o->repeat_penalty : x * o->repeat_penalty;
+        if (repeats) x = o->repeat_last_n < 0 ? (double)(float)x : x; /* two steps, two roundings */
+        if (counts) x -= o->presence_penalty + o->frequency_penalty * (double)counts;
+        logits[v] = (float)x;
+    }
+}
+
+/* Sort everything, cut, draw. r is uniform in [0, 1). */
+static int32_t plain_choice(const SamplerOptions *o, const float *logits, uint32_t n_vocab,
+                            double r) {
+    Candidate all[MAX_IDS];
+    double p[MAX_IDS], total = 0, mass = 0;
+    uint32_t k = n_vocab, kept = 0;
+    for (uint32_t v = 0; v < n_vocab; v++) all[v] = (Candidate){logits[v], (int32_t)v};
+    qsort(all, n_vocab, sizeof *all, by_likelihood);
+    if (o->temperature == 0) return all[0].id;
+    if (o->top_k > 0 && o->top_k < (int64_t)k) k = (uint32_t)o->top_k;
+    for (uint32_t i = 0; i < k; i++)
+        total += p[i] = exp((double)(all[i].logit - all[0].logit) / o->temperature);
+    while (kept < k && (kept == 0 || (mass < o->top_p * total && p[kept] >= o->min_p)))
+        mass += p[kept++];
+    for (uint32_t i = 0; i < kept; i++)
+        if ((r -= p[i] / mass) < 0) return all[i].id;
+    return all[kept - 1].id;
+}
+
+/* Random options; ties in half of the logits. */
+static void random_case(uint64_t *s, SamplerOptions *o, float *logits, uint32_t n_vocab) {
+    *o = (SamplerOptions){.temperature = below(s, 4) ? 0.1 + 2 * unit(s) : 0,
+                          .top_k = below(s, 2) ? below(s, n_vocab + 20) : 0,
+                          .top_p = below(s, 2) ? unit(s) : 1,
+                          .min_p = below(s, 2) ? unit(s) / 4 : 0,
+                          .repeat_penalty = below(s, 2) ? 0.5 + 1.5 * unit(s) : 1,
+                          .repeat_last_n = (int64_t)below(s, 40) - 1,
+                          .seed = test_random(s)};
+    if (below(s, 2)) o->repeat_last_n = -1;
+    if (below(s, 2)) o->presence_penalty = 2 * unit(s) - 1, o->frequency_penalty = unit(s) / 2;
+    bool ties = below(s, 2);
+    for (uint32_t v = 0; v < n_vocab; v++) {
+        logits[v] = (float)(unit(s) * 12 - 6);
+        if (ties) logits[v] = rintf(logits[v]);
+    }
+}
+
+static void test_sampler_reference(void) {
+    uint64_t s = 1;
+    size_t differ = 0, penalties = 0;
+    for (int trial = 0; trial < 4000; trial++) {
+        SamplerOptions o;
+        Sampler sampler;
+        Error e;
+        float logits[MAX_IDS], mine[MAX_IDS];
+        int32_t ids[64];
+        uint32_t n_vocab = 1 + below(&s, MAX_IDS - 16), n = below(&s, 64);
+        size_t n_prompt = below(&s, n + 1);
+        random_case(&s, &o, logits, n_vocab);
+        for (uint32_t i = n_vocab; i < n_vocab + 16; i++) logits[i] = 100; /* padding */
+        for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)below(&s, n_vocab + 8);
+        memcpy(mine, logits, sizeof mine);
+        if (!sampler_open(&sampler, &o, n_vocab, &e)) return CHECK(0, "%s", e.text);
+        double r = sampler_uniform(&sampler);
+        sampler.state = o.seed;
+        int32_t got = sample(&sampler, logits, ids, n, n_prompt);
+        plain_penalties(&o, mine, n_vocab, ids, n, n_prompt);
+        for (uint32_t v = 0; v < n_vocab; v++)
+            penalties += fabsf(mine[v] - logits[v]) > 1e-5f || sampler.count[v] != 0;
+        int32_t want = plain_choice(&o, logits, n_vocab, r);
+        differ += got != want;
+        sampler_close(&sampler);
+    }
+    CHECK(penalties == 0, "%zu logits are penalized otherwise", penalties);
+    /* Sums rounded in another order move a border by 1e-16: none of 4000 draws should be so near.
+     */
+    CHECK(differ == 0, "%zu of 4000 choices differ from the plain sampler's", differ);
+}
+
+static void test_sampler_edges(void) {
+    Sampler s;
+    Error e;
+    SamplerOptions o = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1};
+    float logits[8] = {1, 3, 3, 2, 3, 0, 0, 0};
+    if (!sampler_open(&s, &o, 8, &e)) return CHECK(0, "%s", e.text);
+    s.options.temperature = 0;
+    CHECK(sample(&s, logits, NULL, 0, 0) == 1, "of equals, the lowest id");
+    s.options.temperature = 1e-300;
+    int seen[8] = {0};
+    for (int i = 0; i < 100; i++) seen[sample(&s, logits, NULL, 0, 0)]++;
+    CHECK(seen[1] + seen[2] + seen[4] == 100,
+          "the smallest temperature takes one of the likeliest");
+    s.options.temperature = 1;
+    s.options.top_p = 0;
+    for (int i = 0; i < 20; i++) CHECK(sample(&s, logits, NULL, 0, 0) == 1, "top-p 0 keeps one");
+    s.options.top_p = 1;
+    s.options.min_p = 1;
+    memset(seen, 0, sizeof seen);
+    for (int i = 0; i < 200; i++) seen[sample(&s, logits, NULL, 0, 0)]++;
+    CHECK(seen[1] && seen[2] && seen[4] && seen[1] + seen[2] + seen[4] == 200,
+          "min-p 1 keeps the equals");
+    double sum = 0, low = 1, high = 0;
+    for (int i = 0; i < 10000; i++) {
+        double r = sampler_uniform(&s);
+        sum += r;
+        low = fmin(low, r);
+        high = fmax(high, r);
+    }
+    CHECK(low >= 0 && high < 1 && fabs(sum / 10000 - 0.5) < 0.02, "uniform: %g %g %g", low, high,
+          sum);
+    sampler_close(&s);
+}
+
+/* ---- Output ---------------------------------------------------------------------------------- */
+
+/* Feed pieces; what is shown after each must be the text beside it. */
+static void check_output(const char *const *stops, size_t n_stops, const char *const pieces[][2],
+                         size_t n) {
+    Output o = {.stops = (const char **)stops, .n_stops = n_stops, .keep = true};
+    Error e;
+    bool stopped = false;
+    for (size_t i = 0; i < n && !stopped; i++) {
+        if (pieces[i][0])
+            CHECK(output_add(&o, pieces[i][0], strlen(pieces[i][0]), &stopped, &e), "%s", e.text);
+        else
+            CHECK(output_finish(&o, &e), "%s", e.text);
+        const char *all = o.all.data ? o.all.data : "";
+        CHECK(strcmp(all, pieces[i][1]) == 0, "after \"%s\": \"%s\", not \"%s\"",
+              pieces[i][0] ? pieces[i][0] : "the end", all, pieces[i][1]);
+    }
+    output_close(&o);
+}
+#define CHECK_OUTPUT(stops, n_stops, ...)                                                          \
+    do {                                                                                           \
+        static const char *const pieces[][2] = __VA_ARGS__;                                        \
+        check_output(stops, n_stops, pieces, sizeof pieces / sizeof pieces[0]);                    \
+    } while (0)
+
+static void test_output(void) {
+    static const char *const stops[] = {"END", "aab", "abcX", "bc"};
+    CHECK_OUTPUT(NULL, 0,
+                 {{"a\xe2", "a"},
+                  {"\x82", "a"},
+                  {"\xac"
+                   "b",
+                   "a\xe2\x82\xac"
+                   "b"}});
+    CHECK_OUTPUT(NULL, 0, {{"\xf0\x9f", ""}, {"x", "\xef\xbf\xbd\xef\xbf\xbdx"}});
+    CHECK_OUTPUT(
+        NULL, 0,
+        {{"\xff", "\xef\xbf\xbd"}, {"\xc3", "\xef\xbf\xbd"}, {NULL, "\xef\xbf\xbd\xef\xbf\xbd"}});
+    CHECK_OUTPUT(stops, 1, {{"xE", "x"}, {"N", "x"}, {"Dy", "x"}});
+    CHECK_OUTPUT(stops, 1, {{"xE", "x"}, {"N", "x"}, {"E", "xEN"}, {"ND", "xEN"}});
+    CHECK_OUTPUT(stops, 1, {{"xEN", "x"}, {NULL, "xEN"}});
+    CHECK_OUTPUT(stops + 1, 1, {{"aaa", "a"}, {"a", "aa"}, {"b", "aa"}});
+    CHECK_OUTPUT(stops + 2, 2, {{"xabc", "x"}, {"X", "x"}});
+    CHECK_OUTPUT(stops + 2, 2, {{"xabc", "x"}, {"d", "xa"}});
+    CHECK_OUTPUT(stops + 2, 2, {{"xabc", "x"}, {NULL, "xa"}});
+}
+
+/* Random text in random pieces: shown is what stands before the first stop string, and never is
+ * more held back than could become one. */
+static void test_output_random(void) {
+    static const char *const stops[] = {"aab", "bb", "abab", "ab\xc3\xa4"};
+    uint64_t s = 3;
+    for (int trial = 0; trial < 2000; trial++) {
+        Output o = {.stops = (const char **)stops, .n_stops = 1 + below(&s, 4), .keep = true};
+        Error e;
+        char text[64];
+        size_t n = 0, shown = 0, end;
+        while (n < 60)
+            if (below(&s, 12))
+                text[n++] = below(&s, 3) ? 'a' : below(&s, 3) ? 'c' : 'b';
+            else
+                memcpy(text + n, "\xc3\xa4", 2), n += 2;
+        text[n] = 0;
+        for (end = 0; end < n; end++) {
+            bool found = false;
+            for (size_t k = 0; k < o.n_stops; k++)
+                found = found || strncmp(text + end, stops[k], strlen(stops[k])) == 0;
+            if (found) break;
+        }
+        bool stopped = false, ok = true;
+        for (size_t at = 0; at < n && !stopped && ok;) {
+            size_t piece = min_size(n - at, 1 + below(&s, 5));
+            ok = output_add(&o, text + at, piece, &stopped, &e);
+            at += piece;
+            shown = o.all.n;
+            ok = ok && shown <= end && memcmp(o.all.data ? o.all.data : "", text, shown) == 0 &&
+                 (stopped || at - shown <= 3 + 1);
+        }
+        ok = ok && output_finish(&o, &e) && o.all.n == end && stopped == (end < n);
+        CHECK(ok, "%s: shown %zu of %zu", text, o.all.n, end);
+        output_close(&o);
+    }
+}
+
+/* ---- Loop guard ------------------------------------------------------------------------------ */
+
+static bool plain_loop(const int32_t *ids, size_t n) {
+    for (size_t p = 1; p <= LOOP_PERIODS; p++) {
+        size_t run = 0;
+        while (run + p < n && ids[n - 1 - run] == ids[n - 1 - run - p]) run++;
+        if (run >= 2 * p && run + p >= LOOP_TOKENS) return true;
+    }
+    return false;
+}
+
+/* Noise, then a repeated piece: found at the very token where three copies and 96 tokens are there.
+ */
+static void test_loop_guard(void) {
+    static const size_t periods[] = {1, 2, 31, 32, 33, 100, 511, 512, 513};
+    static int32_t ids[2200];
+    uint64_t s = 4;
+    for (size_t i = 0; i < sizeof periods / sizeof periods[0]; i++) {
+        LoopGuard *g = calloc(1, sizeof *g);
+        size_t found = 0, plain = 0, n = 2200, p = periods[i], noise = 150;
+        for (size_t t = 0; t < n; t++)
+            ids[t] = t < noise + p ? (int32_t)below(&s, 1000) : ids[t - p];
+        for (size_t t = 1; g && t <= n && !found; t++)
+            if (loop_found(g, ids, t)) found = t;
+        for (size_t t = noise; t <= n && !plain; t++)
+            if (plain_loop(ids, t)) plain = t;
+        CHECK(found == plain, "period %zu: found at %zu, not %zu", p, found, plain);
+        CHECK(p == 513 ? found == 0
+                       : found >= noise + max_size(3 * p, LOOP_TOKENS) - 2 &&
+                             found <= noise + max_size(3 * p, LOOP_TOKENS),
+              "period %zu: found at %zu", p, found);
+        free(g);
+    }
+    LoopGuard *g = calloc(1, sizeof *g);
+    bool found = false;
+    for (size_t t = 0; t < 2200; t++) ids[t] = (int32_t)below(&s, 4); /* dull, but no loop */
+    for (size_t t = 1; g && t <= 2200; t++) found = found || loop_found(g, ids, t);
+    CHECK(!found, "noise of four tokens is no loop");
+    free(g);
+}
+
+/* ---- Engine ---------------------------------------------------------------------------------- */
+
+static int32_t text_ids[1200];
+
+/* One way to feed the tokens. */
+typedef struct {
+    uint32_t chunk, threads, n_seq;
+    const char *isa;
+    bool kv_f32;
+    float yarn;
+} Way;
+
+static bool open_way(Engine *e, const Model *m, Way w, Error *err) {
+    EngineOptions o = {.threads = w.threads ? w.threads : 1,
+                       .ctx = 1216,
+                       .n_seq = w.n_seq ? w.n_seq : 1,
+                       .kv_f32 = w.kv_f32,
+                       .yarn_factor = w.yarn,
+                       .isa = w.isa,
+                       .chunk = w.chunk};
+    bool ok = engine_open(e, m, &o, err);
+    CHECK(ok, "%s", err->text);
+    return ok;
+}
+
+/* A hash of the logits' bits after the first n tokens, and after three more, fed one by one. */
+static uint64_t logits_hash(const Model *m, Way w, uint32_t n) {
+    Engine engine;
+    Session s;
+    Error e;
+    uint64_t h = 0xcbf29ce484222325u;
+    if (!open_way(&engine, m, w, &e)) return 0;
+    if (session_open(&s, &engine, &e)) {
+        for (uint32_t i = 0; i < 4; i++) {
+            Fed fed = i == 0 ? session_feed(&s, text_ids, n, NULL, &e)
+                             : session_feed(&s, text_ids + n + i - 1, 1, NULL, &e);
+            CHECK(fed == FED, "%s", e.text);
+            for (uint32_t v = 0; v < m->config->vocab_size; v++)
+                h = hash_id(h, (int32_t)bits_from_float(s.logits[v]));
+        }
+        session_close(&s);
+    }
+    engine_close(&engine);
+    return h;
+}
+
+static void test_chunks(const Model *m) {
+    uint64_t want = logits_hash(m, (Way){.chunk = 300}, 300);
+    for (uint32_t chunk = 1; chunk < 300; chunk += chunk < 40 ? 1 : 7)
+        CHECK(logits_hash(m, (Way){.chunk = chunk}, 300) == want, "chunks of %u", chunk);
+}
+
+/* 530 tokens: attention is cut into parts, which single tokens share among threads. */
+static void test_machines(const Model *m) {
+    static const uint32_t threads[] = {1, 2, 3, 8};
+    uint64_t want = logits_hash(m, (Way){.chunk = 0}, 530);
+    for (uint32_t i = 0; kernels_available(i); i++)
+        for (size_t t = 0; t < 4; t++) {
+            Way w = {.threads = threads[t], .isa = kernels_available(i)->name};
+            CHECK(logits_hash(m, w, 530) == want, "%s, %u threads", w.isa, w.threads);
+        }
+}
+
+/* Three sequences, of different lengths, beside each other in every pass. */
+static void test_sequences(const Model *m) {
+    Engine engine;
+    Error e;
+    float *logits[4];
+    size_t row = logits_stride(m);
+    bool ok = open_way(&engine, m, (Way){.n_seq = 4, .threads = 2}, &e);
+    for (int i = 0; i < 4; i++) logits[i] = alloc_aligned(&e, "logits", 3 * row, sizeof(float));
+    for (uint32_t step = 0; ok && step < 40; step++) {
+        Token tokens[6];
+        for (uint32_t i = 0; i < 6; i++) { /* sequences 2, 0, 1, 2, 0, 1: two tokens of each */
+            uint32_t seq = (i + 2) % 3, pos = 2 * step + i / 3;
+            tokens[i] = (Token){text_ids[200 * seq + pos], seq, pos, i >= 3};
+        }
+        forward(&engine, tokens, 6, logits[3]);
+    }
+    for (uint32_t seq = 0; ok && seq < 3; seq++) {
+        for (uint32_t pos = 0; pos < 80; pos++) {
+            Token t = {text_ids[200 * seq + pos], 3, pos, pos == 79};
+            forward(&engine, &t, 1, logits[seq]);
+        }
+        uint32_t place = (seq + 1) % 3; /* of sequence 2, 0, 1 in the last pass */
+        CHECK(memcmp(logits[seq], logits[3] + place * row, m->config->vocab_size * sizeof(float)) ==
+                  0,
+              "sequence %u alone and beside others", seq);
+    }
+    for (int i = 0; i < 4; i++) free(logits[i]);
+    if (ok) engine_close(&engine);
+}
+
+/* A prompt that begins like the last one: only the rest is fed, and the logits are the same. */
+static void test_prefix(const Model *m) {
+    Engine engine;
+    Session s;
+    Error e;
+    if (!open_way(&engine, m, (Way){.threads = 2}, &e)) return;
+    if (!session_open(&s, &engine, &e)) return engine_close(&engine);
+    float *want = alloc_array(&e, "logits", m->config->vocab_size, sizeof *want);
+    for (uint32_t shared = 0; want && shared < 100; shared += 9) {
+        Ids prompt = {0};
+        bool ok = true;
+        for (uint32_t i = 0; i < 90; i++)
+            ok = ok && ids_add(&prompt, text_ids[i < shared ? i : 500 + i], &e);
+        s.ids.n = 0;
+        ok = ok && session_feed(&s, prompt.ids, prompt.n, NULL, &e) == FED;
+        memcpy(want, s.logits, m->config->vocab_size * sizeof *want);
+        s.ids.n = 0;
+        ok = ok && session_feed(&s, text_ids, 100, NULL, &e) == FED;
+        size_t cached = session_rewind(&s, &prompt);
+        CHECK(ok && cached == min_size(shared, 89), "%zu of %u are reused", cached, shared);
+        ok = ok && session_feed(&s, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
+        CHECK(ok && memcmp(want, s.logits, m->config->vocab_size * sizeof *want) == 0,
+              "the logits behind %zu reused tokens", cached);
+        ids_free(&prompt);
+    }
+    free(want);
+    session_close(&s);
+    engine_close(&engine);
+}
+
+/* The frequencies by the C library's own functions, with YaRN of factor 4 and without. */
+static void test_yarn(const Model *m) {
+    Engine plain, yarn;
+    Error e;
+    const double pi = 3.14159265358979323846, theta = m->config->rope_theta, length = 32768;
+    uint32_t d = m->config->head_dim;
+    if (!open_way(&plain, m, (Way){.chunk = 1}, &e)) return;
+    if (!open_way(&yarn, m, (Way){.chunk = 1, .yarn = 4}, &e)) return engine_close(&plain);
+    double low = fmax(floor(d * log(length / (32 * 2 * pi)) / (2 * log(theta))), 0);
+    double high = fmin(ceil(d * log(length / (2 * pi)) / (2 * log(theta))), d - 1);
+    for (uint32_t i = 0; i < d / 2; i++) {
+        double want = pow(theta, -2.0 * i / d), ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+        CHECK(fabs(plain.inv_freq[i] / want - 1) < 1e-14, "frequency %u: %g", i, plain.inv_freq[i]);
+        want = want / 4 * ramp + want * (1 - ramp);
+        CHECK(fabs(yarn.inv_freq[i] / want - 1) < 1e-14, "YaRN's %u: %g", i, yarn.inv_freq[i]);
+    }
+    CHECK(plain.rope_scale == 1 && fabsf(yarn.rope_scale - 1.1386294f) < 1e-6f, "YaRN's scale: %g",
+          (double)yarn.rope_scale);
+    CHECK(context_limit(m->config, 0) == 32768 && context_limit(m->config, 4) == 131072,
+          "YaRN's context");
+    CHECK(logits_hash(m, (Way){.yarn = 4}, 50) != logits_hash(m, (Way){.yarn = 0}, 50),
+          "YaRN changes the logits");
+    engine_close(&plain);
+    engine_close(&yarn);
+}
+
+static void test_defaults(const Model *m) {
+    Engine engine;
+    Error e;
+    if (!open_way(&engine, m, (Way){.chunk = 0}, &e)) return;
+    CHECK(engine.chunk == PROMPT_CHUNK && engine.rope_scale == 1, "defaults");
+    CHECK(engine.kernels == kernels_available(0), "the best instruction set is taken");
+    engine_close(&engine);
+    EngineOptions o = {.threads = 1, .ctx = 16, .n_seq = 1, .isa = "abacus"};
+    CHECK(!engine_open(&engine, m, &o, &e) && strstr(e.text, "abacus"), "an unknown one is not");
+    CHECK(default_threads() >= 1 && default_threads() <= MAX_THREADS, "threads");
+}
+
+/* ---- Generation ------------------------------------------------------------------------------ */
+
+/* How a run ends: n_prompt tokens are fed, and at most max are asked for. */
+static void check_finish(Session *s, uint32_t n_prompt, int64_t max, const char *stop,
+                         Finish finish, size_t n_generated) {
+    Ids prompt = {0};
+    RunStats st;
+    Error e;
+    GenerateOptions o = {.sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1},
+                         .max_tokens = max};
+    Output out = {.stops = &stop, .n_stops = stop != NULL, .keep = true};
+    bool ok = true;
+    for (uint32_t i = 0; i < n_prompt; i++) ok = ok && ids_add(&prompt, text_ids[i], &e);
+    ok = ok && generate(s, &prompt, &o, &out, &st, &e);
+    CHECK(ok == (finish != FINISH_ERROR), "%s", e.text);
+    CHECK(st.finish == finish && st.n_generated == n_generated && st.n_prompt == n_prompt,
+          "%u, %d: %s after %zu", n_prompt, (int)max, finish_names[st.finish], st.n_generated);
+    CHECK(s->ids.n <= s->engine->options.ctx, "%zu positions", s->ids.n);
+    output_close(&out);
+    ids_free(&prompt);
+}
+
+static void test_generate(const Model *m) {
+    Engine engine;
+    Session s;
+    Error e;
+    EngineOptions o = {.threads = 1, .ctx = 64, .n_seq = 1};
+    if (!engine_open(&engine, m, &o, &e)) return CHECK(0, "%s", e.text);
+    if (session_open(&s, &engine, &e)) {
+        check_finish(&s, 20, 0, NULL, FINISH_LENGTH, 0);
+        check_finish(&s, 20, 5, NULL, FINISH_LENGTH, 5);
+        check_finish(&s, 20, -1, NULL, FINISH_LENGTH, 45); /* the last one is not fed */
+        check_finish(&s, 63, -1, NULL, FINISH_LENGTH, 2);
+        check_finish(&s, 64, -1, NULL, FINISH_ERROR, 0);
+        check_finish(&s, 0, -1, NULL, FINISH_ERROR, 0);
+        interrupts = 1;
+        check_finish(&s, 21, -1, NULL, FINISH_INTERRUPT, 1);
+        interrupts = 0;
+        check_finish(&s, 20, 5, NULL, FINISH_LENGTH, 5);
+        session_close(&s);
+    }
+    engine_close(&engine);
+}
+
+static void test_model(const char *quant) {
+    Model m;
+    Error e;
+    bool ok = tiny_model(model_path, quant, TINY_NEVER_ENDS, &e) && model_load(&m, model_path, &e);
+    CHECK(ok, "%s: %s", quant, e.text);
+    if (!ok) return;
+    test_machines(&m);
+    test_prefix(&m);
+    test_sequences(&m);
+    if (strcmp(quant, "q8") == 0) test_chunks(&m);
+    if (strcmp(quant, "f32") == 0) {
+        test_yarn(&m);
+        test_defaults(&m);
+        test_generate(&m);
+    }
+    model_unload(&m);
+}
+
+int main(void) {
+    static const char *const quants[] = {"q8", "q5", "f32", "f16", "bf16"};
+    const char *base = getenv("TMPDIR");
+    uint64_t state = 6;
+    for (size_t i = 0; i < sizeof text_ids / sizeof text_ids[0]; i++)
+        text_ids[i] = (int32_t)below(&state, TINY_IM_END);
+    test_sampler_reference();
+    test_sampler_edges();
+    test_output();
+    test_output_random();
+    test_loop_guard();
+    snprintf(model_path, sizeof model_path, "%s/test_engine.XXXXXX",
+             base && base[0] ? base : "/tmp");
+    int fd = mkstemp(model_path);
+    CHECK(fd >= 0, "%s: %s", model_path, strerror(errno));
+    if (fd >= 0) {
+        close(fd);
+        for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) test_model(quants[i]);
+        unlink(model_path);
+    }
+    return test_end("test_engine");
+}

@@ -1,0 +1,559 @@
+/* test_terminal.c: the chat as a person meets it, on a pseudo-terminal: the prompt, answers,
+ * commands, several lines, ^C and ^D. The program is named by the environment's QWEN (default
+ * ./qwen); the model is tiny.h's. Nothing here waits for a time to pass: every step ends when what
+ * it waits for is there. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+
+#include "tiny.h"
+
+#define PATIENCE 60.0 /* seconds after which something that does not come is missing */
+#define PROMPT ">>> "
+
+typedef struct {
+    int fd; /* of the terminal's other end */
+    pid_t pid;
+    Buffer out;  /* everything shown so far */
+    size_t seen; /* what was waited for already */
+} Terminal;
+
+static char folder[300];
+static const char *program;
+
+static const char *in_folder(const char *name) {
+    static char room[4][700];
+    static unsigned turn;
+    char *out = room[turn++ % 4];
+    snprintf(out, sizeof room[0], "%s/%s", folder, name);
+    return out;
+}
+
+static void remove_folder(void) {
+    DIR *d = opendir(folder);
+    for (struct dirent *f; d && (f = readdir(d));)
+        if (f->d_name[0] != '.') unlink(in_folder(f->d_name));
+    if (d) closedir(d);
+    rmdir(folder);
+}
+
+/* ---- A terminal with the program on it ------------------------------------------------------- */
+
+/* Without echo, so that only the program's own text is seen; a carriage return stays one. */
+static bool set_plain(int fd) {
+    struct termios t;
+    if (tcgetattr(fd, &t) != 0) return false;
+    t.c_lflag &= ~(tcflag_t)ECHO;
+    t.c_iflag &= ~(tcflag_t)(ICRNL | IXON);
+    t.c_oflag &= ~(tcflag_t)OPOST;
+    return tcsetattr(fd, TCSANOW, &t) == 0;
+}
+
+/* argv: of the program, NULL at its end. */
+static bool terminal_open(Terminal *t, char *const *argv) {
+    *t = (Terminal){.fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), .pid = -1};
+    if (t->fd < 0 || grantpt(t->fd) != 0 || unlockpt(t->fd) != 0) return false;
+    int other = open(ptsname(t->fd), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (other < 0 || !set_plain(other)) return false;
+    t->pid = fork();
+    if (t->pid == 0) {
+        setsid();
+        if (ioctl(other, TIOCSCTTY, 0) == 0 && dup2(other, 0) == 0 && dup2(other, 1) == 1 &&
+            dup2(other, 2) == 2)
+            execv(argv[0], argv);
+        _exit(127);
+    }
+    close(other);
+    return t->pid > 0;
+}
+
+/* Read more of what is shown. False when nothing more comes. */
+static bool terminal_read(Terminal *t, double until) {
+    char bytes[4096];
+    double left = until - now_seconds();
+    struct pollfd p = {.fd = t->fd, .events = POLLIN};
+    if (left <= 0 || poll(&p, 1, (int)(left * 1e3) + 1) <= 0) return false;
+    ssize_t n = read(t->fd, bytes, sizeof bytes);
+    Error e;
+    return n > 0 && buffer_add(&t->out, bytes, (size_t)n, &e);
+}
+
+/* Wait until `text` is shown behind what was seen; *before, where wanted, gets what stands between.
+ */
+static bool expect(Terminal *t, const char *text, char *before, size_t room) {
+    double until = now_seconds() + PATIENCE;
+    for (;;) {
+        char *from = t->out.data ? t->out.data + t->seen : NULL;
+        char *hit = from ? memmem(from, t->out.n - t->seen, text, strlen(text)) : NULL;
+        if (hit) {
+            if (before) snprintf(before, room, "%.*s", (int)(hit - from), from);
+            t->seen = (size_t)(hit - t->out.data) + strlen(text);
+            return true;
+        }
+        if (terminal_read(t, until)) continue;
+        CHECK(0, "\"%s\" is not shown, but:\n%.*s", text, from ? (int)(t->out.n - t->seen) : 0,
+              from ? from : "");
+        return false;
+    }
+}
+
+/* Type n bytes. The other side is read meanwhile: a terminal that nobody reads takes no input. */
+static void type_bytes(Terminal *t, const char *bytes, size_t n) {
+    double until = now_seconds() + PATIENCE;
+    while (n > 0 && now_seconds() < until) {
+        struct pollfd p = {.fd = t->fd, .events = POLLIN | POLLOUT};
+        poll(&p, 1, 1000);
+        if (p.revents & POLLIN) terminal_read(t, until);
+        if (!(p.revents & POLLOUT)) continue;
+        ssize_t some = write(t->fd, bytes, min_size(n, 1024));
+        if (some > 0) bytes += some, n -= (size_t)some;
+    }
+    CHECK(n == 0, "the terminal takes what is typed");
+}
+
+static void type_line(Terminal *t, const char *line) {
+    type_bytes(t, line, strlen(line));
+    type_bytes(t, "\n", 1);
+}
+
+/* Type a line and wait for the next prompt; reply: what was shown before it. */
+static bool ask(Terminal *t, const char *line, char reply[4096]) {
+    type_line(t, line);
+    return expect(t, PROMPT, reply, 4096);
+}
+
+/* Type a line; `want` must be in what is shown before the next prompt. */
+static void ask_for(Terminal *t, const char *line, const char *want) {
+    char reply[4096] = "";
+    bool ok = ask(t, line, reply);
+    CHECK(ok && strstr(reply, want), "%s shows \"%s\", not:\n%s", line, want, reply);
+}
+
+/* Wait for the program's end; its exit status, or minus the signal that ended it. */
+static int terminal_close(Terminal *t) {
+    int status = 0;
+    double until = now_seconds() + PATIENCE;
+    while (terminal_read(t, until)) {
+    }
+    if (now_seconds() >= until) {
+        CHECK(0, "the program does not end; it shows:\n%.*s", (int)t->out.n, t->out.data);
+        kill(t->pid, SIGKILL);
+    }
+    waitpid(t->pid, &status, 0);
+    close(t->fd);
+    buffer_free(&t->out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* Start a chat with the model, one thread, and up to twelve words of options. */
+static bool chat_open(Terminal *t, const char *model, const char *const *options) {
+    char path[700], *argv[17] = {(char *)program, path, "-t", "1"};
+    snprintf(path, sizeof path, "%s", in_folder(model));
+    for (int i = 0; i < 12 && options[i]; i++) argv[4 + i] = (char *)options[i];
+    bool ok = terminal_open(t, argv);
+    CHECK(ok, "a terminal: %s", strerror(errno));
+    return ok && expect(t, "/? lists the commands", NULL, 0) && expect(t, PROMPT, NULL, 0);
+}
+
+static void chat_close(Terminal *t) {
+    type_line(t, "/bye");
+    int status = terminal_close(t);
+    CHECK(status == 0, "/bye ends with status 0, not %d", status);
+}
+
+#define CHAT(t, model, ...)                                                                        \
+    Terminal t;                                                                                    \
+    if (!chat_open(&t, model, (const char *const[]){__VA_ARGS__, NULL})) return
+
+/* The numbers of the statistics line. */
+static void read_stats(const char *text, size_t *prompt, size_t *cached, size_t *answer) {
+    const char *at = strstr(text, "prompt ");
+    *prompt = *cached = *answer = 0;
+    int n = at ? sscanf(at, "prompt %zu tokens (%zu cached)", prompt, cached) : 0;
+    at = at ? strstr(at, "| answer ") : NULL;
+    n += at ? sscanf(at, "| answer %zu tokens", answer) : 0;
+    CHECK(n == 3, "statistics in \"%s\"", text);
+}
+
+/* Does the file hold this text? */
+static void check_file(const char *name, const char *want) {
+    Buffer b = {0};
+    Error e;
+    bool ok = read_file(in_folder(name), 1 << 20, &b, &e);
+    CHECK(ok && memmem(b.data, b.n, want, strlen(want)), "%s holds %s, not:\n%.*s", name, want,
+          (int)b.n, b.data ? b.data : "");
+    buffer_free(&b);
+}
+
+static void save_to(Terminal *t, const char *name) {
+    char line[800];
+    snprintf(line, sizeof line, "/save %s", in_folder(name));
+    ask_for(t, line, "saved");
+}
+
+static void save_nothing(Terminal *t) {
+    char line[800];
+    snprintf(line, sizeof line, "/save %s", in_folder("nothing.json"));
+    ask_for(t, line, "nothing was said yet");
+}
+
+static void load_from(Terminal *t, const char *name, const char *want) {
+    char line[800];
+    snprintf(line, sizeof line, "/load \"%s\"", in_folder(name));
+    ask_for(t, line, want);
+}
+
+/* ---- What is tested -------------------------------------------------------------------------- */
+
+/* Two turns: the second reads nothing again; saved and loaded it goes on in the same words. */
+static void test_turns(void) {
+    char first[4096], again[4096], second[4096], loaded[4096];
+    size_t prompt, cached, answer, prompt2, cached2, answer2;
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "20");
+    ask_for(&t, "/set verbose", "");
+    ask(&t, "hello", first);
+    read_stats(first, &prompt, &cached, &answer);
+    CHECK(cached == 0 && answer == 20 && prompt > 20, "first: %zu, %zu, %zu", prompt, cached,
+          answer);
+    save_to(&t, "turn.json");
+    ask_for(&t, "/set verbose", "");
+    ask(&t, "and then?", second);
+    read_stats(second, &prompt2, &cached2, &answer2);
+    CHECK(cached2 == prompt + answer - 1, "the second turn reuses %zu + %zu - 1 tokens, not %zu",
+          prompt, answer, cached2);
+    ask_for(&t, "/set quiet", "");
+    load_from(&t, "turn.json", "loaded");
+    ask(&t, "and then?", loaded);
+    CHECK(strlen(loaded) > 20 && strncmp(loaded, second, 20) == 0, "loaded, it says\n%s not\n%s",
+          loaded, second);
+    ask_for(&t, "/clear", "");
+    ask(&t, "hello", again);
+    CHECK(strncmp(again, first, 20) == 0, "cleared, it says\n%s not\n%s", again, first);
+    chat_close(&t);
+
+    CHAT(u, "endless.bin", "--temp", "0", "-n", "20");
+    load_from(&u, "turn.json", "loaded");
+    ask(&u, "and then?", loaded);
+    CHECK(strncmp(loaded, second, 20) == 0, "another run says\n%s not\n%s", loaded, second);
+    chat_close(&u);
+}
+
+/* An answer that the model ended itself stays as the model has it: the next turn reads only what is
+ * new, and what was saved leads to the same words. */
+static void test_ended_answer(void) {
+    char first[4096], second[4096], loaded[4096];
+    size_t prompt, cached, answer, prompt2, cached2, answer2;
+    CHAT(t, "ending.bin", "--temp", "0", "--no-loop-guard");
+    ask_for(&t, "/set verbose", "");
+    ask(&t, "hello", first);
+    CHECK(strstr(first, "| stop |"), "the model ends its answer: %s", first);
+    read_stats(first, &prompt, &cached, &answer);
+    save_to(&t, "ended.json");
+    ask(&t, "more", second);
+    read_stats(second, &prompt2, &cached2, &answer2);
+    CHECK(cached2 == prompt + answer - 1, "reused: %zu of %zu + %zu", cached2, prompt, answer);
+    load_from(&t, "ended.json", "loaded");
+    ask(&t, "more", loaded);
+    size_t n = strcspn(second, "\n");
+    CHECK(n > 0 && strncmp(loaded, second, n) == 0, "loaded, it says\n%s not\n%s", loaded, second);
+    chat_close(&t);
+}
+
+static void test_seeds(void) {
+    char one[4096], two[4096], three[4096];
+    CHAT(t, "endless.bin", "-n", "20", "--seed", "7", "--temp", "0.5");
+    ask_for(&t, "/set parameter temperature 2", "");
+    ask(&t, "hello", one);
+    ask_for(&t, "/clear", "");
+    ask(&t, "hello", two);
+    ask_for(&t, "/clear", "");
+    ask_for(&t, "/set parameter seed 8", "");
+    ask(&t, "hello", three);
+    CHECK(strcmp(one, two) == 0, "the same seed says\n%s and\n%s", one, two);
+    CHECK(strcmp(one, three) != 0, "another seed says the same: %s", one);
+    chat_close(&t);
+}
+
+static void test_commands(void) {
+    char reply[4096];
+    CHAT(t, "endless.bin", "-n", "5", "-s", "Be \"brief\".");
+    ask_for(&t, "/?", "/set parameter NAME VALUE");
+    ask_for(&t, "/help", "/save FILE");
+    ask_for(&t, "/show system", "Be \"brief\".\n");
+    ask_for(&t, "/set system \"Be long.\"  ", "");
+    ask_for(&t, "/show system", "Be long.\n");
+    ask_for(&t, "/show info", "tiny (q8)");
+    ask_for(&t, "/show template", "Qwen2.5");
+    ask_for(&t, "/show", "expected info, parameters, system or template");
+    ask_for(&t, "/show nothing", "expected info");
+    ask_for(&t, "/set", "expected system, parameter");
+    ask_for(&t, "/set parameter", "expected a name and a value");
+    ask_for(&t, "/set parameter top_k 7", "");
+    ask_for(&t, "/set parameter stop \"two words\"", "");
+    ask_for(&t, "/show parameters", "top_k 7\n");
+    ask_for(&t, "/show parameters", "stop \"two words\"\n");
+    ask_for(&t, "/set parameter stop", "");
+    ask(&t, "/show parameters", reply);
+    CHECK(!strstr(reply, "stop"), "stop strings are forgotten: %s", reply);
+    ask_for(&t, "/set parameter temperature 300", "expected a number from 0 to 100, got \"300\"");
+    ask_for(&t, "/set parameter num_ctx 100", "is chosen when the program starts, with -c");
+    ask_for(&t, "/set parameter mirostat 1", "no such parameter");
+    ask_for(&t, "/nonsense", "/nonsense: no such command");
+    ask_for(&t, "/save", "without its argument");
+    ask_for(&t, "/save /nonexistent/folder/file", "/nonexistent/folder");
+    ask(&t, "", reply);
+    CHECK(reply[0] == 0, "an empty line is not answered: %s", reply);
+    chat_close(&t);
+}
+
+/* A stop string is not shown, nor is what stands behind it. */
+static void test_stop(void) {
+    char whole[4096], cut[4096], line[80];
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "30");
+    ask(&t, "hello", whole);
+    snprintf(line, sizeof line, "/set parameter stop %.3s", whole + 10);
+    ask_for(&t, "/clear", "");
+    ask_for(&t, line, "");
+    ask(&t, "hello", cut);
+    CHECK(strncmp(cut, whole, 10) == 0 && cut[10] == '\n', "before %.3s stands %s, not %s",
+          whole + 10, whole, cut);
+    chat_close(&t);
+}
+
+/* What is typed arrives as it was typed: several lines, slashes in them, carriage returns, NULs,
+ * bytes that are no UTF-8. The saved conversation shows it. */
+static void test_typing(void) {
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "2");
+    type_line(&t, "\"\"\"");
+    expect(&t, "... ", NULL, 0);
+    type_line(&t, "one");
+    type_line(&t, "");
+    type_line(&t, "/bye");
+    ask_for(&t, "\"\"\"", "");
+    ask_for(&t, "\"\"\"a \"\"\" b\"\"\"", "");
+    type_line(&t, "\"\"\"/clear");
+    ask_for(&t, "two\"\"\" ", "");
+    ask_for(&t, "carriage\r", "");
+    type_bytes(&t, "n\0l\n", 4);
+    expect(&t, PROMPT, NULL, 0);
+    ask_for(&t, "bad \xff\xc3 good \xc3\xa4", "");
+    save_to(&t, "typed.json");
+    check_file("typed.json", "\"content\": \"one\\n\\n/bye\"");
+    check_file("typed.json", "\"content\": \"a \\\"\\\"\\\" b\"");
+    check_file("typed.json", "\"content\": \"/clear\\ntwo\"");
+    check_file("typed.json", "\"content\": \"carriage\"");
+    check_file("typed.json", "\"content\": \"n\\u0000l\"");
+    check_file("typed.json", "\"content\": \"bad \xef\xbf\xbd\xef\xbf\xbd good \xc3\xa4\"");
+    load_from(&t, "typed.json", "loaded");
+    type_line(&t, "/set system \"\"\"first");
+    ask_for(&t, "\"second\"\"\"\"", "");
+    ask_for(&t, "/show system", "first\n\"second\"\n");
+    ask_for(&t, "and?", "");
+    save_to(&t, "typed.json");
+    check_file("typed.json", "{\"role\": \"system\", \"content\": \"first\\n\\\"second\\\"\"}");
+    chat_close(&t);
+}
+
+/* A terminal takes lines of limited length: what is lost is not passed over in silence. */
+static void test_long_lines(void) {
+    char line[6000], reply[4096];
+    memset(line, 'x', sizeof line);
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "2");
+    line[5000] = 0;
+    ask_for(&t, line, "not taken: a terminal cuts lines at 4096 bytes");
+    type_line(&t, "\"\"\"");
+    type_line(&t, "start");
+    type_line(&t, line);
+    ask_for(&t, "\"\"\"", "not taken");
+    line[4000] = 0;
+    ask(&t, line, reply);
+    CHECK(!strstr(reply, "not taken"), "4000 bytes are taken: %s", reply);
+    save_to(&t, "long.json");
+    check_file("long.json", "\"content\": \"xxx");
+    chat_close(&t);
+}
+
+static void test_files(void) {
+    char reply[4096];
+    size_t prompt, cached, answer;
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    FILE *f = fopen(in_folder("junk.json"), "w");
+    if (f) {
+        fputs("[{\"role\": \"user\", \"content\": ", f);
+        fclose(f);
+    }
+    ask_for(&t, "/set verbose", "");
+    save_nothing(&t);
+    ask_for(&t, "hello", "(0 cached)");
+    load_from(&t, "junk.json", "junk.json");
+    load_from(&t, "missing.json", "missing.json");
+    ask(&t, "more", reply);
+    read_stats(reply, &prompt, &cached, &answer);
+    CHECK(cached > 30, "the conversation is kept: %s", reply);
+    chat_close(&t);
+}
+
+/* ^C at the prompt tells how to leave; what was typed is forgotten; a second one leaves. */
+static void test_interrupt_prompt(void) {
+    char reply[4096];
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    type_bytes(&t, "some words\003", 11);
+    expect(&t, "(^C again, ^D or /bye leaves)", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    ask(&t, "hello", reply);
+    CHECK(strlen(reply) >= 5 && !strstr(reply, "^C"), "it answers: %s", reply);
+    type_line(&t, "\"\"\"");
+    type_line(&t, "begun");
+    expect(&t, "... ... ", NULL, 0);
+    type_bytes(&t, "\003", 1);
+    expect(&t, "leaves)\n" PROMPT, NULL, 0);
+    ask_for(&t, "one line", "");
+    save_to(&t, "interrupted.json");
+    check_file("interrupted.json", "\"content\": \"one line\"");
+    type_bytes(&t, "\003", 1);
+    expect(&t, "leaves)\n" PROMPT, NULL, 0);
+    type_bytes(&t, "\003", 1);
+    int status = terminal_close(&t);
+    CHECK(status == 130, "the second ^C leaves with status 130, not %d", status);
+}
+
+/* ^C stops an answer; what was said of it is part of the conversation. */
+static void test_interrupt_answer(void) {
+    char reply[4096];
+    size_t prompt, cached, answer, read;
+    CHAT(t, "endless.bin", "--temp", "1", "--seed", "1", "--no-loop-guard");
+    ask_for(&t, "/set verbose", "");
+    type_line(&t, "hello");
+    double until = now_seconds() + PATIENCE;
+    while (t.out.n < t.seen + 100 && terminal_read(&t, until)) {
+    }
+    type_bytes(&t, "\003", 1);
+    expect(&t, "\nprompt ", NULL, 0);
+    t.seen -= strlen("prompt ");
+    expect(&t, PROMPT, reply, sizeof reply);
+    read_stats(reply, &prompt, &read, &answer);
+    CHECK(strstr(reply, "| interrupt |") && answer >= 100, "interrupted: %s", reply);
+    ask_for(&t, "/set parameter num_predict 3", "");
+    ask(&t, "go on", reply);
+    read_stats(reply, &read, &cached, &answer);
+    CHECK(cached >= prompt + 99, "the conversation goes on: %s", reply);
+    chat_close(&t);
+}
+
+/* ^C while a long text is read: the conversation is as it was before. */
+static void test_interrupt_reading(void) {
+    char line[3001];
+    memset(line, 'y', sizeof line - 1);
+    line[sizeof line - 1] = 0;
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    type_line(&t, "\"\"\"");
+    for (int i = 0; i < 10; i++) {
+        type_line(&t, line);
+        expect(&t, "... ", NULL, 0);
+    }
+    type_line(&t, "\"\"\"");
+    expect(&t, "reading the prompt: 256 of 300", NULL, 0);
+    type_bytes(&t, "\003", 1);
+    expect(&t, "the question is forgotten)", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    save_nothing(&t);
+    ask_for(&t, "hello", "\n");
+    save_to(&t, "forgotten.json");
+    check_file("forgotten.json", "[{\"role\": \"user\", \"content\": \"hello\"}");
+    chat_close(&t);
+}
+
+static void test_end_of_input(void) {
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    type_line(&t, "\"\"\"in the middle");
+    expect(&t, "... ", NULL, 0);
+    type_bytes(&t, "\004", 1);
+    expect(&t, "(ended after 5 tokens: num_predict)", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    save_to(&t, "middle.json");
+    check_file("middle.json", "\"content\": \"in the middle\"");
+    type_bytes(&t, "\004", 1);
+    int status = terminal_close(&t);
+    CHECK(status == 0, "^D leaves with status 0, not %d", status);
+}
+
+/* A context of 128: it fills, it says so, and then takes nothing more until it is cleared. */
+static void test_full_context(void) {
+    char line[200], reply[4096];
+    memset(line, 'z', sizeof line - 1);
+    line[sizeof line - 1] = 0;
+    CHAT(t, "endless.bin", "--temp", "1", "--seed", "1", "-c", "128");
+    ask(&t, line, reply);
+    CHECK(strstr(reply, " tokens do not fit in the context of 128"), "refused: %s", reply);
+    save_nothing(&t);
+    ask(&t, "hello", reply);
+    CHECK(strstr(reply, "tokens: the context is full)") &&
+              strstr(reply, "of the context's 128 tokens are used; /clear begins anew)"),
+          "full: %s", reply);
+    save_to(&t, "full.json");
+    for (int i = 0; i < 2; i++) {
+        ask(&t, "more", reply);
+        CHECK(strstr(reply, "do not fit in the context of 128"), "refused: %s", reply);
+    }
+    save_to(&t, "again.json");
+    Buffer a = {0}, b = {0};
+    Error e;
+    CHECK(read_file(in_folder("full.json"), 1 << 20, &a, &e) &&
+              read_file(in_folder("again.json"), 1 << 20, &b, &e) && a.n == b.n &&
+              memcmp(a.data, b.data, a.n) == 0,
+          "the conversation is as it was");
+    buffer_free(&a);
+    buffer_free(&b);
+    ask_for(&t, "/clear", "");
+    ask_for(&t, "/set parameter num_predict 3", "");
+    ask_for(&t, "hello", "(ended after 3 tokens: num_predict)");
+    chat_close(&t);
+}
+
+/* With a reward for what was said most, the model says one thing for ever. */
+static void test_loop(void) {
+    char reply[4096];
+    CHAT(t, "endless.bin", "--temp", "0", "--frequency-penalty", "-100");
+    ask(&t, "hello", reply);
+    CHECK(strstr(reply, "(stopped: the answer repeats itself)"), "stopped: %s", reply);
+    ask_for(&t, "/set parameter frequency_penalty 0", "");
+    ask_for(&t, "/set parameter num_predict 3", "");
+    ask_for(&t, "and?", "(ended after 3 tokens");
+    chat_close(&t);
+}
+
+int main(void) {
+    const char *base = getenv("TMPDIR");
+    Error e;
+    program = getenv("QWEN");
+    if (!program) program = "./qwen";
+    snprintf(folder, sizeof folder, "%s/test_terminal.XXXXXX", base && base[0] ? base : "/tmp");
+    bool ready = mkdtemp(folder) != NULL;
+    CHECK(ready, "%s: %s", folder, strerror(errno));
+    if (ready)
+        ready = tiny_model(in_folder("endless.bin"), "q8", TINY_NEVER_ENDS, &e) &&
+                tiny_model(in_folder("ending.bin"), "f32", TINY_ENDS, &e);
+    CHECK(ready, "the models: %s", e.text);
+    if (ready) {
+        test_turns();
+        test_ended_answer();
+        test_seeds();
+        test_commands();
+        test_stop();
+        test_typing();
+        test_long_lines();
+        test_files();
+        test_interrupt_prompt();
+        test_interrupt_answer();
+        test_interrupt_reading();
+        test_end_of_input();
+        test_full_context();
+        test_loop();
+    }
+    remove_folder();
+    return test_end("test_terminal");
+}
