@@ -108,17 +108,15 @@ typedef struct {
     uint32_t chunk;
     size_t x_stride, q_stride, kv_stride, f_stride;
     float *x;         /* (T, H) the residual stream */
-    float *normed;    /* (T, H) */
-    float *q, *k, *v; /* (T, A D), (T, B D), (T, B D) */
+    uint32_t terms;   /* rows per token of the next three: 2 with int8 activations, see prepare() */
+    float *normed;    /* (terms T, H) */
+    float *q, *k, *v; /* (terms T, A D), (terms T, B D), (terms T, B D) */
     float *heads;     /* (T, A D) what attention found */
     float *gate, *up; /* (T, F) */
     float *y;         /* (T, H) output of o_proj and down_proj */
     float *cos, *sin; /* (T, D/2) */
-    Operand act;      /* room for T tokens of the widest input */
-    Operand rest;     /* (T, H) what quantizing q_proj's, k_proj's and v_proj's input left over */
-    float *rest_x;    /* (T, H) the same as float */
-    float *rest_q, *rest_k, *rest_v; /* as q, k, v: its products */
-    float *attend_scratch;           /* (threads, attend_room) */
+    Operand act;      /* room for terms T tokens of H, or T tokens of the widest input */
+    float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
@@ -303,18 +301,18 @@ typedef struct {
     const float *in; /* prepare: rows to normalize or take as they are */
     size_t in_stride;
     const float *norm_weight; /* prepare: NULL: no normalization */
-    bool two_terms;           /* prepare: fill e->rest too */
+    uint32_t terms;           /* prepare: rows per token, 1 or 2 */
     uint32_t n_splits;        /* attend: parts of the context that are separate units */
 } Pass;
 
-/* x - d q of token t, which is then quantized in its turn: x ~ d q + d' q'. */
+/* Row t + 1 of normed = x - d q of row t: what quantizing it left over. */
 static void rest_row(const Engine *e, uint32_t t) {
     const Operand *a = &e->act;
     uint32_t group = t / GROUP_TOKENS, n = a->n_tok - group * GROUP_TOKENS, i = t % GROUP_TOKENS;
     if (n > GROUP_TOKENS) n = GROUP_TOKENS;
-    size_t padded = round_up(a->cols, 64), at = (size_t)group * GROUP_TOKENS * padded;
-    const float *x = a->x + t * a->x_stride;
-    float *rest = e->rest_x + t * e->x_stride;
+    size_t at = (size_t)group * GROUP_TOKENS * round_up(a->cols, 64);
+    const float *x = e->normed + t * e->x_stride;
+    float *rest = e->normed + (t + 1) * e->x_stride;
     for (size_t k = 0; k < a->cols; k++) {
         size_t block = k / 32 * n + i;
         rest[k] = x[k] - a->d[at / 32 + block] * (float)a->q[at + block * 32 + k % 32];
@@ -322,34 +320,35 @@ static void rest_row(const Engine *e, uint32_t t) {
 }
 
 /* One token's input to the next matrices: normalized, and quantized if the model asks for it. */
-static void prepare_unit(void *ctx, uint32_t t, uint32_t thread) {
+static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
     Engine *e = p->e;
+    uint32_t t = token * p->terms;
     if (p->norm_weight)
-        e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + t * p->in_stride, p->norm_weight,
-                            e->act.cols, e->model->config->rms_norm_eps);
-    if (e->model->quantized) e->kernels->quantize_row(&e->act, t);
-    if (!e->model->quantized || !p->two_terms) return;
+        e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + token * p->in_stride,
+                            p->norm_weight, e->act.cols, e->model->config->rms_norm_eps);
+    if (!e->model->quantized) return;
+    e->kernels->quantize_row(&e->act, t);
+    if (p->terms == 1) return;
     rest_row(e, t);
-    e->kernels->quantize_row(&e->rest, t);
+    e->kernels->quantize_row(&e->act, t + 1);
 }
 
-/* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. */
+/* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. With
+ * two terms (and a norm) each row is followed by what its quantization left over, quantized in its
+ * turn: x ~ d q + d' q', the second being one more token to the matrices. */
 static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_t cols,
-                    const float *norm) {
+                    const float *norm, uint32_t terms) {
     Engine *e = p->e;
     p->in = in;
     p->in_stride = stride;
     p->norm_weight = norm;
-    e->act.n_tok = n;
+    p->terms = terms;
+    e->act.n_tok = n * terms;
     e->act.cols = cols;
     e->act.x = norm ? e->normed : in;
     e->act.x_stride = norm ? e->x_stride : stride;
-    e->rest.n_tok = n;
-    e->rest.cols = cols;
-    e->rest.x = e->rest_x;
-    e->rest.x_stride = e->x_stride;
     if (norm || e->model->quantized) parallel_for(e->pool, n, prepare_unit, p);
 }
 
@@ -357,8 +356,9 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
 typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL } After;
 typedef struct {
     const Mat *w;
-    float *y, *y2; /* (n, y_stride) y2: the product with e->rest, which is added to y; or NULL */
+    float *y; /* (n, y_stride) */
     size_t y_stride;
+    uint32_t terms; /* rows of y per token: the second is added to the first; 0: as 1 */
     After after;
     const float *bias; /* AFTER_BIAS: (rows), or NULL */
 } Product;
@@ -375,13 +375,14 @@ static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PAN
 static uint32_t n_units(const Mat *w) { return (n_panels(w) + STREAMS - 1) / STREAMS; }
 
 /* What follows the product of 16 rows (fewer in the last panel) while they are warm. */
-static void product_finish(Engine *e, const Product *p, uint32_t panel, bool two_terms) {
+static void product_finish(Engine *e, const Product *p, uint32_t panel) {
     const Kernels *K = e->kernels;
-    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row;
+    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row, terms = p->terms == 2 ? 2 : 1;
+    bool add_rest = terms == 2 && p->w->type >= TYPE_Q8; /* plain types took all of x at once */
     if (rows > PANEL_ROWS) rows = PANEL_ROWS;
-    for (uint32_t t = 0; t < e->act.n_tok; t++) {
+    for (uint32_t t = 0; t < e->act.n_tok; t += terms) {
         float *y = p->y + t * p->y_stride + row;
-        if (two_terms) K->add(y, p->y2 + t * p->y_stride + row, rows);
+        if (add_rest) K->add(y, y + p->y_stride, rows);
         if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
         if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
     }
@@ -391,14 +392,11 @@ static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     (void)thread;
     Products *j = ctx;
     Engine *e = j->e;
-    const Kernels *K = e->kernels;
     const Product *p = j->products;
     while (unit >= n_units(p->w)) unit -= n_units(p++->w);
     uint32_t step = n_units(p->w), n = (n_panels(p->w) - unit + step - 1) / step;
-    bool two_terms = p->y2 && p->w->type >= TYPE_Q8;
-    K->matmul[p->w->type](p->w, unit, step, n, &e->act, p->y, p->y_stride);
-    if (two_terms) K->matmul[p->w->type](p->w, unit, step, n, &e->rest, p->y2, p->y_stride);
-    for (uint32_t i = 0; i < n; i++) product_finish(e, p, unit + i * step, two_terms);
+    e->kernels->matmul[p->w->type](p->w, unit, step, n, &e->act, p->y, p->y_stride);
+    for (uint32_t i = 0; i < n; i++) product_finish(e, p, unit + i * step);
 }
 
 /* Compute products of the operand e->act: all their rows are one range of parallel work. */
@@ -453,7 +451,9 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     const ModelConfig *c = e->model->config;
     const float *cosine = e->cos + (size_t)t * (c->head_dim / 2);
     const float *sine = e->sin + (size_t)t * (c->head_dim / 2);
-    float *q = e->q + t * e->q_stride, *k = e->k + t * e->kv_stride, *v = e->v + t * e->kv_stride;
+    size_t row = (size_t)t * e->terms;
+    float *q = e->q + row * e->q_stride, *k = e->k + row * e->kv_stride,
+          *v = e->v + row * e->kv_stride;
     e->kernels->rope(q, c->num_attention_heads, c->head_dim, cosine, sine);
     e->kernels->rope(k, c->num_key_value_heads, c->head_dim, cosine, sine);
     if (p->layer->k_bias) subtract_bias(e, k, p->layer->k_bias);
@@ -490,7 +490,7 @@ static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t fi
         .v_stride = e->v_stride,
         .n_heads = g,
         .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
-        .q = e->q + t * e->q_stride + (size_t)kv_head * g * c->head_dim,
+        .q = e->q + (size_t)t * e->terms * e->q_stride + (size_t)kv_head * g * c->head_dim,
         .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * item,
         .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * item,
         .scores = scores,
@@ -593,48 +593,30 @@ static void layer_forward(Pass *p) {
     const ModelConfig *c = e->model->config;
     const Layer *l = p->layer;
     /* Scores go into an exponential, so queries and keys must be right to more than int8 gives:
-     * their input has a second term. These matrices are the smallest; the second pass reads them
-     * from cache. */
-    p->two_terms = true;
-    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm);
-    p->two_terms = false;
+     * their input has a second term. These matrices are the smallest. */
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm, e->terms);
     const Product qkv[] = {
-        {.w = &l->q_proj,
-         .y = e->q,
-         .y2 = e->rest_q,
-         .y_stride = e->q_stride,
-         .after = AFTER_BIAS,
-         .bias = l->q_bias},
-        {.w = &l->k_proj,
-         .y = e->k,
-         .y2 = e->rest_k,
-         .y_stride = e->kv_stride,
-         .after = AFTER_BIAS,
-         .bias = l->k_bias},
-        {.w = &l->v_proj,
-         .y = e->v,
-         .y2 = e->rest_v,
-         .y_stride = e->kv_stride,
-         .after = AFTER_BIAS,
-         .bias = l->v_bias},
+        {&l->q_proj, e->q, e->q_stride, e->terms, AFTER_BIAS, l->q_bias},
+        {&l->k_proj, e->k, e->kv_stride, e->terms, AFTER_BIAS, l->k_bias},
+        {&l->v_proj, e->v, e->kv_stride, e->terms, AFTER_BIAS, l->v_bias},
     };
     multiply(e, qkv, 3);
     parallel_for(e->pool, p->n, rotate_unit, p);
     attend(p);
 
-    prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL);
+    prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL, 1);
     const Product o = {
         .w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
     multiply(e, &o, 1);
 
-    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm);
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm, 1);
     const Product gate_up[] = {
         {.w = &l->gate_proj, .y = e->gate, .y_stride = e->f_stride},
         {.w = &l->up_proj, .y = e->up, .y_stride = e->f_stride},
     };
     multiply(e, gate_up, 2);
     parallel_for(e->pool, p->n, silu_unit, p);
-    prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL);
+    prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL, 1);
     const Product down = {
         .w = &l->down_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
     multiply(e, &down, 1);
@@ -686,7 +668,7 @@ static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
     }
     uint32_t wanted = gather_wanted(&p);
     if (wanted == 0) return;
-    prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm);
+    prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm, 1);
     const Product head = {
         .w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
     multiply(e, &head, 1);
@@ -753,12 +735,12 @@ static void engine_layout(Engine *e, Arena *a) {
     const ModelConfig *c = e->model->config;
     size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
     e->x = arena_floats(a, n, e->x_stride);
-    e->normed = arena_floats(a, n, e->x_stride);
+    e->normed = arena_floats(a, n * e->terms, e->x_stride);
     e->y = arena_floats(a, n, e->x_stride);
-    e->q = arena_floats(a, n, e->q_stride);
+    e->q = arena_floats(a, n * e->terms, e->q_stride);
     e->heads = arena_floats(a, n, e->q_stride);
-    e->k = arena_floats(a, n, e->kv_stride);
-    e->v = arena_floats(a, n, e->kv_stride);
+    e->k = arena_floats(a, n * e->terms, e->kv_stride);
+    e->v = arena_floats(a, n * e->terms, e->kv_stride);
     e->gate = arena_floats(a, n, e->f_stride);
     e->up = arena_floats(a, n, e->f_stride);
     e->cos = arena_floats(a, n, c->head_dim / 2);
@@ -766,12 +748,8 @@ static void engine_layout(Engine *e, Arena *a) {
     e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
     e->partials = arena_floats(a, e->partial_units, g * (e->v_stride + 2));
     if (!e->model->quantized) return; /* what follows is for int8 activations */
-    operand_layout(&e->act, a, n, max_size(max_size(c->hidden_size, c->intermediate_size), heads));
-    operand_layout(&e->rest, a, n, c->hidden_size);
-    e->rest_x = arena_floats(a, n, e->x_stride);
-    e->rest_q = arena_floats(a, n, e->q_stride);
-    e->rest_k = arena_floats(a, n, e->kv_stride);
-    e->rest_v = arena_floats(a, n, e->kv_stride);
+    size_t two_terms = e->terms * round_up(c->hidden_size, 64);
+    operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
 }
 
 static bool engine_scratch(Engine *e, Error *err) {
@@ -804,6 +782,7 @@ static bool engine_fill(Engine *e, Error *err) {
     if (!e->kernels) return false;
     e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
     e->v_stride = (uint32_t)round_up(c->head_dim, 16);
+    e->terms = e->model->quantized ? 2 : 1;
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;
@@ -3087,7 +3066,10 @@ int main(int argc, char **argv) {
     bool chat = needs_text && !o->prompt && !o->file && isatty(STDIN_FILENO);
     if (needs_text && !chat) {
         int status = read_prompt(o, &p.text, &e);
-        if (status) return complain(&e, status);
+        if (status) {
+            buffer_free(&p.text);
+            return complain(&e, status);
+        }
     }
     signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
     if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))

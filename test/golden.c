@@ -512,7 +512,7 @@ static void check_trace(char *rest, const Tolerance *t) {
             p.layer_index = stage - 1;
             layer_forward(&p);
         } else {
-            prepare(&p, n, now.engine.x, now.engine.x_stride, hidden, now.model.norm);
+            prepare(&p, n, now.engine.x, now.engine.x_stride, hidden, now.model.norm, 1);
             x = now.engine.normed;
         }
         for (size_t i = 0; i < (size_t)n * hidden; i++) {

@@ -479,12 +479,14 @@ static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint3
     float *got = make(n_out, 4), *want = make(n_out, 4);
     for (size_t j = keys; j < 16 * blocks; j++) /* behind the keys: anything */
         for (size_t d = 0; d < dim; d++)
-            set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, f32, d % 2 ? NAN : INFINITY);
+            set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, f32,
+                       bad == 0 ? 1000 * q[d] : d % 2 ? NAN : INFINITY);
     for (size_t j = 0; j < keys; j++)
         for (size_t d = dim; d < vs; d++) set_cached(vc, j * vs + d, f32, 0);
     if (bad == 1) q[dim / 2] = NAN;
     if (bad == 2) set_cached(kc, (keys / 2 / 16 * dim) * 16 + keys / 2 % 16, f32, INFINITY);
     if (bad == 3) set_cached(vc, 0, f32, NAN);
+    if (bad == 5) set_cached(kc, ((keys - 1) / 16 * dim) * 16 + (keys - 1) % 16, f32, NAN);
     if (bad == 4)
         for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
     Attend a = {dim,  (uint32_t)vs, heads,           keys, q, kc, vc, scores,
@@ -513,9 +515,9 @@ static void test_attend(const Kernels *ref, const Kernels *k) {
     const uint32_t dims[] = {64, 128, 2, 34, 80, 256}, heads[] = {7, 6, 1, 8, 2, 9, 5, 4, 3};
     const uint32_t keys[] = {1, 15, 16, 17, 31, 32, 33, 100, 511, 512};
     for (size_t d = 0, i = 0; d < 6; d++)
-        for (size_t n = 0; n < 10; n++, i++)
+        for (size_t n = 0; n < 30; n++, i++)
             for (int f32 = 0; f32 < 2; f32++)
-                one_attend(ref, k, dims[d], heads[i % 9], keys[n], f32, (int)(i % 6 % 5));
+                one_attend(ref, k, dims[d], heads[i % 9], keys[n % 10], f32, (int)(i % 7 % 6));
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
