@@ -23,9 +23,15 @@
 #define UNROLL_NOT _Pragma("GCC unroll 1")
 #endif
 
+/* Kernels are made of small functions that take formats and counts as constants. Instrumented builds
+ * define this as nothing: then they take them at run time, slowly, but compile in seconds. */
+#ifndef KERNEL_INLINE
+#define KERNEL_INLINE __attribute__((always_inline))
+#endif
+
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
-#define INLINE TARGET static inline __attribute__((always_inline, unused))
+#define INLINE TARGET static inline KERNEL_INLINE __attribute__((unused))
 
 /* Every island defines the same names; the preprocessor appends the island's own, so that lanes_add
  * is lanes_add_avx2 in the second island, to the linker and the debugger. */
