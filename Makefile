@@ -20,8 +20,9 @@ B = build/$(or $(SAN),plain)$(if $(OMP),-omp)
 QWEN = $(if $(SAN)$(OMP),$(B)/qwen,qwen)
 CONVERT = $(if $(SAN)$(OMP),$(B)/convert/convert,convert/convert)
 
-SANITIZE_asan = -O1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SANITIZE_tsan = -O1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
+# -g1: with variables in the debugging information, kernels.c compiles for minutes
+SANITIZE_asan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_tsan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
 COMMON = $(addprefix $(B)/,base.o model.o json.o tokenizer.o chat.o)

@@ -23,8 +23,9 @@
 #define UNROLL_NOT _Pragma("GCC unroll 1")
 #endif
 
-/* Kernels are made of small functions that take formats and counts as constants. Instrumented builds
- * define this as nothing: then they take them at run time, slowly, but compile in seconds. */
+/* Kernels are made of small functions that take formats and counts as constants. Instrumented
+ * builds define this as nothing: then they take them at run time, slowly, but compile in seconds.
+ */
 #ifndef KERNEL_INLINE
 #define KERNEL_INLINE __attribute__((always_inline))
 #endif

@@ -1,7 +1,7 @@
 /* test_gguf.c: a small GGUF file is written, opens with everything in its place, and is refused
  * with one line that names the field for each of many ways to damage it. Then random damage, which
- * must never crash. With golden files (directory as argument, else ../shared/golden) the tokenizers of
- * GGUF and Hugging Face are compared, and our quantizers with the files' quantizers. */
+ * must never crash. With golden files (directory as argument, else ../shared/golden) the tokenizers
+ * of GGUF and Hugging Face are compared, and our quantizers with the files' quantizers. */
 #include <dirent.h>
 #include <unistd.h>
 

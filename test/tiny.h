@@ -1,7 +1,7 @@
-/* tiny.h: a small model for tests, written with the converter's own parts: 2 layers, hidden 64, feed-
- * forward 128, 4 heads, 2 key-value heads, the 256 bytes as vocabulary, weights large enough for every
- * token to depend on what came long before it. It says printable ASCII alone, so text and ids are one
- * thing. Every byte follows from this file. */
+/* tiny.h: a small model for tests, written with the converter's own parts: 2 layers, hidden 64,
+ * feed- forward 128, 4 heads, 2 key-value heads, the 256 bytes as vocabulary, weights large enough
+ * for every token to depend on what came long before it. It says printable ASCII alone, so text and
+ * ids are one thing. Every byte follows from this file. */
 #ifndef TINY_H
 #define TINY_H
 
@@ -10,7 +10,14 @@
 #include "../convert/convert.h"
 #include "test.h"
 
-enum { TINY_PAIR = 256, TINY_ENDOFTEXT, TINY_IM_START, TINY_IM_END, TINY_VOCAB = 272, TINY_HIDDEN = 64 };
+enum {
+    TINY_PAIR = 256,
+    TINY_ENDOFTEXT,
+    TINY_IM_START,
+    TINY_IM_END,
+    TINY_VOCAB = 272,
+    TINY_HIDDEN = 64
+};
 
 /* Does the model end its turn by itself? */
 typedef enum { TINY_NEVER_ENDS, TINY_ENDS } TinyEnd;
@@ -37,14 +44,26 @@ static bool tiny_tokenizer(Source *s, Error *e) {
 
 static void tiny_header(ModelHeader *h) {
     static const char system[] = "You are tiny.";
-    h->config = (ModelConfig){.num_hidden_layers = 2, .hidden_size = TINY_HIDDEN,
-                              .intermediate_size = 128, .num_attention_heads = 4,
-                              .num_key_value_heads = 2, .head_dim = 16, .vocab_size = TINY_VOCAB,
-                              .max_position_embeddings = 32768, .rms_norm_eps = 1e-6f,
-                              .rope_theta = 1e6, .qkv_bias = 1};
-    h->defaults = (ModelDefaults){.do_sample = 1, .top_k = 20, .temperature = 0.7f, .top_p = 0.8f,
-                                  .repetition_penalty = 1.1f, .n_eos = 2,
-                                  .eos = {TINY_IM_END, TINY_ENDOFTEXT}, .bos = -1, .pad = -1};
+    h->config = (ModelConfig){.num_hidden_layers = 2,
+                              .hidden_size = TINY_HIDDEN,
+                              .intermediate_size = 128,
+                              .num_attention_heads = 4,
+                              .num_key_value_heads = 2,
+                              .head_dim = 16,
+                              .vocab_size = TINY_VOCAB,
+                              .max_position_embeddings = 32768,
+                              .rms_norm_eps = 1e-6f,
+                              .rope_theta = 1e6,
+                              .qkv_bias = 1};
+    h->defaults = (ModelDefaults){.do_sample = 1,
+                                  .top_k = 20,
+                                  .temperature = 0.7f,
+                                  .top_p = 0.8f,
+                                  .repetition_penalty = 1.1f,
+                                  .n_eos = 2,
+                                  .eos = {TINY_IM_END, TINY_ENDOFTEXT},
+                                  .bos = -1,
+                                  .pad = -1};
     h->chat_family = CHAT_QWEN25;
     h->has_default_system = 1;
     h->default_system_len = sizeof system - 1;
@@ -53,8 +72,8 @@ static void tiny_header(ModelHeader *h) {
     snprintf(h->source, sizeof h->source, "test");
 }
 
-/* May the head's row have weights: does the model ever say this token? The ids of printable ASCII are
- * 0..93 for '!' to '~', and 220 for the space. */
+/* May the head's row have weights: does the model ever say this token? The ids of printable ASCII
+ * are 0..93 for '!' to '~', and 220 for the space. */
 static bool tiny_says(uint32_t id, TinyEnd end) {
     return id < 94 || id == 220 || (id == TINY_IM_END && end == TINY_ENDS);
 }
@@ -95,8 +114,8 @@ static bool tiny_file(Source *s, const char *path, TinyEnd end, Error *e) {
 }
 
 /* Write the model to path, as q8, q5, f32, f16 or bf16. */
-__attribute__((unused))
-static bool tiny_model(const char *path, const char *quant, TinyEnd end, Error *e) {
+__attribute__((unused)) static bool tiny_model(const char *path, const char *quant, TinyEnd end,
+                                               Error *e) {
     Source s = {.path = "tiny"};
     Plan plan = {0};
     char weights[512];

@@ -1,0 +1,1062 @@
+#!/bin/sh
+# run_bench.sh: the catalogue. You are the benchmark.
+#
+# Every task of prompts/SET goes to the model, the answer streams by, and you give it 0 to 5 and a remark.
+# A run is results/RUN.csv (a row per task, written as soon as you have voted), results/RUN.log (prompts
+# and answers whole) and results/RUN/ (its settings, and each answer in a file). Parts, from top to bottom:
+# names and errors; the lock; CSV; prompts; one answer from ./qwen or a server; your vote; a task and a run;
+# --score; --report; the command line. Needs sh, awk and sed as POSIX has them, and curl for --url.
+#
+# shellcheck disable=SC2015 # "a && b || die": die is to run whichever of the two fails
+LC_ALL=C
+export LC_ALL
+umask 022
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
+qwen=${QWEN:-$here/qwen}
+programs=$here/prompts # the awk programs lie beside the sets
+csv_library=$(cat "$programs/csv.awk") || exit 1
+demo_model=$here/demo/demo.bin
+
+nl='
+'
+cr=$(printf '\r')
+tab=$(printf '\t')
+header='#,TASK,VOTE,REMARKS,run_id,ts_utc,model,model_hash,quant,isa,threads,cpu,seed,profile,temp,top_k,top_p'
+header=$header',min_p,rep_pen,rep_last_n,max_tokens,n_ctx,prompt_tok,cached_tok,out_tok,finish,load_ms,ttft_ms'
+header=$header',prefill_tps,decode_tps,peak_rss_mb,auto_pass,auto_detail,prompts,prompt_hash,output_file'
+n_fields=36
+
+usage() {
+    cat <<'EOF'
+./run_bench.sh [MODEL]             run the catalogue on a model.bin and ask for your scores
+./run_bench.sh --resume RUN        go on with a run that was left or broke off
+./run_bench.sh --score RUN...      score answers later, blind: shuffled, without names
+./run_bench.sh --report [RUN...]   compare runs (all of them by default): text here, and results/report.html
+
+  --auto               run without asking for scores
+  --prompts SET        en (default), zh, or a directory of your own (prompts/README.md)
+  --profile NAME       rbyf (default): temperature 0.15 (warm-up 0.25), top-k 40, top-p 0.95, min-p 0.05,
+                       repeat penalty 1.31 over the last 64 tokens, at most 1500 tokens, context 8192;
+                       model: the model's own generation defaults
+  --context-first      put the article before the instruction
+  --url URL            ask an OpenAI-compatible server, like http://localhost:8000/v1
+  --model NAME         the server's name of the model
+  --seed N             start of the random numbers (default 1)
+  --threads N          threads of ./qwen
+  --run NAME           name the run (default: the date and five characters)
+  --results DIR        where runs are kept (default results)
+  --html FILE          where --report writes its page
+
+OPENAI_API_KEY is sent to the server if it is set.
+Exit status: 0, 1 bad file or system, 2 wrong command line, 130 after ^C.
+EOF
+}
+
+say() { printf '%s\n' "$*"; }
+warn() { printf 'run_bench: %s\n' "$*" >&2; }
+die() {
+    status=$1
+    shift
+    warn "$*"
+    exit "$status"
+}
+
+# The first 8 digits of the SHA-256 of stdin; where no such tool is, POSIX's CRC, marked.
+hash8() {
+    if command -v sha256sum >/dev/null 2>&1; then
+        sha256sum
+    elif command -v shasum >/dev/null 2>&1; then
+        shasum -a 256
+    elif command -v openssl >/dev/null 2>&1; then
+        openssl dgst -sha256 -r
+    else
+        cksum | sed 's/^/crc/; s/ .*//'
+    fi | sed 's/^\(.\{8\}\).*/\1/'
+}
+
+file_size() { echo $(($(wc -c <"$1"))); }
+
+# The model's header says where the data begins (bytes 24..31); it holds the checksum of every tensor, so
+# its hash stands for the whole file and takes no time.
+model_hash() {
+    pages=$(od -An -v -tu1 -j24 -N8 "$1" 2>/dev/null |
+        awk '{ print int(($1 + 256 * ($2 + 256 * ($3 + 256 * $4))) / 4096) }')
+    dd if="$1" bs=4096 count="${pages:-1}" 2>/dev/null | hash8
+}
+
+cpu_name() {
+    name=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo 2>/dev/null | sed 1q)
+    [ -n "$name" ] || name=$(sysctl -n machdep.cpu.brand_string 2>/dev/null) || name=
+    say "${name:-$(uname -m)}"
+}
+
+# ---- The end, and signals ----------------------------------------------------------------------------
+
+locks=''   # lock files that are ours
+work=''    # scratch directory
+tty_state='' # what to give back to the terminal
+
+finish() {
+    if [ -n "$tty_state" ]; then stty "$tty_state" <&4 2>/dev/null; fi
+    if [ -n "$work" ]; then rm -rf "$work"; fi
+    for lock in $locks; do
+        rm -f "$results/$lock/lock"
+        rmdir "$results/$lock" 2>/dev/null # a run that never began
+    done
+}
+on_signal() {
+    trap '' INT TERM HUP
+    printf '\n' >&2
+    warn "stopped; the rows so far are safe${run:+, ./run_bench.sh --resume $run goes on}"
+    exit "$1"
+}
+trap finish EXIT
+trap 'on_signal 130' INT
+trap 'on_signal 143' TERM
+trap 'on_signal 129' HUP
+trap 'exit 141' PIPE
+
+# ---- The lock ----------------------------------------------------------------------------------------
+
+# Is the process of a lock ("PID") still there?
+lock_alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
+
+# One runner per run. A hard link appears complete or not at all. The lock of a runner that was killed is
+# taken over; a second link guards that moment, so that two cannot do it at once.
+lock_take() {
+    dir=$results/$1
+    echo $$ >"$dir/lock.$$" || die 1 "$dir: cannot be written"
+    if ! ln "$dir/lock.$$" "$dir/lock" 2>/dev/null; then
+        owner=$(cat "$dir/lock" 2>/dev/null)
+        lock_alive "$(cat "$dir/lock.break" 2>/dev/null)" || rm -f "$dir/lock.break"
+        if lock_alive "$owner" || ! ln "$dir/lock.$$" "$dir/lock.break" 2>/dev/null; then
+            rm -f "$dir/lock.$$"
+            die 1 "$1 is locked by process ${owner:-?}, which runs it now (if there is none, remove $dir/lock*)"
+        fi
+        # Only now is nobody else at this point: look once more.
+        if [ "$(cat "$dir/lock" 2>/dev/null)" = "$owner" ]; then
+            warn "$1: taking over from process $owner, which has ended"
+            mv "$dir/lock.$$" "$dir/lock"
+        fi
+        rm -f "$dir/lock.break"
+    fi
+    rm -f "$dir/lock.$$"
+    [ "$(cat "$dir/lock")" = $$ ] || die 1 "$1: another runner was faster"
+    locks="$locks $1"
+}
+
+# ---- CSV ---------------------------------------------------------------------------------------------
+
+csv_field() {
+    case $1 in
+    *[\",$cr$nl]*) printf '"%s"' "$(printf '%s\n' "$1" | sed 's/"/""/g')" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
+# The fields as one record, ending in CR LF.
+csv_record() {
+    comma=''
+    for field; do
+        printf '%s' "$comma"
+        csv_field "$field"
+        comma=,
+    done
+    printf '\r\n'
+}
+
+# csv_awk PROGRAM [NAME=VALUE...] FILE: awk with what csv.awk defines.
+csv_awk() {
+    program=$1
+    shift
+    awk "$csv_library$nl$program" "$@"
+}
+
+csv_cut() { dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null; }
+
+# Append the record that lies in $work/row: one write, then to the disk. What could be written only in
+# part is cut off again. Signals wait until the row is there.
+csv_append() {
+    [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
+        die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
+    row_bytes=$(file_size "$work/row")
+    if ! (trap '' INT TERM HUP && dd bs=1048576 count=1 <"$work/row" 2>/dev/null >>"$csv") ||
+        [ "$(file_size "$csv")" != $((csv_bytes + row_bytes)) ]; then
+        csv_cut "$csv" "$csv_bytes"
+        die 1 "$csv: the row could not be written (is the disk full?); the rows before it are whole"
+    fi
+    csv_bytes=$((csv_bytes + row_bytes))
+    sync "$csv" 2>/dev/null || sync
+}
+
+# Prove an old file before going on with it: our header, whole rows. A last row without its end is cut
+# off, with a message; anything else that is wrong is left untouched.
+csv_repair() {
+    [ -f "$csv" ] || die 1 "$csv: missing"
+    [ "$(tr -dc '\000' <"$csv" | wc -c)" -eq 0 ] || die 2 "$csv: has zero bytes, left as it is"
+    [ "$(sed 1q "$csv" | tr -d '\r')" = "$header" ] ||
+        die 2 "$csv: expected the columns $(printf %.40s "$header")..., got others; left as it is"
+    torn=0
+    [ "$(tail -c 1 "$csv" | od -An -tu1 | tr -d ' ')" = 10 ] || torn=1
+    csv_awk '
+        function keep() {
+            if (waiting && n_last != fields) bad = 1
+            if (waiting) printf "%s\n", last
+            waiting = 0
+        }
+        { keep() }
+        csv_add($0) { waiting = 1; last = CSV_TEXT; n_last = CSV_N }
+        END { if (!torn) keep(); exit bad + 0 }' fields=$n_fields torn=$torn "$csv" >"$work/whole" ||
+        die 2 "$csv: a row has not $n_fields fields; left as it is"
+    lost=$(($(file_size "$csv") - $(file_size "$work/whole")))
+    if [ $lost -gt 0 ]; then
+        cp "$work/whole" "$csv.new" && mv "$csv.new" "$csv" || die 1 "$csv: cannot be repaired"
+        warn "$csv: the last row was torn, $lost bytes of it are cut off; its task runs again"
+    fi
+    csv_bytes=$(file_size "$csv")
+}
+
+# The numbers of the tasks that have a row.
+csv_done() {
+    csv_awk 'csv_add($0) && records++ { print CSV[1] }' "$csv"
+}
+
+# ---- Prompts -----------------------------------------------------------------------------------------
+
+# A task's header: name, sampling, limit, and checks, one a line.
+task_header() {
+    awk '
+        { sub(/\r$/, ""); sub(/[ \t]+$/, "") }
+        /^---$/ { exit }
+        /^task: / { name = substr($0, 7) }
+        /^sampling: / { sampling = substr($0, 11) }
+        /^max-tokens: [0-9]+$/ { limit = substr($0, 13) }
+        /^check: / { checks = checks substr($0, 8) "\n" }
+        END { printf "%s\n%s\n%s\n%s", name, sampling, limit, checks }' "$1"
+}
+
+# For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens, name.
+set_plan() {
+    awk -v dir="$set_dir" '
+        FNR == 1 { body = 0; file = FILENAME; sub(/.*\//, "", file); number = substr(file, 1, 2) + 0
+                   order[++n] = number; bytes[number] = 0; expect[number] = 200 }
+        { sub(/\r$/, "") }
+        body && /^@include / {
+            while ((getline line < (dir "/" substr($0, 10))) > 0) bytes[number] += length(line) + 1
+            close(dir "/" substr($0, 10))
+            next
+        }
+        body { bytes[number] += length($0) + 1 }
+        !body && /^expect: / { expect[number] = substr($0, 9) + 0 }
+        !body && /^task: / { name[number] = substr($0, 7) }
+        /^---$/ { body = 1 }
+        END { for (i = 1; i <= n; i++) print order[i], bytes[order[i]], expect[order[i]], name[order[i]] }' \
+        "$set_dir"/[0-9][0-9]-*.txt
+}
+
+# The prompt of a task file: all below the line ---, with @include files put in; with --context-first
+# these come before the rest.
+task_prompt() {
+    awk -v dir="$set_dir" -v first="$context_first" '
+        function include(name,    line, n) {
+            while ((n = (getline line < (dir "/" name))) > 0) { sub(/\r$/, "", line); print line }
+            if (n < 0) { print "run_bench: " dir "/" name ": cannot be read" >"/dev/stderr"; failed = 1 }
+            close(dir "/" name)
+        }
+        { sub(/\r$/, "") }
+        body && /^@include / { if (first) { include(substr($0, 10)); print ""; had = 1 } else keep[++n] = $0; next }
+        body { keep[++n] = $0 }
+        /^---$/ { body = 1 }
+        END {
+            while (had && n > 0 && keep[n] == "") n--
+            for (i = 1; i <= n; i++)
+                if (keep[i] ~ /^@include /) include(substr(keep[i], 10)); else print keep[i]
+            exit failed || n == 0
+        }' "$1" || die 2 "$1: expected a header, a line --- and a prompt"
+}
+
+# Find the set: a name under prompts/, or a directory.
+set_find() {
+    case $set in
+    */* | .*) set_dir=$set ;;
+    *) set_dir=$here/prompts/$set ;;
+    esac
+    set_dir=$(CDPATH='' cd -- "$set_dir" 2>/dev/null && pwd) || die 2 "--prompts $set: no such set"
+    tasks=''
+    n_tasks=0
+    for file in "$set_dir"/[0-9][0-9]-*.txt; do
+        [ -f "$file" ] || die 2 "$set_dir: expected files like 01-name.txt"
+        number=$(task_number "$file")
+        [ "$number" -eq 0 ] && continue
+        tasks="$tasks $number"
+        n_tasks=$((n_tasks + 1))
+    done
+    label=$set
+    if [ "$context_first" = 1 ]; then label="$set, context first"; fi
+}
+
+task_number() {
+    number=${1##*/}
+    number=${number%%-*}
+    say "${number#0}"
+}
+task_file() {
+    for file in "$set_dir/$(printf %02d "$1")"-*.txt; do say "$file"; done
+}
+
+# ---- One answer --------------------------------------------------------------------------------------
+
+# Read the statistics into the variables of a row. Only values that are numbers get through as numbers.
+json_values() {
+    awk '
+        function value(key,    at, rest, c, i, out) {
+            at = index($0, "\"" key "\":")
+            if (at == 0) return ""
+            rest = substr($0, at + length(key) + 3)
+            sub(/^ */, "", rest)
+            if (substr(rest, 1, 1) != "\"") {
+                sub(/[,}].*/, "", rest)
+                return rest ~ /^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$/ ? rest : ""
+            }
+            for (i = 2; i <= length(rest); i++) {
+                c = substr(rest, i, 1)
+                if (c == "\"") break
+                if (c == "\\") c = substr(rest, ++i, 1)
+                out = out c
+            }
+            return out
+        }
+        function number(key, format,    v) {
+            v = value(key)
+            print (v == "" ? "" : sprintf(format, v))
+        }
+        { print value("name"); print value("quant"); print value("isa"); print value("threads")
+          print value("context"); number("temperature", "%.6g"); print value("top_k")
+          number("top_p", "%.6g"); number("min_p", "%.6g"); number("repeat_penalty", "%.6g")
+          print value("repeat_last_n"); print value("prompt_tokens"); print value("cached_tokens")
+          print value("generated_tokens"); print value("load_ms"); print value("first_token_ms")
+          number("prompt_tokens_s", "%.2f"); number("decode_tokens_s", "%.2f")
+          print value("peak_memory_mib"); print value("finish"); exit }' "$1" >"$work/values"
+    {
+        read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx; read -r s_temp
+        read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen; read -r s_last_n
+        read -r s_prompt; read -r s_cached; read -r s_out; read -r s_load; read -r s_ttft
+        read -r s_prefill; read -r s_decode; read -r s_peak; read -r s_finish
+    } <"$work/values"
+}
+
+# Sampling of the profile, then what the task's header wants (sampling: temp=0.2 top-p=0.9).
+sampling_set() {
+    temp='' top_k='' top_p='' min_p='' rep_pen='' last_n=''
+    if [ "$profile" = rbyf ]; then
+        temp=0.15 top_k=40 top_p=0.95 min_p=0.05 rep_pen=1.31 last_n=64
+        if [ "$1" -eq 0 ]; then temp=0.25; fi
+    fi
+    for word in $2; do
+        case $word in
+        profile) ;;
+        temp=*) temp=${word#*=} ;;
+        top-k=*) top_k=${word#*=} ;;
+        top-p=*) top_p=${word#*=} ;;
+        min-p=*) min_p=${word#*=} ;;
+        repeat-penalty=*) rep_pen=${word#*=} ;;
+        repeat-last-n=*) last_n=${word#*=} ;;
+        *) die 2 "task $1: sampling: expected profile or temp=0.2 and the like, got \"$word\"" ;;
+        esac
+    done
+}
+
+# Ask ./qwen. The prompt file's last newline is dropped there.
+answer_local() {
+    set -- "$model" -f "$work/prompt" --stats "$work/stats" -n "$max_tokens" -c "$n_ctx" --seed "$1"
+    [ -z "$temp" ] || set -- "$@" --temp "$temp"
+    [ -z "$top_k" ] || set -- "$@" --top-k "$top_k"
+    [ -z "$top_p" ] || set -- "$@" --top-p "$top_p"
+    [ -z "$min_p" ] || set -- "$@" --min-p "$min_p"
+    [ -z "$rep_pen" ] || set -- "$@" --repeat-penalty "$rep_pen"
+    [ -z "$last_n" ] || set -- "$@" --repeat-last-n "$last_n"
+    [ -z "$threads" ] || set -- "$@" --threads "$threads"
+    {
+        "$qwen" "$@" 2>"$work/errors"
+        echo $? >"$work/status"
+    } | tee "$work/answer" || die 1 "the answer could not be written (is the disk full?)"
+    answer_status=$(cat "$work/status")
+    if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
+}
+
+# The request in OpenAI's form. Servers differ in the names of some sampling parameters.
+url_request() {
+    printf '{"model":"%s","stream":true,"stream_options":{"include_usage":true},"max_tokens":%s,"seed":%s' \
+        "$(printf '%s\n' "$model_name" | json_escape)" "$max_tokens" "$1"
+    [ -z "$temp" ] || printf ',"temperature":%s' "$temp"
+    [ -z "$top_p" ] || printf ',"top_p":%s' "$top_p"
+    [ -z "$top_k" ] || printf ',"top_k":%s' "$top_k"
+    [ -z "$min_p" ] || printf ',"min_p":%s' "$min_p"
+    [ -z "$rep_pen" ] || printf ',"repeat_penalty":%s,"repetition_penalty":%s' "$rep_pen" "$rep_pen"
+    [ -z "$last_n" ] || printf ',"repeat_last_n":%s' "$last_n"
+    printf ',"messages":[{"role":"user","content":"%s"}]}\n' "$(json_escape <"$work/prompt")"
+}
+json_escape() {
+    tr -d '\000-\010\013-\037' | sed "s/\\\\/\\\\\\\\/g; s/\"/\\\\\"/g; s/$tab/\\\\t/g" |
+        awk 'NR > 1 { printf "\\n" } { printf "%s", $0 }'
+}
+
+# One streamed event on stdin: its piece of the answer, as escapes for printf %b.
+url_piece() {
+    awk '
+        function octal(n) { return sprintf("\\0%o%o%o", int(n / 64), int(n / 8) % 8, n % 8) }
+        function utf8(n) {
+            if (n < 128) return octal(n)
+            if (n < 2048) return octal(192 + int(n / 64)) octal(128 + n % 64)
+            if (n < 65536) return octal(224 + int(n / 4096)) octal(128 + int(n / 64) % 64) octal(128 + n % 64)
+            return octal(240 + int(n / 262144)) octal(128 + int(n / 4096) % 64) \
+                octal(128 + int(n / 64) % 64) octal(128 + n % 64)
+        }
+        function hex(s,    i, n) {
+            for (i = 1; i <= 4; i++) n = n * 16 + index("0123456789abcdef", tolower(substr(s, i, 1))) - 1
+            return n
+        }
+        match($0, /"content" *: *"/) {
+            rest = substr($0, RSTART + RLENGTH)
+            for (i = 1; i <= length(rest); i++) {
+                c = substr(rest, i, 1)
+                if (c == "\"") break
+                if (c != "\\") { out = out c; continue }
+                c = substr(rest, ++i, 1)
+                if (c == "n") out = out octal(10)
+                else if (c == "t") out = out octal(9)
+                else if (c == "r") out = out octal(13)
+                else if (c == "b" || c == "f") continue
+                else if (c == "\\") out = out octal(92)
+                else if (c == "u") {
+                    code = hex(substr(rest, i + 1, 4))
+                    i += 4
+                    if (code >= 55296 && code < 56320 && substr(rest, i + 1, 2) == "\\u") {
+                        code = 65536 + (code - 55296) * 1024 + hex(substr(rest, i + 3, 4)) - 56320
+                        i += 6
+                    }
+                    out = out utf8(code)
+                } else out = out c
+            }
+            printf "%s", out
+        }'
+}
+
+# Times of the first and last piece and the counts, from curl's trace and the events, in the form of the
+# statistics that ./qwen writes.
+url_stats() {
+    awk '
+        function seconds(t,    part) {
+            split(t, part, ":")
+            t = part[1] * 3600 + part[2] * 60 + part[3]
+            return t < start ? t + 86400 : t
+        }
+        function found() { if (data ~ /"content": ?"[^"]/) { if (!first) first = at; last = at } data = "" }
+        /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
+            found()
+            at = seconds($1)
+            if (!start && /=> Send header/) start = at
+            next
+        }
+        /^[0-9a-f]+: / { data = data substr($0, 7) }
+        END { found(); printf "%.3f %.3f\n", (first - start) * 1000, last - first }' "$work/trace" >"$work/times"
+    read -r first_ms decode_s <"$work/times"
+    awk -v first="$first_ms" -v decode="$decode_s" '
+        function last(key,    rest) {
+            rest = $0
+            if (!match(rest, "\"" key "\" *: *")) return
+            rest = substr(rest, RSTART + RLENGTH)
+            if (rest ~ /^[0-9]/) { sub(/[^0-9].*/, "", rest); seen[key] = rest }
+            else if (rest ~ /^"/) { rest = substr(rest, 2); sub(/".*/, "", rest); seen[key] = rest }
+        }
+        { last("finish_reason"); last("prompt_tokens"); last("completion_tokens"); last("cached_tokens") }
+        /"content" *: *"[^"]/ { pieces++ }
+        END {
+            n = "completion_tokens" in seen ? seen["completion_tokens"] : pieces + 0
+            printf "{\"prompt_tokens\":%s,\"cached_tokens\":%s,\"generated_tokens\":%d,\"finish\":\"%s\"",
+                seen["prompt_tokens"], seen["cached_tokens"], n, seen["finish_reason"]
+            if (pieces) printf ",\"first_token_ms\":%.1f", first
+            if (pieces && first > 0 && seen["prompt_tokens"] > 0)
+                printf ",\"prompt_tokens_s\":%.2f", (seen["prompt_tokens"] - seen["cached_tokens"]) * 1000 / first
+            if (n > 1 && decode > 0) printf ",\"decode_tokens_s\":%.2f", (n - 1) / decode
+            print "}"
+        }' "$work/events" >"$work/stats"
+}
+
+# Ask a server. The key goes through a file, so that no list of processes shows it.
+answer_url() {
+    url_request "$1" >"$work/request"
+    : >"$work/events"
+    (
+        umask 077
+        printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n' "${url%/}"
+        [ -z "$OPENAI_API_KEY" ] || printf 'header = "Authorization: Bearer %s"\n' "$OPENAI_API_KEY"
+    ) >"$work/curl"
+    {
+        curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" --trace-time \
+            --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>"$work/errors"
+        echo "curl_status $?"
+    } | while IFS= read -r line; do
+        line=${line%"$cr"}
+        case $line in
+        'data: [DONE]'* | '' | :*) ;;
+        data:*)
+            printf '%s\n' "$line" >>"$work/events"
+            printf %b "$(printf '%s\n' "$line" | url_piece)"
+            ;;
+        'curl_status '* | 'http_status '*) printf '%s\n' "$line" >>"$work/status" ;;
+        *) printf '%s\n' "$line" >>"$work/errors" ;;
+        esac
+    done | tee "$work/answer" || die 1 "the answer could not be written (is the disk full?)"
+    case $(cat "$work/status") in
+    'http_status 200'*'curl_status 0') answer_status=0 ;;
+    *) answer_status=1; tr '\n' ' ' <"$work/status" | sed 's/$/for /' >>"$work/errors"
+       say "$url" >>"$work/errors" ;;
+    esac
+    if [ -s "$work/answer" ]; then printf '\n' | tee -a "$work/answer"; fi
+    url_stats
+    json_values "$work/stats"
+    s_quant='' s_isa='' s_threads='' s_ctx='' s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p
+    s_rep_pen=$rep_pen s_last_n=$last_n
+}
+
+# Answer the prompt in $work/prompt with the seed $1: into $work/answer, and the s_ variables.
+answer() {
+    rm -f "$work/stats" "$work/status" "$work/errors" "$work/answer"
+    s_quant='' s_isa='' s_threads='' s_ctx='' s_temp='' s_top_k='' s_top_p='' s_min_p='' s_rep_pen=''
+    s_last_n='' s_prompt='' s_cached='' s_out='' s_load='' s_ttft='' s_prefill='' s_decode='' s_peak=''
+    s_finish='' answer_status=''
+    started=$(date +%s)
+    printf '%s' "$green"
+    if [ -n "$url" ]; then answer_url "$1"; else answer_local "$1"; fi
+    printf '%s' "$plain"
+    answer_s=$(($(date +%s) - started))
+    [ "${answer_status:-130}" != 130 ] || on_signal 130
+    if [ "$answer_status" != 0 ]; then
+        s_finish="failed $answer_status"
+        warn "no answer: $(tr '\n' ' ' <"$work/errors")"
+    fi
+}
+
+# The line of figures below an answer.
+figures() {
+    say "prompt ${s_prompt:-?} tokens (${s_cached:-0} cached) ${s_prefill:-?} tokens/s" \
+        "| first token ${s_ttft:-?} ms | answer ${s_out:-?} tokens ${s_decode:-?} tokens/s | ${s_finish:-?}"
+}
+
+# Run the task's checks on an answer: auto_pass "2/3", auto_detail, and lines in $work/checks.
+run_checks() {
+    auto_pass='' auto_detail=''
+    : >"$work/checks"
+    [ -n "$CHECKS" ] || return 0
+    chars=$(tr -cd '\344-\351' <"$1" | wc -c)
+    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" >"$work/checks"
+    auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
+    auto_detail=$(sed 's/^ok //; s/^no /NOT: /' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
+}
+
+# ---- Your vote ---------------------------------------------------------------------------------------
+
+scale() {
+    cat <<'EOF' >&4
+  0  gibberish, a loop, or nothing
+  1  bad: the task is missed, or facts are made up
+  2  sufficient: the task is seen, but the form is wrong or it hardly hangs together
+  3  acceptable: done with some errors; the content is right
+  4  good: done, accurate, small slips of form
+  5  perfect: done, in the form asked for, accurate
+  s skips the task (score it later with --score), r answers again with another seed, q leaves
+EOF
+}
+
+tty_open() {
+    (exec 4<>/dev/tty) 2>/dev/null ||
+        die 2 "no terminal to ask for scores: --auto runs without, and --score RUN asks later"
+    exec 4<>/dev/tty
+}
+
+# What the terminal has to give within $1 tenths of a second.
+tty_pending() {
+    tty_state=$(stty -g <&4)
+    stty -icanon min 0 time "$1" <&4
+    while piece=$(dd bs=4096 count=1 <&4 2>/dev/null; printf x) && [ "$piece" != x ]; do
+        printf '%s' "${piece%x}"
+    done
+    stty "$tty_state" <&4
+}
+
+# A line, and what was pasted with it. 1: end of input.
+tty_line() {
+    IFS= read -r line <&4 || return 1
+    tty_state=$(stty -g <&4)
+    more=$(tty_pending 2; printf x)
+    tty_state=''
+    more=${more%x}
+    case $more in
+    '' | *"$nl") ;;
+    *) IFS= read -r rest <&4 && more=$more$rest ;; # a paste that does not end in a newline
+    esac
+    [ -z "$more" ] || line=$line$nl$more
+}
+
+trim() {
+    trimmed=$1
+    while :; do
+        case $trimmed in
+        [[:space:]]*) trimmed=${trimmed#?} ;;
+        *[[:space:]]) trimmed=${trimmed%?} ;;
+        *) return ;;
+        esac
+    done
+}
+
+# Ask until there is an answer: action is vote (with vote and remark), s, r (if $1 is r) or q.
+ask_vote() {
+    tty_state=$(stty -g <&4)
+    tty_pending 0 >/dev/null # what was typed while the answer ran by is no vote
+    tty_state=''
+    while :; do
+        printf '%s' "Score 0-5 and a remark (? scale, s skip, ${1:+r again, }q leave)> " >&4
+        if ! tty_line; then
+            action=q
+            return
+        fi
+        trim "$line"
+        case $trimmed in
+        [0-5] | [0-5][[:space:]]*)
+            remark=${trimmed#?}
+            vote=${trimmed%"$remark"}
+            trim "$remark"
+            remark=$trimmed
+            action=vote
+            return
+            ;;
+        s | q) action=$trimmed; return ;;
+        r) if [ -n "$1" ]; then action=r; return; fi ;;
+        \?) scale; continue ;;
+        esac
+        printf '%s\n' "Expected a digit from 0 to 5, a blank and a remark if you like; or ?, s, ${1:+r, }q." >&4
+    done
+}
+
+# ---- A task, and a run -------------------------------------------------------------------------------
+
+log_add() { cat >>"$log" || die 1 "$log: cannot be written (is the disk full?)"; }
+
+# The prompt, the answer and the figures of the task at hand, whole.
+log_answer() {
+    {
+        say "==== $1 $(date -u +%Y-%m-%dT%H:%M:%SZ), seed $2"
+        say "---- prompt"
+        cat "$work/prompt"
+        say "---- answer"
+        cat "$work/answer"
+        say "---- $(figures)"
+        cat "$work/checks"
+    } | log_add
+}
+
+# About how long the tasks $1... will take: their sizes, at the speed of the last answer, corrected by how
+# the estimates so far came out.
+estimate() {
+    awk -v list=" $* " -v prefill="$s_prefill" -v decode="$s_decode" '
+        prefill > 0 && decode > 0 && index(list, " " $1 " ") { s += $2 / 4.2 / prefill + $3 / decode }
+        END { print int(s + 0.5) }' "$work/plan"
+}
+estimate_text() {
+    [ "${s_decode:-0}" != 0 ] || return 0
+    left=$(estimate "$@")
+    if [ "$expected_s" -gt 20 ]; then left=$((left * spent_s / expected_s)); fi
+    if [ "$left" -lt 90 ]; then
+        say "about $((left + 1)) s of computing left"
+    else
+        say "about $(((left + 30) / 60)) min of computing left"
+    fi
+}
+
+task_prepare() { # NUMBER: file, name, limits and prompt
+    file=$(task_file "$1")
+    task_header "$file" >"$work/head"
+    {
+        read -r name; read -r sampling; read -r max_tokens
+        CHECKS=$(cat)
+    } <"$work/head"
+    export CHECKS # for checks.awk
+    [ -n "$name" ] || die 2 "$file: expected a line \"task: NAME\""
+    sampling_set "$1" "$sampling"
+    max_tokens=${max_tokens:-1500}
+    task_prompt "$file" >"$work/prompt" || exit
+}
+
+task_row() {
+    csv_record "$1" "$name" "$vote" "$remark" "$run" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$model_name" "$model_id" \
+        "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" "$profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" \
+        "$s_rep_pen" "$s_last_n" "$max_tokens" "${s_ctx:-}" "$s_prompt" "$s_cached" "$s_out" "$s_finish" \
+        "$s_load" "$s_ttft" "$s_prefill" "$s_decode" "$s_peak" "$auto_pass" "$auto_detail" "$label" \
+        "$(hash8 <"$work/prompt")" "$run/$(printf %02d "$1").txt"
+}
+
+# Run one task until it is voted on, then write its row. 1: the user leaves.
+run_task() {
+    task_prepare "$1"
+    seed_now=$seed
+    while :; do
+        printf '%s' "$dim"
+        cat "$work/prompt"
+        printf '%s\n' "$plain"
+        answer "$seed_now"
+        figures
+        run_checks "$work/answer"
+        sed 's/^/check: /' "$work/checks"
+        log_answer "task $1: $name" "$seed_now"
+        vote='' remark='' action=s
+        if [ "$auto" = 0 ]; then ask_vote r; fi
+        [ "$action" != r ] || { seed_now=$((seed_now + 1)); continue; }
+        [ "$action" != q ] || return 1
+        break
+    done
+    say "---- vote ${vote:-none}${remark:+: $remark}" | log_add
+    mv "$work/answer" "$results/$run/$(printf %02d "$1").txt" &&
+        task_row "$1" >"$work/row" || die 1 "$results/$run: cannot be written (is the disk full?)"
+    csv_append
+    spent_s=$((spent_s + answer_s))
+}
+
+warm_up() {
+    [ -f "$(task_file 0)" ] || return 0
+    task_prepare 0
+    say "warm-up (not scored): $(cat "$work/prompt")"
+    answer "$seed"
+    figures
+    run_checks "$work/answer"
+    log_answer "warm-up" "$seed"
+    [ "$answer_status" = 0 ] || exit 1
+}
+
+# A run's tasks that have no row yet.
+run_tasks() {
+    done_tasks=" $(csv_done | tr '\n' ' ')"
+    spent_s=0 expected_s=0 # of computing
+    set_plan >"$work/plan"
+    left=''
+    for number in $tasks; do
+        case $done_tasks in *" $number "*) ;; *) left="$left $number" ;; esac
+    done
+    position=$((n_tasks - $(echo "$left" | wc -w)))
+    for number in $left; do
+        position=$((position + 1))
+        # shellcheck disable=SC2086 # words on purpose
+        time_left=$(estimate_text $left)
+        expected_s=$((expected_s + $(estimate "$number")))
+        printf '\n%s\n' "${bold}[$position/$n_tasks] $(sed -n "s/^$number [0-9]* [0-9]* //p" "$work/plan")$plain${time_left:+, $time_left}"
+        if ! run_task "$number"; then
+            say "Left at task $number. ./run_bench.sh --resume $run goes on with it."
+            return
+        fi
+        left=${left#" $number"}
+    done
+    run_total
+}
+
+run_total() {
+    csv_awk '
+        csv_add($0) && records++ && CSV[3] != "" { sum += CSV[3]; voted++ }
+        END { printf "Total: %d of %d, %d of %d tasks scored.\n", sum, 5 * (records - 1), voted, records - 1 }
+        ' "$csv"
+    say "$csv, $log"
+    if [ "$auto" = 1 ]; then say "./run_bench.sh --score $run asks for the scores."; fi
+}
+
+work_open() {
+    work=$results/$1/work.$$
+    rm -rf "$results/$1"/work.* "$results/$1"/lock.* # of runners that were killed
+    mkdir "$work" || die 1 "$results/$1: cannot be written"
+}
+
+# What a run was started with, so that it can be gone on with.
+settings_write() {
+    for key in model model_name model_id url set context_first profile seed threads n_ctx auto; do
+        eval "value=\$$key"
+        # shellcheck disable=SC2154 # set by eval
+        printf '%s=%s\n' "$key" "$value"
+    done >"$work/settings" && mv "$work/settings" "$results/$run/settings" || die 1 "$results/$run: cannot be written"
+}
+settings_read() {
+    while IFS= read -r line; do
+        value=${line#*=}
+        case ${line%%=*} in
+        model) model=$value ;;
+        model_name) model_name=$value ;;
+        model_id) model_id=$value ;;
+        url) url=$value ;;
+        set) set=$value ;;
+        context_first) context_first=$value ;;
+        profile) profile=$value ;;
+        seed) seed=$value ;;
+        threads) threads=$value ;;
+        n_ctx) n_ctx=$value ;;
+        auto) [ "$auto" = 1 ] || auto=$value ;;
+        esac
+    done <"$results/$run/settings"
+}
+
+# What the model is, by generating one token: its name, and its context if that is less than 8192.
+model_probe() {
+    [ -x "$qwen" ] || die 1 "$qwen: not there (run make first)"
+    "$qwen" "$model" --raw -p x -n 1 --stats "$work/stats" >/dev/null 2>"$work/errors" ||
+        die 1 "$(sed -n '/^qwen: /!d; p; q' "$work/errors" | grep . || cat "$work/errors")"
+    json_values "$work/stats"
+    case $model in /*) ;; *) model=$(pwd)/$model ;; esac
+    model_name=${s_name:-$(basename "$model")}
+    n_ctx=8192
+    if [ "${s_ctx:-0}" -lt 8192 ]; then n_ctx=$s_ctx; fi
+    [ -n "$n_ctx" ] || die 1 "$model: $qwen wrote no statistics"
+    model_id=$(model_hash "$model")
+}
+
+run_new() {
+    [ "$auto" = 1 ] || tty_open
+    set_find
+    if [ -z "$run" ]; then
+        run=$(date +%Y%m%d)-$(od -An -tu1 -N5 /dev/urandom | awk '{ for (i = 1; i <= 5; i++)
+            printf "%s", substr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", $i % 36 + 1, 1) }')
+    fi
+    [ ! -e "$results/$run.csv" ] || die 2 "$run: is there already (--resume $run goes on with it)"
+    mkdir -p "$results/$run" || die 1 "$results/$run: cannot be made"
+    lock_take "$run"
+    work_open "$run"
+    csv=$results/$run.csv log=$results/$run.log
+    if [ -z "$url" ]; then model_probe; fi
+    settings_write
+    {
+        say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+        say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
+        say "prompts $label, profile $profile, seed $seed, context ${n_ctx:-of the server}, $cpu"
+    } | log_add
+    say "Run $run: $model_name, prompts $label, profile $profile, seed $seed, context ${n_ctx:-of the server}"
+    warm_up
+    printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv" || die 1 "$csv: cannot be written"
+    csv_bytes=$(file_size "$csv")
+    run_tasks
+}
+
+run_resume() {
+    [ -f "$results/$run/settings" ] || die 2 "--resume $run: there is no such run in $results"
+    csv=$results/$run.csv log=$results/$run.log
+    lock_take "$run"
+    work_open "$run"
+    settings_read
+    [ "$auto" = 1 ] || tty_open
+    set_find
+    if [ ! -e "$csv" ]; then printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; fi # ended in its warm-up
+    csv_repair
+    if [ -z "$url" ] && [ "$(model_hash "$model")" != "$model_id" ]; then
+        die 1 "$model: is not the model that $run began with (hash $model_id)"
+    fi
+    say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add
+    say "Run $run goes on: $model_name, prompts $label, profile $profile"
+    s_prefill='' s_decode=''
+    run_tasks
+}
+
+# ---- Scoring later, blind ----------------------------------------------------------------------------
+
+# Answers without a vote, one a line: key of what is alike, run, task. Answers to the same prompt that are
+# the same text have the same key.
+score_list() {
+    for run; do
+        csv_awk '
+            csv_add($0) && records++ && CSV[3] == "" && CSV[26] !~ /^failed/ {
+                print CSV[5], CSV[1], CSV[35], CSV[36]
+            }' "$results/$run.csv"
+    done | while read -r run number prompt_hash output; do
+        [ -f "$results/$output" ] || continue
+        say "$number-$prompt_hash-$(cksum <"$results/$output" | tr -d ' ' ) $run $number $output"
+    done
+}
+
+# Keys in a random order, one of the first two thirds again near the end.
+score_order() {
+    awk -v seed="$1" '
+        BEGIN { srand(seed) }
+        !($1 in seen) { seen[$1] = 1; key[++n] = $1 }
+        END {
+            for (i = n; i > 1; i--) { j = int(rand() * i) + 1; t = key[i]; key[i] = key[j]; key[j] = t }
+            again = n >= 3 ? int(rand() * n * 2 / 3) + 1 : 0
+            at = n - int(rand() * (n - again) / 2)
+            for (i = 1; i <= n; i++) {
+                print "first", key[i]
+                if (again && i == at) print "again", key[again]
+            }
+        }'
+}
+
+# Put the vote into the row of task $2 of run $1. The file is replaced as a whole.
+score_store() {
+    csv=$results/$1.csv
+    VOTE=$vote REMARK=$remark
+    export VOTE REMARK
+    csv_awk '
+        csv_add($0) {
+            if (records++ && CSV[1] == task && CSV[3] == "") {
+                CSV[3] = ENVIRON["VOTE"]
+                CSV[4] = ENVIRON["REMARK"]
+                for (i = 1; i <= CSV_N; i++) printf "%s%s", (i > 1 ? "," : ""), csv_quote(CSV[i])
+                printf "\r\n"
+            } else printf "%s\n", CSV_TEXT
+        }' task="$2" "$csv" >"$csv.new" && mv "$csv.new" "$csv" || die 1 "$csv: the vote could not be written (is the disk full?)"
+    say "==== task $2 scored blind: $vote${remark:+: $remark}" >>"$results/$1.log"
+}
+
+# Show an answer without a name; prompt and checks with it.
+score_show() {
+    read -r _ run number output <<EOF
+$1
+EOF
+    settings_read
+    set_find
+    task_prepare "$number"
+    printf '\n%s\n%s\n' "${bold}[$position/$n_items] $name$plain" "$dim$(cat "$work/prompt")$plain"
+    printf '%s' "$green"
+    cat "$results/$output"
+    printf '%s\n' "$plain"
+    run_checks "$results/$output"
+    sed 's/^/check: /' "$work/checks"
+}
+
+score_runs() {
+    runs=$*
+    for run; do
+        [ -f "$results/$run/settings" ] || die 2 "--score $run: there is no such run in $results"
+    done
+    tty_open
+    for run; do
+        lock_take "$run"
+        csv=$results/$run.csv
+        if [ -z "$work" ]; then work_open "$run"; fi
+        csv_repair
+    done
+    score_list "$@" >"$work/list"
+    score_order "$shuffle" <"$work/list" >"$work/order"
+    n_items=$(($(wc -l <"$work/order")))
+    [ "$n_items" -gt 0 ] || { say "Every answer of $runs has its vote."; return; }
+    say "$n_items answers, in random order and without names."
+    position=0
+    : >"$work/votes"
+    run='' # so that ^C offers no resume
+    while read -r kind key <&3; do
+        position=$((position + 1))
+        awk -v key="$key" '$1 == key' "$work/list" >"$work/rows"
+        score_show "$(sed 1q "$work/rows")"
+        run=''
+        ask_vote ''
+        [ "$action" != q ] || break
+        [ "$action" = vote ] || continue
+        first_vote=$(awk -v key="$key" '$1 == key { print $2 }' "$work/votes")
+        say "$key $vote" >>"$work/votes"
+        if [ "$kind" = first ]; then
+            while read -r _ one number _ <&5; do score_store "$one" "$number"; done 5<"$work/rows"
+        elif [ -n "$first_vote" ]; then
+            score_repeat "$number" "$first_vote"
+        fi
+    done 3<"$work/order"
+    say "$repeat_text"
+}
+
+# How alike a reader's two votes on one answer were.
+score_repeat() {
+    file=$results/repeats.csv
+    [ -f "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"
+    csv_record "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$runs" "$1" "$2" "$vote" >>"$file"
+    repeat_text="One answer was shown twice (task $1): you gave it $2, then $vote."
+}
+
+# ---- The report --------------------------------------------------------------------------------------
+
+make_report() {
+    if [ $# -eq 0 ]; then
+        for file in "$results"/*.csv; do
+            [ "$file" = "$results/repeats.csv" ] || { [ -f "$file" ] && set -- "$@" "$file"; }
+        done
+        [ $# -gt 0 ] || die 2 "--report: there are no runs in $results"
+    else
+        for run; do
+            [ -f "$results/$run.csv" ] || die 2 "--report $run: there is no such run in $results"
+            set -- "$@" "$results/$run.csv"
+            shift
+        done
+    fi
+    [ ! -f "$results/repeats.csv" ] || set -- "$@" "$results/repeats.csv"
+    html=${html:-$results/report.html}
+    awk -v html="$html.new" -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
+        mv "$html.new" "$html" || die 1 "$html: the report failed"
+    say "$html"
+}
+
+# ---- The command line --------------------------------------------------------------------------------
+
+results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set='' profile=rbyf seed=1
+threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle=''
+cpu=$(cpu_name)
+bold='' dim='' green='' plain=''
+if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
+    esc=$(printf '\033')
+    bold=$esc'[1m' dim=$esc'[2m' green=$esc'[32m' plain=$esc'[0m'
+fi
+
+need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
+whole() { case $2 in '' | *[!0-9]* | ????????????????*) die 2 "$1: expected a whole number, got \"$2\"" ;; esac; }
+run_name() { case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats) die 2 "expected a run's name, got \"$1\"" ;; esac; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --auto) auto=1 ;;
+    --context-first) context_first=1 ;;
+    --prompts) need "$@"; set=$2; shift ;;
+    --profile) need "$@"; profile=$2; shift ;;
+    --url) need "$@"; url=$2; shift ;;
+    --model) need "$@"; model_name=$2; shift ;;
+    --seed) need "$@"; whole "$1" "$2"; seed=$2 shuffle=$2; shift ;;
+    --threads) need "$@"; whole "$1" "$2"; threads=$2; shift ;;
+    --results) need "$@"; results=$2; shift ;;
+    --html) need "$@"; html=$2; shift ;;
+    --run) need "$@"; run_name "$2"; run=$2; shift ;;
+    --resume) need "$@"; run_name "$2"; run=$2 mode=resume; shift ;;
+    --score | --report) mode=${1#--} ;;
+    -h | --help) usage; exit 0 ;;
+    -*) die 2 "$1: no such option (--help lists them)" ;;
+    *)
+        case $mode in
+        score | report) run_name "$1"; runs="$runs $1" ;;
+        *) [ -z "$model" ] || die 2 "$1: a second model, after $model"; model=$1 ;;
+        esac
+        ;;
+    esac
+    shift
+done
+
+case $profile in rbyf | model) ;; *) die 2 "--profile: expected rbyf or model, got \"$profile\"" ;; esac
+case $results in */*) ;; *) results=./$results ;; esac
+# shellcheck disable=SC2086 # names of runs have no blanks
+case $mode in
+report) make_report $runs ;;
+score) [ -n "$runs" ] || die 2 "--score: expected a run's name"
+    shuffle=${shuffle:-$(od -An -tu2 -N2 /dev/urandom | tr -d ' ')}
+    score_runs $runs ;;
+resume) run_resume ;;
+new)
+    [ -n "$url" ] || [ -z "$model_name" ] || die 2 "--model: goes with --url"
+    if [ -n "$url" ]; then
+        [ -n "$model_name" ] || die 2 "--url: expected --model NAME with it"
+        [ -z "$model" ] || die 2 "expected a model file or --url, not both"
+        command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
+    elif [ -z "$model" ]; then
+        [ -f "$demo_model" ] || die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME"
+        model=$demo_model
+        if [ -d "$programs/demo" ]; then set=${set:-demo}; fi
+    fi
+    set=${set:-en}
+    run_new
+    ;;
+esac

@@ -1,0 +1,505 @@
+#!/bin/sh
+# test_bench.sh QWEN CONVERT GOLDEN SCRATCH: run_bench.sh, mostly on a stand-in for ./qwen that answers at
+# once, typed at through bench_pty.c; --url on bench_server.c. LONG=1 kills 50 times and interrupts 20 times.
+#
+# shellcheck disable=SC2015,SC2016,SC2059 # "test && good || bad", $ and % in single quotes: as they are meant
+LC_ALL=C
+export LC_ALL
+unset OPENAI_API_KEY
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+bench=$here/../run_bench.sh
+absolute() { case $1 in */*) echo "$(cd "$(dirname "$1")" 2>/dev/null && pwd)/$(basename "$1")" ;; *) echo "$(pwd)/$1" ;; esac; }
+real_qwen=$(absolute "$1") convert=$(absolute "$2") golden=$3
+mkdir -p "$4/bench" && scratch=$(cd "$4/bench" && pwd) || exit 1
+tiny_maker=$scratch/../../make_tiny
+cr=$(printf '\r')
+passed=0 failed=0 skipped=0
+
+check() { # WHAT COMMAND...: count whether the command succeeds
+    what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $what"
+    fi
+}
+skip() { skipped=$((skipped + $1)); echo "skipped $1: $2"; }
+same() { [ "$1" = "$2" ] || { printf 'expected %s\ngot      %s\n' "$2" "$1"; false; }; }
+has() { grep -q -- "$2" "$1" || { echo "no \"$2\" in $1:"; tail -n 5 "$1"; false; }; }
+lacks() { ! grep -q -- "$2" "$1"; }
+alike() { cmp -s "$1" "$2" || { diff "$1" "$2" | head -n 10; false; }; }
+rows() { awk -f "$here/../prompts/csv.awk" -f "$scratch/rows.awk" "$1"; }
+echo 'csv_add($0) && records++ { print CSV[1] "|" CSV_N "|" CSV[3] "|" CSV[26] }' >"$scratch/rows.awk"
+pty() { "$scratch/pty" "$@"; }
+
+# ---- Stand-ins ---------------------------------------------------------------------------------------
+
+cc=${CC:-cc}
+for program in pty server; do
+    $cc -std=c11 -D_GNU_SOURCE -O1 -o "$scratch/$program" "$here/bench_$program.c" || exit 1
+done
+
+# Answers from the prompt's first line; FAKE_DELAY seconds in the middle; every call is noted.
+cat >"$scratch/qwen" <<'EOF'
+#!/bin/sh
+model=$1
+while [ $# -gt 0 ]; do
+    case $1 in
+    --stats) stats=$2 ;;
+    -f) prompt=$2 ;;
+    --seed) seed=$2 ;;
+    --temp) temp=$2 ;;
+    esac
+    shift
+done
+case $model in *broken*) echo "qwen: $model: magic: expected a model.bin, got text" >&2; exit 1 ;; esac
+line=${prompt:+$(head -n 1 "$prompt")}
+[ -z "$prompt" ] || echo "$line" >>"${FAKE_CALLS:-/dev/null}"
+[ -z "$FAKE_PROMPTS" ] || [ -z "$prompt" ] || cp "$prompt" "$FAKE_PROMPTS/$(ls "$FAKE_PROMPTS" | wc -l | tr -d ' ')"
+[ -z "$prompt" ] || printf 'Answer to: '
+[ -z "$FAKE_DELAY" ] || [ -z "$prompt" ] || sleep "$FAKE_DELAY"
+[ -z "$prompt" ] || echo "$line${FAKE_SEEDED:+ (seed $seed)}"
+case $line in *Second*) [ -z "$FAKE_MEDDLE" ] || echo >>"$FAKE_MEDDLE" ;; esac
+case $line in *fails*) echo "qwen: logits: not a finite number" >&2; exit 3 ;; esac
+cat >"$stats" <<END
+{"model":"$model","name":"Fake \\"1B\\"","quant":"q8","isa":"avx2","threads":4,"context":4096,"kv":"f16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,"top_p":0.949999988,"min_p":0.05,"repeat_penalty":1.31,"repeat_last_n":64,"presence_penalty":0,"frequency_penalty":0},"prompt_tokens":120,"cached_tokens":20,"generated_tokens":11,"load_ms":1.500,"first_token_ms":50.250,"prompt_tokens_s":1990.049,"decode_tokens_s":25.004,"gb_s":1.1,"peak_memory_mib":64.5,"finish":"stop","hash":"0123456789abcdef"}
+END
+EOF
+chmod +x "$scratch/qwen"
+QWEN=$scratch/qwen
+export QWEN
+echo model >"$scratch/model.bin"
+
+# A small set of five tasks.
+rm -rf "$scratch/set"
+mkdir "$scratch/set"
+printf 'task: warm-up\n---\nWarm.\n' >"$scratch/set/00-warm-up.txt"
+printf 'task: one, "two"\nsampling: profile\nmax-tokens: 50\ncheck: sentences 1\ncheck: contains nothing\n---\nFirst.\n\n' \
+    >"$scratch/set/01-a.txt"
+printf 'task: include\r\nsampling: temp=0.9\r\n---\r\nSecond.\r\n@include part.txt\r\nEnd.\r\n' >"$scratch/set/02-b.txt"
+printf 'Part one.\nPart two.\n' >"$scratch/set/part.txt"
+printf 'task: three\n---\nThird.\n' >"$scratch/set/03-c.txt"
+printf 'task: four\n---\nFourth.\n' >"$scratch/set/04-d.txt"
+printf 'task: ten\n---\nTenth.\n' >"$scratch/set/10-e.txt"
+
+results=$scratch/results
+fresh() { rm -rf "$results"; }
+run() { sh "$bench" --results "$results" "$@"; }
+new() { run "$scratch/model.bin" --prompts "$scratch/set" "$@"; }
+
+# ---- Votes typed on a terminal: the exact CSV --------------------------------------------------------
+
+fresh
+ask='leave)> '
+cat >"$scratch/votes" <<EOF
+expect warm-up
+expect 1/5
+expect $ask
+send 8\n
+expect Expected a digit
+expect $ask
+send \n
+expect Expected a digit
+expect $ask
+send 3t\n
+expect Expected a digit
+expect $ask
+send 45 nice\n
+expect Expected a digit
+expect $ask
+send ?\n
+expect 5  perfect
+expect $ask
+send   4   good, but "short"; =1+1 \n
+expect 2/5
+expect $ask
+send 3 first line\n\nsecond, "line"\nno end
+pause 400
+send !\n
+expect 3/5
+expect $ask
+send r\n
+expect (seed 8)
+expect $ask
+send 5\n
+expect 4/5
+expect $ask
+send s\n
+expect 5/5
+expect $ask
+send \d
+EOF
+FAKE_SEEDED=1 FAKE_PROMPTS=$scratch/prompts
+export FAKE_SEEDED FAKE_PROMPTS
+rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" \
+    --run typed --seed 7
+check "a run typed at leaves with 0" same $? 0
+printf 'expect 5/5\nexpect %s\nsend 0 done\\n\nexpect Total: 12 of 25, 4 of 5\n' "$ask" >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out2" sh "$bench" --results "$results" --resume typed
+check "--resume goes on with the task that was left" same $? 0
+unset FAKE_SEEDED FAKE_PROMPTS
+
+# What changes from machine to machine and day to day is masked.
+mask() { sed 's/20[0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9:]*Z/TIME/; s/,avx2,4,[^,]*,/,avx2,4,CPU,/; s/,CPU,[^,]*",/,CPU,/; s/Fake ""1B""",[0-9a-fcr]*,/Fake ""1B""",HASH,/' "$1"; }
+common=',typed,TIME,"Fake ""1B""",HASH,q8,avx2,4,CPU'
+tail_of() { echo "40,0.95,0.05,1.31,64,$1,4096,120,20,11,stop,1.500,50.250,1990.05,25.00,64.5,$2,$scratch/set"; }
+sha() { printf '%s\n' "$@" | sha256sum | cut -c1-8; }
+{
+    sed -n "s/^header=\\(\\\$header\\)\\{0,1\\}'\\(.*\\)'\$/\\2/p" "$bench" | tr -d '\n'
+    printf '\r\n'
+    echo "1,\"one, \"\"two\"\"\",4,\"good, but \"\"short\"\"; =1+1\"$common,7,rbyf,0.15,$(tail_of 50 "0/2,\"NOT: 2 sentences (asked 1); NOT: lacks \"\"nothing\"\"\""),$(sha First. ''),typed/01.txt$cr"
+    printf '2,include,3,"first line\n\nsecond, ""line""\nno end!"'
+    echo "$common,7,rbyf,0.9,$(tail_of 1500 ,),$(sha Second. 'Part one.' 'Part two.' End.),typed/02.txt$cr"
+    echo "3,three,5,$common,8,rbyf,0.15,$(tail_of 1500 ,),$(sha Third.),typed/03.txt$cr"
+    echo "4,four,,$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Fourth.),typed/04.txt$cr"
+    echo "10,ten,0,done$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Tenth.),typed/10.txt$cr"
+} >"$scratch/expected.csv"
+if command -v sha256sum >/dev/null; then
+    mask "$results/typed.csv" >"$scratch/masked.csv"
+    check "the CSV is exact" alike "$scratch/expected.csv" "$scratch/masked.csv"
+else
+    skip 1 "no sha256sum to expect hashes with"
+fi
+check "five rows of 36 fields" same "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" '1|36 2|36 3|36 4|36 10|36 '
+check "the answer has its file" same "$(cat "$results/typed/03.txt")" "Answer to: Third. (seed 8)"
+check "the log keeps the answer that was asked again" has "$results/typed.log" "Answer to: Third. (seed 7)"
+check "the log keeps the prompt" has "$results/typed.log" "^Part two.$"
+check "the log keeps the remark whole" has "$results/typed.log" '^second, "line"$'
+printf 'Second.\nPart one.\nPart two.\nEnd.\n' >"$scratch/want"
+check "the prompt is put together" alike "$scratch/want" "$FAKE_PROMPTS$scratch/prompts/2"
+printf 'First.\n\n' >"$scratch/want"
+check "newlines at a prompt's end count" alike "$scratch/want" "$scratch/prompts/1"
+check "the estimate is shown" has "$scratch/out" "of computing left"
+run --resume typed --auto >"$scratch/out" 2>&1
+check "--resume of a whole run does nothing more" same "$?$(rows "$results/typed.csv" | wc -l | tr -d ' ')" 05
+check "nothing is left behind" same "$(ls "$results/typed")" "$(printf '01.txt\n02.txt\n03.txt\n04.txt\n10.txt\nsettings')"
+
+# ---- The sets ----------------------------------------------------------------------------------------
+
+FAKE_PROMPTS=$scratch/prompts
+export FAKE_PROMPTS
+for set in en zh; do
+    rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
+    run "$scratch/model.bin" --auto --prompts $set --run "$set" >"$scratch/out" 2>&1
+    check "$set: 14 rows" same "$?$(rows "$results/$set.csv" | grep -c '|36||stop')" 014
+    check "$set: the article is in 9 prompts" same "$(grep -lE '1742|1742年' "$FAKE_PROMPTS"/* | wc -l | tr -d ' ')" 9
+    check "$set: every check is known" lacks "$results/$set.csv" "unknown check"
+    check "$set: nothing is left to include" lacks "$results/$set.log" "^@include"
+done
+rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
+run "$scratch/model.bin" --auto --context-first --run turned >"$scratch/out" 2>&1
+check "--context-first is in its label" has "$results/turned.csv" '"en, context first"'
+check "--context-first puts the article first" same "$(sed 1q "$FAKE_PROMPTS/5")" "<article>"
+check "--context-first keeps the instruction" has "$FAKE_PROMPTS/5" "^Write a short summary"
+check "--context-first has the same words" same "$(tr ' ' '\n' <"$FAKE_PROMPTS/5" | grep . | sort | cksum)" \
+    "$(sed '1,/^---$/d; /^@include/d' "$here"/../prompts/en/05-*.txt | cat - "$here/../prompts/en/article.txt" | tr ' ' '\n' | grep . | sort | cksum)"
+unset FAKE_PROMPTS
+
+# ---- Kills and interruptions -------------------------------------------------------------------------
+
+random() { od -An -tu2 -N2 /dev/urandom | awk -v n="$1" '{ print $1 % n }'; }
+FAKE_DELAY=0.03 FAKE_CALLS=$scratch/calls
+export FAKE_DELAY FAKE_CALLS
+
+# storm NAME N STEP STATUS: end a run of 14 tasks N times at random moments, resume each time
+storm() {
+    rm -rf "${results:?}/$1" "$results/$1".* "$FAKE_CALLS"
+    before=0 lost=0 i=0 odd=0
+    while [ $i -lt "$2" ]; do
+        printf 'pause %d\n%s\n' $((20 + $(random 600))) "$3" >"$scratch/storm"
+        if [ -f "$results/$1/settings" ]; then
+            set -- "$1" "$2" "$3" "$4" --resume "$1"
+        else
+            set -- "$1" "$2" "$3" "$4" "$scratch/model.bin" --run "$1"
+        fi
+        name=$1 n=$2 step=$3 wanted=$4
+        shift 4
+        pty "$scratch/storm" "$scratch/out" sh "$bench" --results "$results" --auto "$@"
+        status=$?
+        # A run that had nothing left to do may end before it is hit.
+        [ $status = "$wanted" ] || [ $status = 0 ] || { odd=$((odd + 1)); cat "$scratch/out"; }
+        now=0
+        if [ -f "$results/$name.csv" ]; then now=$(rows "$results/$name.csv" | grep -c .); fi
+        [ "$now" -ge "$before" ] || lost=$((lost + 1))
+        before=$now i=$((i + 1))
+        set -- "$name" "$n" "$step" "$wanted"
+        if [ "$now" = 14 ]; then # once more from the start
+            rm -rf "${results:?}/$name" "$results/$name".*
+            before=0
+        fi
+    done
+    [ -f "$results/$1/settings" ] || run "$scratch/model.bin" --auto --run "$1" >/dev/null 2>&1
+    run --resume "$1" --auto >"$scratch/out" 2>&1
+    check "$1 $2 times: each ended as it should" same "$odd" 0
+    check "$1 $2 times: no row was lost" same "$lost" 0
+    check "$1 $2 times: all rows in the end, once and whole" same "$(rows "$results/$1.csv" | tr '\n' ' ')" \
+        "$(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do printf '%d|36||stop ' $i; done)"
+    check "$1 $2 times: nothing is left behind" same "$(cd "$results/$1" && echo [!0-9]*)" settings
+}
+storm killed "$([ -n "$LONG" ] && echo 50 || echo 8)" "kill 9" 137
+storm interrupted "$([ -n "$LONG" ] && echo 20 || echo 5)" interrupt 130
+unset FAKE_DELAY FAKE_CALLS
+
+fresh
+cat >"$scratch/votes" <<EOF
+expect $ask
+send 2\n
+expect 2/5
+expect $ask
+interrupt
+EOF
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run asked
+check "^C at the vote ends with 130" same $? 130
+check "^C at the vote keeps the rows" same "$(rows "$results/asked.csv")" "1|36|2|stop"
+check "^C says how to go on" has "$scratch/out" "--resume asked"
+
+# ---- Two runners; torn, foreign and read-only files; a full disk ---------------------------------------
+
+fresh
+FAKE_DELAY=0.2 run "$scratch/model.bin" --auto --prompts "$scratch/set" --run busy >"$scratch/out" 2>&1 &
+first=$!
+i=0
+while [ ! -f "$results/busy.csv" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
+run --resume busy --auto >"$scratch/out2" 2>&1
+check "a second runner is refused" same $? 1
+check "a second runner is told who runs" has "$scratch/out2" "locked by process [0-9]"
+wait $first
+check "the first runner is not disturbed" same "$?$(rows "$results/busy.csv" | wc -l | tr -d ' ')" 05
+echo 999999999 >"$results/busy/lock"
+run --resume busy --auto >"$scratch/out" 2>&1
+check "a dead runner's lock is taken over" same $? 0
+check "taking over is said" has "$scratch/out" "taking over"
+new --auto --run busy >"$scratch/out" 2>&1
+check "a name is not used twice" same $? 2
+
+cp "$results/busy.csv" "$scratch/whole.csv"
+tear() { # WHAT BYTES-FROM-THE-END
+    head -c $(($(wc -c <"$scratch/whole.csv") - $2)) "$scratch/whole.csv" >"$results/busy.csv"
+    run --resume busy --auto >"$scratch/out" 2>&1
+    check "torn $1: repaired" same "$?$(rows "$results/busy.csv" | tr '\n' ' ')" "01|36||stop 2|36||stop 3|36||stop 4|36||stop 10|36||stop "
+    check "torn $1: said" has "$scratch/out" "was torn"
+}
+tear "in the middle" 40
+tear "before the line feed" 1
+tear "in the first field" $(($(tail -n 1 "$scratch/whole.csv" | wc -c) - 2))
+{ cat "$scratch/whole.csv"; printf '11,"torn ""quoted\n'; } >"$results/busy.csv"
+run --resume busy --auto >"$scratch/out" 2>&1
+check "torn in a quoted field after a newline" alike "$scratch/whole.csv" "$results/busy.csv"
+{ cat "$scratch/whole.csv"; printf '11,"a remark\nof two lines", and so'; } >"$results/busy.csv"
+run --resume busy --auto >"$scratch/out" 2>&1
+check "torn behind a quoted field" alike "$scratch/whole.csv" "$results/busy.csv"
+
+untouched() { # WHAT: the file in $scratch/odd.csv is refused with 2, and left as it is
+    cp "$scratch/odd.csv" "$results/busy.csv"
+    run --resume busy --auto >"$scratch/out" 2>&1
+    check "$1: refused" same $? 2
+    check "$1: untouched" alike "$scratch/odd.csv" "$results/busy.csv"
+}
+sed '1s/REMARKS/NOTES/' "$scratch/whole.csv" >"$scratch/odd.csv"
+untouched "another version's columns"
+head -c 3000 "$scratch/pty" >"$scratch/odd.csv"
+untouched "binary junk"
+{ cat "$scratch/whole.csv"; printf 'a\000b\n'; } >"$scratch/odd.csv"
+untouched "zero bytes"
+sed '3s/,rbyf//' "$scratch/whole.csv" >"$scratch/odd.csv"
+untouched "a row with a field too few"
+
+fresh
+cat >"$scratch/votes" <<EOF
+expect $ask
+send 2\n
+expect 2/5
+expect $ask
+EOF
+printf 'send 5\\n\nexpect was changed\n' >>"$scratch/votes"
+FAKE_MEDDLE=$results/moved.csv
+export FAKE_MEDDLE
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run moved
+check "a CSV that someone else changes stops the run" same $? 1
+unset FAKE_MEDDLE
+
+# A limit on the size of files stands for a full disk: 2 blocks of 512 bytes, which the CSV passes first.
+fresh
+new --auto --run full >"$scratch/out" 2>&1
+cp "$results/full.csv" "$scratch/whole.csv"
+for keep in 2 3; do
+    { sed "${keep}q" "$scratch/whole.csv"; } >"$results/full.csv"
+    cp "$results/full.csv" "$scratch/before.csv"
+    : >"$results/full.log"
+    (ulimit -f 2; run --resume full --auto) >"$scratch/out" 2>&1
+    check "full disk: status is not 0" [ $? -ne 0 ]
+    check "full disk: the rows so far are whole" same "$(rows "$results/full.csv" | head -n $((keep - 1)) | cut -d'|' -f2 | sort -u)" 36
+    run --resume full --auto >"$scratch/out" 2>&1
+    check "full disk: goes on with room" same "$?$(rows "$results/full.csv" | wc -l | tr -d ' ')" 05
+done
+
+# ---- Scoring later, blind ----------------------------------------------------------------------------
+
+fresh
+new --auto --run night >/dev/null 2>&1
+new --auto --run day >/dev/null 2>&1
+FAKE_SEEDED=1 new --auto --run other --seed 3 >/dev/null 2>&1
+printf 'expect 11 answers\n' >"$scratch/votes"
+i=1
+while [ $i -le 11 ]; do
+    printf 'expect [%d/11]\nexpect %s\nsend 3 note, %d\\n\n' $i "$ask" $i >>"$scratch/votes"
+    i=$((i + 1))
+done
+echo 'expect shown twice' >>"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other --seed 5
+check "--score asks for each different answer, and for one again" same $? 0
+check "--score shows no names" lacks "$scratch/out" 'Fake\|night\|other'
+check "--score fills in every row" same "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
+for name in day other; do
+    check "--score fills in $name" same "$(rows "$results/$name.csv" | grep -c '|36|3|stop')" 5
+done
+check "--score keeps the repeat" has "$results/repeats.csv" ',night day other,[0-9]*,3,3'
+check "--score leaves the header" same "$(sed 1q "$results/day.csv" | cksum)" "$(sed 1q "$results/night.csv" | cksum)"
+printf 'expect has its vote\n' >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night
+check "--score again has nothing to ask" same $? 0
+
+# ---- The report --------------------------------------------------------------------------------------
+
+fresh
+mkdir -p "$results"
+cp "$here"/bench/*.csv "$results/"
+run --report first second third | sed '$d' >"$scratch/report.txt"
+check "the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
+check "the page of three runs" alike "$here/bench/report.html" "$results/report.html"
+check "the page needs nothing from elsewhere" lacks "$results/report.html" 'http[s]*:\|<script\|<link\|src='
+printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a, b"\r\n' >"$results/plain.csv"
+run --report plain >"$scratch/out" 2>&1
+check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
+run --report nothing >"$scratch/out" 2>&1
+check "a run that is not there" same $? 2
+
+# ---- A server ----------------------------------------------------------------------------------------
+
+if command -v curl >/dev/null; then
+    fresh
+    rm -f "$scratch/port" "$scratch/requests"
+    "$scratch/server" "$scratch/port" "$scratch/requests" &
+    server=$!
+    i=0
+    while [ ! -s "$scratch/port" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
+    url=http://127.0.0.1:$(cat "$scratch/port")/v1
+    printf 'task: odd\n---\nSay "hi" \\ now\tplease.\n\n' >"$scratch/set/05-f.txt"
+    OPENAI_API_KEY=secret run --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" --run served >"$scratch/out" 2>&1
+    check "--url runs the catalogue" same "$?$(rows "$results/served.csv" | grep -c '|36||stop')" 06
+    printf 'I "am" ready \344\275\240\345\245\275 \360\237\230\200\n100%% \\o/\tdone, \303\251\n' >"$scratch/want"
+    check "--url decodes the stream" alike "$scratch/want" "$results/served/05.txt"
+    check "--url sends the prompt" has "$scratch/requests" '"content":"Say \\"hi\\" \\\\ now\\tplease.\\n"}]}'
+    check "--url sends the sampling" has "$scratch/requests" '"max_tokens":1500,"seed":1,"temperature":0.15,"top_p":0.95'
+    check "--url sends the model's name" has "$scratch/requests" '"model":"qw\\"en","stream":true'
+    check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer secret'
+    check "--url keeps no key" [ -z "$(grep -rl secret "$results")" ]
+    check "--url counts tokens and times them" has "$results/served.csv" ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
+    run --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
+    check "--url: the server's error ends the run" same $? 1
+    check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
+    kill $server
+    wait $server 2>/dev/null
+    run --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
+    check "--url: no server ends the run" same $? 1
+    rm "$scratch/set/05-f.txt"
+else
+    skip 11 "no curl"
+fi
+
+# ---- Checks ------------------------------------------------------------------------------------------
+
+verdict() { # CHECK ANSWER EXPECTED: the first word that a check says of an answer (\n in it are newlines)
+    printf "$2" >"$scratch/answer"
+    got=$(CHECKS=$1 awk -v prompt="$here/../prompts/en/article.txt" -v chars=5 -f "$here/../prompts/checks.awk" "$scratch/answer")
+    check "check \"$1\" on \"$2\": $got" same "${got%% *}" "$3"
+}
+verdict "sentences 2" 'Dr. Smith ate 3.5 apples. He cried "Stop!" and left.\n' ok
+verdict "sentences 1" 'One. Two.\n' no
+verdict "sentences 3" '你好。他说：“走吧！”\n再见\n' ok
+verdict "paragraphs 3" 'A.\n\n**Head**\n\nB\nb.\n\n# H\nC.\n' ok
+verdict "paragraphs 3" 'A.\n\nB.\n\nC.\n\nD.\n' no
+verdict "items 2" '1. a\n   - x\n   - y\n2. b\n' ok
+verdict "items 3-4" '%s a\n%s b\n' no
+verdict "words 2-3" 'one two\nthree\n' ok
+verdict "chars 4-6" 'x' ok
+verdict "list 3" '["a, b", '"'it\\\\'s'"', "c]"]\n' ok
+verdict "list 3" '```python\n["a",\n "b", "c"]\n```\n' ok
+verdict "list 3" 'Here: ["a", "b", "c"]\n' no
+verdict "list 3" '["a", "b", c]\n' no
+verdict "list 3" '["a", "b"\n' no
+verdict "tags a b" '<a>\nx\n</a>\n<b>\ny\n</b>\n' ok
+verdict "tags a b" '<a>\nx\n<b>\ny\n</b>\n' no
+verdict "tags a" 'x <a>\ny\n</a>\n' no
+verdict "phrase I am ready" '"I am ready."\n' ok
+verdict "phrase I am ready" 'I am ready to help.\n' no
+verdict "phrase 我准备好了" '我准备好了。\n' ok
+verdict "contains four years|4 years" 'It took Four Years.\n' ok
+verdict "grounded" 'In 1742, 30 percent.\n' ok
+verdict "grounded" 'In 1743, 30 percent.\n' no
+verdict "grounded" 'It was 31%%.\n' no
+verdict "no-table" 'a\n| b | c |\n' no
+verdict "nonsense" 'a\n' no
+
+# ---- Command line; failures; a real model --------------------------------------------------------------
+
+refused() { # STATUS TEXT ARGS...
+    wanted=$1 text=$2
+    shift 2
+    sh "$bench" --results "$results" "$@" >"$scratch/out" 2>&1 </dev/null
+    check "$*: status" same $? "$wanted"
+    check "$*: message" has "$scratch/out" "$text"
+}
+fresh
+[ -f "$here/../demo/demo.bin" ] || refused 2 "expected a model"
+refused 2 "no such option" --wrong
+refused 2 "expected rbyf or model" --profile best x
+refused 2 "no such set" "$scratch/model.bin" --auto --prompts nowhere
+refused 2 "goes with --url" "$scratch/model.bin" --model x
+refused 2 "no such run" --resume nothing
+refused 2 "whole number" --seed x y
+refused 1 "magic: expected" "$scratch/broken.bin" --auto
+check "a model that does not open leaves no run" same "$(ls "$results")" ""
+printf 'task: fails\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
+new --auto --run failing >"$scratch/out" 2>&1
+check "a failing answer is a row that says so" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
+    "01|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
+check "a failing answer is explained" has "$scratch/out" "not a finite number"
+
+tiny=$scratch/tiny.bin
+rm -f "$tiny"
+checkpoint=$golden/logits/k256/hf
+if [ -x "$tiny_maker" ]; then
+    checkpoint=$scratch/tiny
+    rm -rf "$checkpoint" && mkdir "$checkpoint"
+    "$tiny_maker" "$checkpoint"
+fi
+if [ -d "$checkpoint" ]; then "$convert" "$checkpoint" -o "$tiny" --quant q8 >/dev/null 2>&1; fi
+if [ -s "$tiny" ]; then
+    rm -rf "$scratch/short" && mkdir "$scratch/short" # the catalogue with short answers
+    for file in "$here"/../prompts/en/*.txt; do
+        sed 's/^max-tokens: .*/max-tokens: 30/' "$file" >"$scratch/short/${file##*/}"
+    done
+    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run real >"$scratch/out" 2>&1
+    check "a real model runs the catalogue" same "$?$(rows "$results/real.csv" | grep -c '|36||')" 014
+    check "a real model has figures" has "$results/real.csv" ',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,0,[0-9]*,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,'
+    cp "$results/real/14.txt" "$scratch/again.txt"
+    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run real2 >"$scratch/out" 2>&1
+    check "the same seed gives the same answers" alike "$scratch/again.txt" "$results/real2/14.txt"
+    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run own --profile model >"$scratch/out" 2>&1
+    check "--profile model takes the model's own sampling" has "$results/own.csv" ',model,0.7,20,0.8,0,1.1,-1,30'
+else
+    skip 4 "no golden data and no make_tiny: no real model"
+fi
+
+if command -v shellcheck >/dev/null; then
+    check "shellcheck" shellcheck "$bench" "$0"
+else
+    skip 1 "no shellcheck"
+fi
+
+echo "bench: $passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
+[ $failed -eq 0 ]
