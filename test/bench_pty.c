@@ -135,9 +135,10 @@ static int terminal_end(Terminal *t) {
 
 int main(int argc, char **argv) {
     if (argc < 4) return give_up("expected", "SCRIPT OUTPUT COMMAND...");
-    Terminal t = {.seen = calloc(ROOM, 1)};
+    static char seen[ROOM];
+    Terminal t = {.seen = seen};
     FILE *script = fopen(argv[1], "r");
-    if (!t.seen || !script) return give_up("cannot read", argv[1]);
+    if (!script) return give_up("cannot read", argv[1]);
     if (!terminal_open(&t, argv + 3)) return give_up("no terminal", strerror(errno));
     char line[4096];
     int status = 0;
@@ -153,6 +154,5 @@ int main(int argc, char **argv) {
     if (!out || fwrite(t.seen, 1, t.n, out) != t.n || fclose(out) != 0)
         status = give_up("cannot write", argv[2]);
     fclose(script);
-    free(t.seen);
     return status ? status : ended;
 }

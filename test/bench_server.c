@@ -103,7 +103,8 @@ int main(int argc, char **argv) {
     static char request[ROOM];
     signal(SIGPIPE, SIG_IGN);
     int listener = argc == 3 ? listen_somewhere(argv[1]) : -1;
-    while (listener >= 0) {
+    if (listener < 0) return 1;
+    for (;;) {
         int fd = accept(listener, NULL, NULL);
         if (fd < 0) continue;
         size_t n = read_request(fd, request);
@@ -119,5 +120,4 @@ int main(int argc, char **argv) {
             answer(fd);
         close(fd);
     }
-    return 1;
 }
