@@ -279,14 +279,21 @@ static void test_nfc(const Tokenizer *t) {
         check_nfc(t, cases[i][0], cases[i][1]);
 }
 
+/* Write mark at text[n]; returns where it ends. */
+static size_t put(char *text, size_t n, const char *mark) {
+    size_t len = strlen(mark);
+    memcpy(text + n, mark, len + 1);
+    return n + len;
+}
+
 /* Long runs of marks take another way through the code than short ones. */
 static void test_nfc_runs(const Tokenizer *t) {
     for (int pairs = 1; pairs < 80; pairs++) {
         char text[400] = "a", nfc[400] = "\u1ea1";
-        size_t at = strlen(nfc);
-        for (int i = 0; i < pairs; i++) memcpy(text + 1 + 4 * i, "\u0301\u0323", 4);
-        for (int i = 1; i < pairs; i++, at += 2) memcpy(nfc + at, "\u0323", 2);
-        for (int i = 0; i < pairs; i++, at += 2) memcpy(nfc + at, "\u0301", 2);
+        size_t n = 1, n_nfc = strlen(nfc);
+        for (int i = 0; i < pairs; i++) n = put(text, n, "\u0301\u0323");
+        for (int i = 1; i < pairs; i++) n_nfc = put(nfc, n_nfc, "\u0323");
+        for (int i = 0; i < pairs; i++) n_nfc = put(nfc, n_nfc, "\u0301");
         check_nfc(t, text, nfc);
     }
 }
@@ -325,7 +332,7 @@ static void test_merging(void) {
         Vocabulary *v = new_vocabulary();
         uint32_t pool[60];
         size_t n_pool = 0;
-        for (size_t i = 0; i < 3; i++) pool[n_pool++] = token(v, "abc" + i, 1);
+        for (size_t i = 0; i < 3; i++) pool[n_pool++] = token(v, &"abc"[i], 1);
         for (int i = 0; i < 50; i++) {
             uint32_t left = pool[test_random(&random) % n_pool];
             uint32_t right = pool[test_random(&random) % n_pool];
