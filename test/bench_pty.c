@@ -139,7 +139,10 @@ int main(int argc, char **argv) {
     Terminal t = {.seen = seen};
     FILE *script = fopen(argv[1], "r");
     if (!script) return give_up("cannot read", argv[1]);
-    if (!terminal_open(&t, argv + 3)) return give_up("no terminal", strerror(errno));
+    if (!terminal_open(&t, argv + 3)) {
+        fclose(script);
+        return give_up("no terminal", strerror(errno));
+    }
     char line[4096];
     int status = 0;
     while (status == 0 && fgets(line, sizeof line, script)) {

@@ -45,7 +45,7 @@ static void plain_penalties(const SamplerOptions *o, float *logits, uint32_t n_v
 /* Sort everything, cut, draw. r is uniform in [0, 1). */
 static int32_t plain_choice(const SamplerOptions *o, const float *logits, uint32_t n_vocab,
                             double r) {
-    Candidate all[MAX_IDS];
+    Candidate all[MAX_IDS] = {{0, 0}};
     double p[MAX_IDS], total = 0, mass = 0;
     uint32_t k = n_vocab, kept = 0;
     for (uint32_t v = 0; v < n_vocab; v++) all[v] = (Candidate){logits[v], (int32_t)v};
