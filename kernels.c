@@ -32,6 +32,7 @@
 
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
+#define FEW_TOKENS 2 /* so few tokens read each panel straight from memory, without unpacking */
 #define INLINE TARGET static inline KERNEL_INLINE __attribute__((unused))
 
 /* Every island defines the same names; the preprocessor appends the island's own, so that lanes_add
@@ -109,8 +110,8 @@
 #define chunk_at OWN(chunk_at)
 #define super_at OWN(super_at)
 #define prefetch_streams OWN(prefetch_streams)
-#define one_token_chunk OWN(one_token_chunk)
-#define one_token OWN(one_token)
+#define few_tokens_chunk OWN(few_tokens_chunk)
+#define few_tokens OWN(few_tokens)
 #define chunk_unpack OWN(chunk_unpack)
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)

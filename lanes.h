@@ -360,14 +360,16 @@ INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *c
  * far ahead into the first level keeps its few line buffers busy until the lines come, and its own
  * prefetcher takes them from the second in time.) */
 INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
-    for (size_t i = 0; i < np; i++)
-        for (size_t at = 0; at < bytes; at += LINE_BYTES)
-            __builtin_prefetch(p + i * apart + at, 0, 2);
+    UNROLL for (size_t i = 0; i < np; i++) {
+        const uint8_t *from = p + i * apart;
+        __asm__("" : "+r"(from)); /* or gcc keeps one address per line in registers it lacks */
+        for (size_t at = 0; at < bytes; at += LINE_BYTES) __builtin_prefetch(from + at, 0, 2);
+    }
 }
 
-/* STREAMS panels times one token: a chunk of n_blocks. */
-INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, size_t n_blocks,
-                            const Tokens *a, Lanes s[STREAMS], Lanes m[STREAMS]) {
+/* STREAMS panels times nt tokens: a chunk of n_blocks. Sums of panel p and token t: [p * nt + t]. */
+INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
+                             size_t n_blocks, const Tokens *a, Lanes *s, Lanes *m) {
     const size_t pair_size = pair_bytes(type);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
@@ -378,35 +380,37 @@ INLINE void one_token_chunk(Type type, const uint8_t *chunk, size_t apart, size_
             BlockScales w[STREAMS];
             UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
                 block_scales(type, chunk + p * apart, pair + p * apart, block);
-            tile_block(type, 0, STREAMS, 1, pair, apart, half, w, a, block, 0, s);
+            tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, s);
             if (type != TYPE_Q5) continue;
-            UNROLL for (size_t p = 0; p < STREAMS; p++) m[p] =
-                lanes_fma(w[p].second, lanes_set1(a->dq[block]), m[p]);
+            UNROLL for (size_t j = 0; j < STREAMS * nt; j++) m[j] =
+                lanes_fma(w[j / nt].second, lanes_set1(a->dq[block * nt + j % nt]), m[j]);
         }
     }
 }
 
-/* STREAMS panels, `step` panels from each other, times one token; y: at the first of them. */
-INLINE void one_token(Type type, const Mat *w, size_t panel, size_t step, const Operand *a,
-                      float *y) {
+/* STREAMS panels, `step` panels from each other, times nt tokens, all there are: read straight from
+ * the panels, because the memory takes longer than the arithmetic. y: at the first panel. */
+INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t step,
+                       const Operand *a, float *y, size_t y_stride) {
     const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
     const uint8_t *base = w->data + panel * size;
-    Lanes acc[STREAMS], s[STREAMS], m[STREAMS];
-    UNROLL for (size_t p = 0; p < STREAMS; p++) acc[p] = lanes_set1(0);
+    Lanes acc[STREAMS * FEW_TOKENS], s[STREAMS * FEW_TOKENS], m[STREAMS * FEW_TOKENS];
+    UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
         const uint8_t *chunk = chunk_at(type, w->cols, base, c);
         Tokens t = tokens_at(a, 0, 8 * c);
-        UNROLL for (size_t p = 0; p < STREAMS; p++) {
-            s[p] = is_super(type) ? lanes_set1(0) : acc[p];
-            m[p] = lanes_set1(0);
+        UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
+            s[j] = is_super(type) ? lanes_set1(0) : acc[j];
+            m[j] = lanes_set1(0);
         }
-        one_token_chunk(type, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, s, m);
-        UNROLL for (size_t p = 0; p < STREAMS; p++) acc[p] =
-            is_super(type)
-                ? super_add(type, super_at(type, base, chunk, c) + p * apart, s[p], m[p], acc[p])
-                : s[p];
+        few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, s, m);
+        UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
+            const uint8_t *d = super_at(type, base, chunk, c) + j / nt * apart;
+            acc[j] = is_super(type) ? super_add(type, d, s[j], m[j], acc[j]) : s[j];
+        }
     }
-    UNROLL for (size_t p = 0; p < STREAMS; p++) lanes_store(y + p * step * PANEL_ROWS, acc[p]);
+    UNROLL for (size_t j = 0; j < STREAMS * nt; j++)
+        lanes_store(y + j % nt * y_stride + j / nt * step * PANEL_ROWS, acc[j]);
 }
 
 /* A block unpacked: eight lines of codes as sums_dot takes them, and its scales. */
@@ -542,8 +546,11 @@ INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t step
                           const Operand *a, float *y, size_t y_stride) {
     size_t p = 0;
     y += (size_t)panel * PANEL_ROWS;
-    for (; a->n_tok == 1 && n_panels - p >= STREAMS; p += STREAMS)
-        one_token(type, w, panel + p * step, step, a, y + p * step * PANEL_ROWS);
+    for (; a->n_tok <= FEW_TOKENS && n_panels - p >= STREAMS; p += STREAMS) {
+        float *out = y + p * step * PANEL_ROWS;
+        UNROLL for (size_t nt = 1; nt <= FEW_TOKENS; nt++)
+            if (a->n_tok == nt) few_tokens(type, nt, w, panel + p * step, step, a, out, y_stride);
+    }
     if (p < n_panels)
         panels_tokens(type, n_panels - p, w, panel + p * step, step, a, y + p * step * PANEL_ROWS,
                       y_stride);
