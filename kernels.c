@@ -70,6 +70,8 @@
 #define sums_add OWN(sums_add)
 #define sums_and OWN(sums_and)
 #define sums_max OWN(sums_max)
+#define sums_largest OWN(sums_largest)
+#define sums_total OWN(sums_total)
 #define sums_left OWN(sums_left)
 #define sums_right OWN(sums_right)
 #define sums_from_u8 OWN(sums_from_u8)
@@ -89,6 +91,7 @@
 #define lanes_sum OWN(lanes_sum)
 #define lanes_largest OWN(lanes_largest)
 #define lanes_exp OWN(lanes_exp)
+#define low_byte_total OWN(low_byte_total)
 #define quantize_codes OWN(quantize_codes)
 #define quantize_block OWN(quantize_block)
 #define kernel_quantize_row OWN(kernel_quantize_row)
@@ -262,6 +265,15 @@ INLINE Sums sums_and(Sums a, Sums b) {
 INLINE Sums sums_max(Sums a, Sums b) {
     EACH a.i[n] = a.i[n] > b.i[n] ? a.i[n] : b.i[n];
     return a;
+}
+INLINE int32_t sums_largest(Sums s) {
+    EACH s.i[0] = s.i[n] > s.i[0] ? s.i[n] : s.i[0];
+    return s.i[0];
+}
+INLINE int32_t sums_total(Sums s) { /* wraps around */
+    uint32_t total = 0;
+    EACH total += (uint32_t)s.i[n];
+    return (int32_t)total;
 }
 INLINE Sums sums_left(Sums s, int by) {
     EACH s.i[n] = (int32_t)((uint32_t)s.i[n] << by);
@@ -441,6 +453,21 @@ INLINE Sums sums_and(Sums x, Sums y) {
 INLINE Sums sums_max(Sums x, Sums y) {
     return (Sums){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
 }
+/* Swap halves, quarters, eighths: three steps leave the result in every lane. */
+INLINE int32_t sums_largest(Sums s) {
+    __m256i x = _mm256_max_epi32(s.a, s.b);
+    x = _mm256_max_epi32(x, _mm256_permute2x128_si256(x, x, 1));
+    x = _mm256_max_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
+    x = _mm256_max_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
+    return _mm256_cvtsi256_si32(x);
+}
+INLINE int32_t sums_total(Sums s) {
+    __m256i x = _mm256_add_epi32(s.a, s.b);
+    x = _mm256_add_epi32(x, _mm256_permute2x128_si256(x, x, 1));
+    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
+    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
+    return _mm256_cvtsi256_si32(x);
+}
 INLINE Sums sums_left(Sums s, int by) {
     return (Sums){_mm256_slli_epi32(s.a, by), _mm256_slli_epi32(s.b, by)};
 }
@@ -557,6 +584,8 @@ INLINE Sums sums_set1(int32_t i) { return _mm512_set1_epi32(i); }
 INLINE Sums sums_add(Sums x, Sums y) { return _mm512_add_epi32(x, y); }
 INLINE Sums sums_and(Sums x, Sums y) { return _mm512_and_si512(x, y); }
 INLINE Sums sums_max(Sums x, Sums y) { return _mm512_max_epi32(x, y); }
+INLINE int32_t sums_largest(Sums s) { return _mm512_reduce_max_epi32(s); }
+INLINE int32_t sums_total(Sums s) { return _mm512_reduce_add_epi32(s); }
 INLINE Sums sums_left(Sums s, int by) { return _mm512_slli_epi32(s, (unsigned)by); }
 INLINE Sums sums_right(Sums s, int by) { return _mm512_srli_epi32(s, (unsigned)by); }
 INLINE Sums sums_from_u8(const uint8_t *p) {

@@ -101,26 +101,28 @@ typedef struct {
     size_t n;
 } QuantBlock;
 
+/* Sum of the low bytes, which are signed. */
+INLINE int32_t low_byte_total(Sums s) {
+    return sums_total(sums_and(sums_add(s, sums_set1(128)), sums_set1(255))) - 16 * 128;
+}
+
 /* Round a, b to int8 after scaling, sum the two halves. Adding 1.5 * 2^23 leaves the integer, to
  * nearest and ties to even, in the low bits. (With a subnormal largest value the factor overflows:
  * what is infinite or NaN then has low bits 0.) */
 INLINE void quantize_codes(const QuantBlock *to, Lanes a, Lanes b, float factor) {
     const Lanes round = lanes_set1(0x1.8p23f), f = lanes_set1(factor);
-    sums_store_low_bytes(to->q, lanes_bits(lanes_add(lanes_mul(a, f), round)));
-    sums_store_low_bytes(to->q + 16, lanes_bits(lanes_add(lanes_mul(b, f), round)));
-    int32_t low = 0, high = 0;
-    for (size_t k = 0; k < 16; k++) low += to->q[k];
-    for (size_t k = 0; k < 16; k++) high += to->q[16 + k];
-    to->sum[0] = low;
-    to->sum[to->n] = high;
+    Sums low = lanes_bits(lanes_add(lanes_mul(a, f), round));
+    Sums high = lanes_bits(lanes_add(lanes_mul(b, f), round));
+    sums_store_low_bytes(to->q, low);
+    sums_store_low_bytes(to->q + 16, high);
+    to->sum[0] = low_byte_total(low);
+    to->sum[to->n] = low_byte_total(high);
 }
 
 INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
     const Sums magnitude = sums_set1(0x7fffffff);
-    int32_t bits[16], top = 0;
-    sums_store(bits,
-               sums_max(sums_and(lanes_bits(a), magnitude), sums_and(lanes_bits(b), magnitude)));
-    for (size_t i = 0; i < 16; i++) top = bits[i] > top ? bits[i] : top;
+    int32_t top = sums_largest(
+        sums_max(sums_and(lanes_bits(a), magnitude), sums_and(lanes_bits(b), magnitude)));
     float amax = float_from_bits((uint32_t)top);
     if (top == 0 || top >= 0x7f800000) { /* all zero, or an infinity or NaN among them */
         memset(to->q, 0, 32);
