@@ -951,6 +951,23 @@ static int32_t best_id(const float *logits, uint32_t n) {
     return (int32_t)best;
 }
 
+/* ln of the sum of exp(logits[0..n)). */
+static double log_sum_exp(const float *logits, uint32_t n) {
+    double max = (double)logits[best_id(logits, n)], sum = 0;
+    for (uint32_t i = 0; i < n; i++) sum += exp((double)logits[i] - max);
+    return max + log(sum);
+}
+
+/* KL(P || Q) in nats, P and Q being what p[0..n) and q[0..n) are the logits of. */
+static double kl_divergence(const float *p, const float *q, uint32_t n) {
+    double p_total = log_sum_exp(p, n), q_total = log_sum_exp(q, n), sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double ln_p = (double)p[i] - p_total, ln_q = (double)q[i] - q_total;
+        sum += exp(ln_p) * (ln_p - ln_q);
+    }
+    return sum;
+}
+
 /* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as
  * many are sorted as top-p and min-p keep; those end up, in order, in kept[0..). */
 static int32_t choose(Sampler *s, size_t n) {
@@ -1618,7 +1635,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 /* What the command line says. Sampling options that were not given come from the model's own file.
  */
 typedef struct {
-    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity;
+    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity, *kl;
     const char *stops[MAX_STOPS];
     size_t n_stops;
     bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help,
@@ -1730,7 +1747,11 @@ static const Option option_table[] = {
     {OPT_TEXT, "perplexity", 0, "FILE", AT(perplexity), 0, 0,
      "how well the model predicts this text, in windows of -c tokens (default 512), the first half "
      "of each "
-     "but the first being only context"},
+     "but the first being only context; --parse-special for a text in the chat template"},
+    {OPT_TEXT, "kl", 0, "REFERENCE", AT(kl), 0, 0,
+     "with --perplexity: how far the model's probabilities are from those of this model.bin, such "
+     "as "
+     "the same weights in f32"},
     {OPT_GROUP, "Other", 0, 0, 0, 0, 0, 0},
     {OPT_TEXT, "stats", 0, "FILE", AT(stats), 0, 0,
      "write what the run was and took as one line of JSON"},
@@ -1924,6 +1945,7 @@ static bool options_check(const Options *o, Error *e) {
     if (modes > 1)
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+    if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
     if (o->raw && (o->system || o->messages))
         return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
     if (o->messages && o->system)
@@ -2905,62 +2927,142 @@ static double negative_log_likelihood(const Engine *e, float *logits, int32_t ne
     return log((double)e->kernels->exp_sum(logits, n, max, 1)) + (double)(max - wanted);
 }
 
-/* Add up the likelihoods of ids[from + 1 .. n) given what stands before each, in one window of n.
- */
-static bool score_window(Program *p, const int32_t *ids, size_t n, size_t from, float *logits,
-                         double *sum, size_t *count, Error *e) {
+/* A model and what it makes of the text. */
+typedef struct {
+    Model *model;
+    Engine *engine;
+    float *logits; /* (SCORE_ROWS, V) */
+    double nll;    /* the sum of its negative log-likelihoods */
+} Scored;
+
+typedef struct {
+    Scored model, reference; /* reference: for --kl, else empty */
+    double *kl;              /* (count) divergence at each token that was scored */
+    size_t count, same_best; /* same_best: tokens where both think the same likeliest */
+} Score;
+
+/* Feed ids, and add up the likelihoods of those that follow the wanted ones; next[i] follows
+ * tokens[i]. The logits are changed. */
+static bool score_likelihoods(Scored *s, const Token *tokens, const int32_t *next, uint32_t n,
+                              Error *e) {
+    float *row = s->logits;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!tokens[i].want_logits) continue;
+        double nll = negative_log_likelihood(s->engine, row, next[i]);
+        if (isnan(nll)) return fail(e, s->model->path, "logits", "not a finite number");
+        s->nll += nll;
+        row += logits_stride(s->model);
+    }
+    return true;
+}
+
+/* Compare the logits of n tokens, row by row. */
+static void score_divergence(Score *s, uint32_t n) {
+    uint32_t n_vocab = s->model.model->config->vocab_size;
+    for (uint32_t i = 0; i < n; i++) {
+        const float *q = s->model.logits + i * logits_stride(s->model.model);
+        const float *p = s->reference.logits + i * logits_stride(s->reference.model);
+        s->kl[s->count + i] = kl_divergence(p, q, n_vocab);
+        s->same_best += best_id(p, n_vocab) == best_id(q, n_vocab);
+    }
+}
+
+/* Score ids[from + 1 .. n) given what stands before each, in one window of n. */
+static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Error *e) {
     Token tokens[SCORE_ROWS];
     for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
         uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
-        for (uint32_t i = 0; i < m; i++)
-            tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
-        forward(&p->engine, tokens, m, logits);
         for (uint32_t i = 0; i < m; i++) {
-            if (!tokens[i].want_logits) continue;
-            double nll = negative_log_likelihood(
-                &p->engine, logits + wanted++ * logits_stride(&p->model), ids[at + i + 1]);
-            if (isnan(nll)) return fail(e, p->model.path, "logits", "not a finite number");
-            *sum += nll;
-            ++*count;
+            tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
+            wanted += tokens[i].want_logits;
         }
+        forward(s->model.engine, tokens, m, s->model.logits);
+        if (s->reference.model) {
+            forward(s->reference.engine, tokens, m, s->reference.logits);
+            score_divergence(s, wanted);
+            if (!score_likelihoods(&s->reference, tokens, ids + at + 1, m, e)) return false;
+        }
+        if (!score_likelihoods(&s->model, tokens, ids + at + 1, m, e)) return false;
+        s->count += wanted;
     }
     return true;
 }
 
 /* Windows of w tokens, each half a window further on; only the second half is scored, but in the
  * first window everything is. */
-static bool score_text(Program *p, const Ids *ids, float *logits, double *sum, size_t *count,
-                       Error *e) {
-    size_t w = p->engine.options.ctx, half = w / 2;
+static bool score_text(Score *s, const Ids *ids, Error *e) {
+    size_t w = s->model.engine->options.ctx, half = w / 2;
     for (size_t start = 0; start + 1 < ids->n; start += w - half) {
         size_t n = min_size(w, ids->n - start);
         if (start > 0 && n <= half) break;
-        if (!score_window(p, ids->ids + start, n, start == 0 ? 0 : half - 1, logits, sum, count, e))
-            return false;
+        if (!score_window(s, ids->ids + start, n, start == 0 ? 0 : half - 1, e)) return false;
         if (interrupts) return fail(e, NULL, "perplexity", "interrupted");
         if (start + n == ids->n) break;
     }
     return true;
 }
 
+static bool scored_open(Scored *s, Model *m, Engine *engine, Error *e) {
+    *s = (Scored){.model = m, .engine = engine};
+    s->logits = alloc_aligned(e, "logits", SCORE_ROWS * logits_stride(m), sizeof *s->logits);
+    return s->logits != NULL;
+}
+
+/* Open the reference of --kl: it must take the same ids for the same text. */
+static bool reference_open(const Program *p, Model *m, Engine *engine, Error *e) {
+    const ModelHeader *h = p->model.file.header, *r;
+    EngineOptions options;
+    if (!model_load(m, p->options.kl, e)) return false;
+    r = m->file.header;
+    if (r->config.vocab_size != h->config.vocab_size)
+        return fail(e, m->path, "vocab_size", "expected %u as in %s, got %u", h->config.vocab_size,
+                    p->model.path, r->config.vocab_size);
+    if (r->tokenizer_bytes != h->tokenizer_bytes ||
+        memcmp(m->file.map.data + r->tokenizer_offset, p->model.file.map.data + h->tokenizer_offset,
+               h->tokenizer_bytes) != 0)
+        return fail(e, m->path, "tokenizer", "expected that of %s, got another", p->model.path);
+    return engine_options(&p->options, m, &options, e) && engine_open(engine, m, &options, e);
+}
+
+static void print_score(const Program *p, Score *s, size_t n_ids) {
+    double n = (double)s->count, sum = 0;
+    printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows of "
+           "%u\n",
+           exp(s->model.nll / n), s->model.nll / n, s->count, n_ids, p->engine.options.ctx);
+    if (!s->reference.model) return;
+    for (size_t i = 0; i < s->count; i++) sum += s->kl[i];
+    qsort(s->kl, s->count, sizeof *s->kl, compare_doubles);
+    printf("KL divergence from %s: mean %.6g, 99th percentile %.6g, max %.6g nats; same likeliest "
+           "token %.3f %%; perplexity of the reference %.6f\n",
+           p->options.kl, sum / n, s->kl[(s->count * 99 + 99) / 100 - 1], s->kl[s->count - 1],
+           100 * (double)s->same_best / n, exp(s->reference.nll / n));
+}
+
 static int run_perplexity(Program *p) {
     Error e;
     Buffer text = {0};
     Ids ids = {0};
-    double sum = 0;
-    size_t count = 0;
-    float *logits = NULL;
-    bool ok = read_file(p->options.perplexity, (size_t)256 << 20, &text, &e) &&
-              tokenizer_encode(p->model.tokenizer, text.data, text.n, false, &ids, &e);
+    Score s = {.count = 0};
+    Model reference = {.file = {.map = {.fd = -1}}};
+    Engine engine = {0};
+    bool ok =
+        read_file(p->options.perplexity, (size_t)256 << 20, &text, &e) &&
+        tokenizer_encode(p->model.tokenizer, text.data, text.n, p->options.parse_special, &ids, &e);
     if (ok && ids.n < 2)
         ok = fail(&e, p->options.perplexity, "text", "expected at least 2 tokens, got %zu", ids.n);
-    logits = alloc_aligned(&e, "logits", SCORE_ROWS * logits_stride(&p->model), sizeof *logits);
-    ok = ok && logits && score_text(p, &ids, logits, &sum, &count, &e);
-    if (ok)
-        printf("perplexity %.6f, mean negative log-likelihood %.6f over %zu of %zu tokens, windows "
-               "of %u\n",
-               exp(sum / (double)count), sum / (double)count, count, ids.n, p->engine.options.ctx);
-    free(logits);
+    ok = ok && scored_open(&s.model, &p->model, &p->engine, &e);
+    if (ok && p->options.kl) {
+        s.kl = alloc_array(&e, "divergences", ids.n, sizeof *s.kl);
+        ok = s.kl && reference_open(p, &reference, &engine, &e) &&
+             scored_open(&s.reference, &reference, &engine, &e);
+    }
+    ok = ok && score_text(&s, &ids, &e);
+    if (ok) print_score(p, &s, ids.n);
+    free(s.model.logits);
+    free(s.reference.logits);
+    free(s.kl);
+    engine_close(&engine);
+    model_unload(&reference);
     ids_free(&ids);
     buffer_free(&text);
     return ok ? 0 : complain(&e, interrupts ? 130 : 1);

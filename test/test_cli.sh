@@ -184,6 +184,8 @@ big_tests() {
     run 0 "random 0.5b" "$convert" --random 0.5b -o "$scratch/big.bin"
     agree "random 0.5b" "$scratch/big.bin" 6 'hello' avx512:1 avx512:2 avx512:3 avx512:8 \
         avx2:1 avx2:2 avx2:3 avx2:8 scalar:1 scalar:2 scalar:3 scalar:8
+    refuse 1 "--kl of another vocabulary" "$qwen" "$model" --perplexity "$tiny/config.json" --kl "$scratch/big.bin"
+    says "--kl of another vocabulary" 'vocab_size: expected 288 as in .*, got 151936'
     run 0 "verify a random 0.5b" "$qwen" "$scratch/big.bin" --verify
     rm -f "$scratch/big.bin"
 }
@@ -481,6 +483,36 @@ bench_tests() {
     refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg4@4096
 }
 
+# kl WHAT MODEL REFERENCE: its mean in $mean, its 99th percentile in $most, the reference's perplexity in $ref
+kl() {
+    run 0 "$1" "$qwen" "$2" --perplexity "$scratch/text.txt" -c 128 --kl "$3"
+    line=$(sed -n 's/^KL divergence from .*: mean \(.*\) nats; .* \(.*\) %; perplexity of the reference \(.*\)/\1 \2 \3/p' "$out")
+    mean=${line%%,*} most=${line#*percentile } ref=${line##* }
+    most=${most%%,*}
+    check "$1: a mean" test -n "$mean"
+}
+
+kl_tests() {
+    kl "--kl of a model with itself" "$model" "$model"
+    prints "--kl of a model with itself" 'mean 0, 99th percentile 0, max 0 nats; same likeliest token 100.000 %'
+    same "--kl: the model's own perplexity beside it" "$(head -n 1 "$out")" "$want"
+    run 0 "--perplexity in f32" "$qwen" "$scratch/f32.bin" --perplexity "$scratch/text.txt" -c 128
+    want_ref=$(sed 's/^perplexity \([0-9.]*\),.*/\1/' "$out")
+    kl "--kl of q8 with f32" "$model" "$scratch/f32.bin"
+    same "--kl: the reference's perplexity" "$ref" "$want_ref"
+    q8=$mean
+    kl "--kl of q5 with f32" "$scratch/q5.bin" "$scratch/f32.bin"
+    check "--kl: 0 < q8 ($q8) < q5 ($mean) < 0.1, and 99 of 100 not below the mean ($most)" \
+        awk "BEGIN { exit !(0 < $q8 && $q8 < $mean && $mean < 0.1 && $most >= $mean) }"
+    refuse 2 "--kl alone" "$qwen" "$model" --kl "$model" -p a
+    refuse 1 "--kl of nothing" "$qwen" "$model" --perplexity "$scratch/text.txt" --kl "$scratch/none.bin"
+    cp -r "$tiny" "$scratch/other"
+    sed 's/tool_call/tool_kall/g' "$tiny/tokenizer.json" >"$scratch/other/tokenizer.json"
+    run 0 "a model with another tokenizer" "$convert" "$scratch/other" -o "$scratch/other.bin"
+    refuse 1 "--kl of another tokenizer" "$qwen" "$model" --perplexity "$scratch/text.txt" --kl "$scratch/other.bin"
+    says "--kl of another tokenizer" 'other.bin: tokenizer: expected that of .*q8.bin, got another'
+}
+
 perplexity_tests() {
     line='^perplexity [0-9.]+, mean negative log-likelihood [0-9.]+ over [0-9]+ of [0-9]+ tokens'
     cat "$tiny/config.json" "$tiny/generation_config.json" >"$scratch/text.txt"
@@ -490,6 +522,13 @@ perplexity_tests() {
     run 0 "--perplexity again" env QWEN_ISA=scalar "$qwen" "$model" --perplexity "$scratch/text.txt" \
         -c 128 -t 1
     same "--perplexity is the same on every instruction set" "$(cat "$out")" "$want"
+    kl_tests
+    printf '<|im_start|>user\nhello<|im_end|>\n' >"$scratch/text.txt"
+    run 0 "--perplexity of a chat" "$qwen" "$model" --perplexity "$scratch/text.txt"
+    prints "--perplexity: special text is plain text" ' of [2-9][0-9] tokens'
+    run 0 "--perplexity --parse-special" "$qwen" "$model" --perplexity "$scratch/text.txt" --parse-special
+    same "--parse-special: as many tokens" "$(sed 's/.* of \([0-9]*\) tokens.*/\1/' "$out")" \
+        "$("$qwen" "$model" -f "$scratch/text.txt" --tokenize --parse-special | wc -w | awk '{ print $1 + 1 }')"
     printf a >"$scratch/text.txt"
     refuse 1 "--perplexity of one token" "$qwen" "$model" --perplexity "$scratch/text.txt"
     refuse 1 "--perplexity of nothing" "$qwen" "$model" --perplexity "$scratch/none"

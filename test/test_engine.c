@@ -145,6 +145,30 @@ static void test_sampler_edges(void) {
     sampler_close(&s);
 }
 
+/* The divergence as its definition has it: sum of p ln(p / q), in long double. */
+static void test_kl(void) {
+    uint64_t s = 9;
+    float p[300], q[300];
+    for (int trial = 0; trial < 200; trial++) {
+        uint32_t n = 1 + below(&s, 300);
+        long double p_sum = 0, q_sum = 0, want = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            p[i] = (float)(unit(&s) * 40 - 20);
+            q[i] = (float)(unit(&s) * 40 - 20);
+            p_sum += expl((long double)p[i]);
+            q_sum += expl((long double)q[i]);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            long double a = expl((long double)p[i]) / p_sum, b = expl((long double)q[i]) / q_sum;
+            want += a * logl(a / b);
+        }
+        double got = kl_divergence(p, q, n);
+        CHECK(fabsl((long double)got - want) <= 1e-12L * want + 1e-14L, "%u: %.17g", n, got);
+        CHECK(kl_divergence(p, p, n) == 0, "of equals");
+    }
+    CHECK(fabs(kl_divergence((float[]){0, 1000}, (float[]){1000, 0}, 2) - 1000) < 1e-9, "far off");
+}
+
 /* ---- Output ---------------------------------------------------------------------------------- */
 
 /* Feed pieces; what is shown after each must be the text beside it. */
@@ -501,6 +525,7 @@ int main(void) {
         text_ids[i] = (int32_t)below(&state, TINY_IM_END);
     test_sampler_reference();
     test_sampler_edges();
+    test_kl();
     test_output();
     test_output_random();
     test_loop_guard();
