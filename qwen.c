@@ -1079,6 +1079,199 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
     return n;
 }
 
+/* A session on disk: what --cache keeps of a prompt for the next run of the program.
+ *
+ *   CacheHeader
+ *   i32 ids[n]       the prompt, as far as it was read
+ *   keys of every plane, as in memory: (ceil(n/16), D, 16), zero behind the last token
+ *   values of every plane, as in memory: (n, v_stride)
+ *
+ * The same ids have the same keys and values, bit for bit, under the same weights and arithmetic
+ * alone, so the header says which these were. The file is not trusted: its checksum covers all of
+ * it, and nothing of it is used as a size before it was compared with what this model asks for. */
+#define CACHE_MAGIC "\x89QKV\r\n\x1a\n" /* 8 bytes */
+#define CACHE_VERSION 1                 /* to be raised when keys or values get other bits */
+
+typedef struct {
+    uint64_t model_bytes; /* size of the model's file, and the checksum of its header, */
+    uint32_t model_crc32c;
+    uint32_t arithmetic;      /* how prompts are read; 1: as every CPU does */
+    uint8_t model_sha256[32]; /* which holds every tensor's own; and what it was made from */
+    uint32_t kv_f32;
+    float yarn_factor;
+} CacheKey;
+
+typedef struct {
+    uint8_t magic[8];
+    uint32_t version;
+    uint32_t crc32c; /* of the whole file, these four bytes taken as zero */
+    uint64_t file_bytes;
+    CacheKey key;
+    uint64_t n; /* tokens */
+} CacheHeader;
+
+_Static_assert(sizeof(CacheHeader) == 88, "CacheHeader has no holes");
+
+static CacheKey cache_key(const Engine *e) {
+    const ModelHeader *h = e->model->file.header;
+    float yarn = e->options.yarn_factor;
+    CacheKey key = {.model_bytes = h->file_bytes,
+                    .model_crc32c = h->crc32c,
+                    .arithmetic = 1,
+                    .kv_f32 = e->options.kv_f32,
+                    .yarn_factor = yarn > 0 ? yarn : h->config.yarn_factor};
+    memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
+    return key;
+}
+
+static size_t n_planes(const Engine *e) {
+    return (size_t)e->model->config->num_hidden_layers * e->model->config->num_key_value_heads;
+}
+
+static size_t kv_item(const Engine *e) {
+    return e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/* Bytes of n positions of one plane; keys are kept in whole blocks. */
+static size_t key_bytes(const Engine *e, size_t n) {
+    return round_up(n, 16) * e->model->config->head_dim * kv_item(e);
+}
+static size_t value_bytes(const Engine *e, size_t n) { return n * e->v_stride * kv_item(e); }
+
+static bool cache_size(const Engine *e, size_t n, size_t *bytes) {
+    return mul_ok(key_bytes(e, n) + value_bytes(e, n), n_planes(e), bytes) &&
+           add_ok(*bytes, sizeof(CacheHeader) + n * sizeof(int32_t), bytes);
+}
+
+static uint32_t cache_crc(const uint8_t *data, size_t n) {
+    Crc table;
+    CacheHeader h;
+    memcpy(&h, data, sizeof h);
+    h.crc32c = 0;
+    crc_init(&table);
+    return crc_update(&table, crc_update(&table, 0, &h, sizeof h), data + sizeof h, n - sizeof h);
+}
+
+/* Is the file whole, and of this model under these settings? */
+static bool cache_prove(const Engine *e, const Map *m, const char *path, Error *err) {
+    const CacheHeader *h = (const void *)m->data;
+    CacheKey key = cache_key(e);
+    size_t bytes;
+    if (m->bytes < sizeof *h)
+        return fail(err, path, NULL, "cut off: expected at least %zu bytes, got %zu", sizeof *h,
+                    m->bytes);
+    if (h->version != CACHE_VERSION)
+        return fail(err, path, "version", "expected %u, got %" PRIu32, CACHE_VERSION, h->version);
+    if (h->file_bytes != m->bytes)
+        return fail(err, path, "file_bytes", "expected %" PRIu64 ", got %zu", h->file_bytes,
+                    m->bytes);
+    uint32_t crc = cache_crc(m->data, m->bytes);
+    if (crc != h->crc32c)
+        return fail(err, path, "crc32c", "damaged: expected %08" PRIx32 ", got %08" PRIx32,
+                    h->crc32c, crc);
+    if (memcmp(&h->key, &key, offsetof(CacheKey, kv_f32)) != 0)
+        return fail(err, path, "model", "expected the cache of %s, got another's", e->model->path);
+    if (memcmp(&h->key, &key, sizeof key) != 0)
+        return fail(err, path, "settings",
+                    "expected --kv %s and a YaRN factor of %g, got %s and %g",
+                    key.kv_f32 ? "f32" : "f16", (double)key.yarn_factor,
+                    h->key.kv_f32 ? "f32" : "f16", (double)h->key.yarn_factor);
+    if (h->n > MAX_CONTEXT || !cache_size(e, h->n, &bytes) || bytes != m->bytes)
+        return fail(err, path, "n", "%" PRIu64 " tokens do not go with a file of %zu bytes", h->n,
+                    m->bytes);
+    return true;
+}
+
+/* Take what the file's tokens and the prompt have in common into the empty session. */
+static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error *err) {
+    const Engine *e = s->engine;
+    const KvCache *kv = &e->caches[0];
+    size_t n = ((const CacheHeader *)(const void *)data)->n;
+    const int32_t *ids = (const void *)(data + sizeof(CacheHeader));
+    size_t most = min_size(min_size(n, prompt->n), e->options.ctx);
+    while (s->ids.n < most && ids[s->ids.n] == prompt->ids[s->ids.n])
+        if (!ids_add(&s->ids, prompt->ids[s->ids.n], err)) return false;
+    const uint8_t *keys = (const uint8_t *)(ids + n);
+    const uint8_t *values = keys + n_planes(e) * key_bytes(e, n);
+    for (size_t p = 0; p < n_planes(e); p++) {
+        memcpy(kv->k + p * kv->k_plane, keys + p * key_bytes(e, n), key_bytes(e, s->ids.n));
+        memcpy(kv->v + p * kv->v_plane, values + p * value_bytes(e, n), value_bytes(e, s->ids.n));
+    }
+    return true;
+}
+
+/* CACHE_UNUSABLE: the file is damaged, or of another model: it may be replaced. CACHE_REFUSED: it
+ * is no cache, so it must not be. *e says why. */
+typedef enum { CACHE_READ, CACHE_UNUSABLE, CACHE_REFUSED } CacheRead;
+
+/* Fill the empty session from the file, if there is one, as far as its tokens are the prompt's. */
+static CacheRead cache_read(Session *s, const char *path, const Ids *prompt, Error *err) {
+    struct stat st;
+    Map map;
+    bool exists = stat(path, &st) == 0;
+    if (exists ? S_ISREG(st.st_mode) && st.st_size == 0 : errno == ENOENT) return CACHE_READ;
+    if (!map_open(&map, path, err)) return CACHE_REFUSED;
+    CacheRead result = CACHE_READ;
+    if (memcmp(map.data, CACHE_MAGIC, min_size(map.bytes, sizeof CACHE_MAGIC - 1)) != 0) {
+        fail(err, path, "magic", "expected a file that --cache wrote, got another, left as it is");
+        result = CACHE_REFUSED;
+    } else if (!cache_prove(s->engine, &map, path, err)) {
+        result = CACHE_UNUSABLE;
+    } else if (!cache_take(s, map.data, prompt, err)) {
+        result = CACHE_REFUSED;
+    }
+    map_close(&map);
+    return result;
+}
+
+typedef struct {
+    NewFile file;
+    Crc table;
+    uint32_t crc;
+} CacheWriter;
+
+static bool cache_put(CacheWriter *w, const void *bytes, size_t n, Error *err) {
+    w->crc = crc_update(&w->table, w->crc, bytes, n);
+    return newfile_write(&w->file, bytes, n, err);
+}
+
+/* n positions of a plane's keys: the last block may hold later ones too, of the answer. */
+static bool cache_put_keys(CacheWriter *w, const Engine *e, const uint8_t *keys, size_t n,
+                           Error *err) {
+    _Alignas(float) uint8_t block[16 * MAX_HEAD_DIM * sizeof(float)];
+    size_t whole = key_bytes(e, n / 16 * 16), lane = key_bytes(e, 16) / 16, used = n % 16;
+    if (!cache_put(w, keys, whole, err)) return false;
+    if (used == 0) return true;
+    memcpy(block, keys + whole, 16 * lane);
+    for (size_t d = 0; d < e->model->config->head_dim; d++)
+        memset(block + (d * 16 + used) * kv_item(e), 0, (16 - used) * kv_item(e));
+    return cache_put(w, block, 16 * lane, err);
+}
+
+/* Write the first n tokens of the session. */
+static bool cache_write(const Session *s, const char *path, size_t n, Error *err) {
+    const Engine *e = s->engine;
+    const KvCache *kv = &e->caches[0];
+    CacheHeader h = {.version = CACHE_VERSION, .key = cache_key(e), .n = n};
+    CacheWriter w = {.crc = 0};
+    size_t bytes;
+    memcpy(h.magic, CACHE_MAGIC, sizeof h.magic);
+    if (!cache_size(e, n, &bytes)) return fail(err, path, NULL, "%zu tokens are too many", n);
+    h.file_bytes = bytes;
+    crc_init(&w.table);
+    if (!newfile_open(&w.file, path, err)) return false;
+    bool ok =
+        cache_put(&w, &h, sizeof h, err) && cache_put(&w, s->ids.ids, n * sizeof *s->ids.ids, err);
+    for (size_t p = 0; ok && p < n_planes(e); p++)
+        ok = cache_put_keys(&w, e, kv->k + p * kv->k_plane, n, err);
+    for (size_t p = 0; ok && p < n_planes(e); p++)
+        ok = cache_put(&w, kv->v + p * kv->v_plane, value_bytes(e, n), err);
+    h.crc32c = w.crc;
+    if (ok && newfile_pwrite(&w.file, &h, sizeof h, 0, err)) return newfile_commit(&w.file, err);
+    newfile_abort(&w.file);
+    return false;
+}
+
 /* ---- 7. Output ------------------------------------------------------------------------------- */
 
 /* Text on its way out. It holds back what may still become a stop string, and the beginning of a
@@ -1608,7 +1801,7 @@ static void on_interrupt(int signal_number) {
 static void on_bus_error(int signal_number) {
     (void)signal_number;
     static const char line[] =
-        "qwen: the model file changed on disk, or could not be read, while in use\n";
+        "qwen: the model or cache file changed on disk, or could not be read, while in use\n";
     ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
     (void)ignored;
     _exit(1);
@@ -1635,7 +1828,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 /* What the command line says. Sampling options that were not given come from the model's own file.
  */
 typedef struct {
-    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity, *kl;
+    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity, *kl, *cache;
     const char *stops[MAX_STOPS];
     size_t n_stops;
     bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help,
@@ -1731,6 +1924,11 @@ static const Option option_table[] = {
      "stretch the context F times by YaRN; costs a little accuracy on short texts"},
     {OPT_FLAG, "exact", 0, 0, AT(exact), 0, 0,
      "read prompts with the arithmetic that every CPU shares, so that all give the same bytes"},
+    {OPT_TEXT, "cache", 0, "FILE", AT(cache), 0, 0,
+     "take the beginning of the prompt from FILE, where an earlier run left its keys and values, "
+     "and "
+     "leave this prompt's there; the answer is what it would be without (FILE that cannot be "
+     "written: an error after the answer)"},
     {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
     {OPT_FLAG, "render", 0, 0, AT(render), 0, 0,
      "print the prompt that the model would get, and its ids"},
@@ -1945,6 +2143,7 @@ static bool options_check(const Options *o, Error *e) {
     if (modes > 1)
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+    if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
     if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
     if (o->raw && (o->system || o->messages))
         return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
@@ -2171,17 +2370,36 @@ static int complain(const Error *e, int status) {
     return status;
 }
 
+/* Begin the session with what --cache has of the prompt. */
+static bool take_cached(Program *p, const Ids *prompt, Error *e) {
+    if (!p->options.cache) return true;
+    double start = now_seconds();
+    CacheRead read = cache_read(&p->session, p->options.cache, prompt, e);
+    if (read == CACHE_UNUSABLE) fprintf(stderr, "qwen: %s; the prompt is read anew\n", e->text);
+    p->load_s += now_seconds() - start;
+    return read != CACHE_REFUSED;
+}
+
+/* Leave the prompt for the next run, as far as it was read, if the file lacks any of it. */
+static bool keep_cached(const Program *p, const Ids *prompt, size_t known, Error *e) {
+    size_t n = min_size(p->session.ids.n, prompt->n);
+    return !p->options.cache || n <= known || cache_write(&p->session, p->options.cache, n, e);
+}
+
 /* Answer one prompt and exit. */
 static int run_answer(Program *p) {
     Error e;
     ChatPrompt prompt = {0};
-    RunStats st = {0};
+    RunStats st = {.finish = FINISH_ERROR};
     Output out = {
         .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
     bool built = build_prompt(p, &prompt, &e);
-    bool ok = built && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
+    bool ok = built && take_cached(p, &prompt.ids, &e);
+    size_t known = p->session.ids.n;
+    ok = ok && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
     if (ok && out.all.n > 0 && out.all.data[out.all.n - 1] != '\n')
         ok = write_now(stdout, "\n", 1, &e);
+    ok = ok && keep_cached(p, &prompt.ids, known, &e);
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
     if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
@@ -2707,6 +2925,10 @@ static int run_chat(Program *p) {
     Error e;
     Chat c = {.program = p};
     int status = 1;
+    if (p->options.cache) {
+        fail(&e, NULL, "--cache", "goes with a prompt to answer (-p, -f, --messages or a pipe)");
+        return complain(&e, 2);
+    }
     if (p->model.chat.family == CHAT_NONE) {
         fail(&e, p->model.path, "template",
              "this model has none, so it cannot chat (use --raw with -p, -f or "

@@ -354,6 +354,83 @@ machine_tests() {
     refuse 1 "an unknown QWEN_ISA" env QWEN_ISA=mmx "$qwen" "$model" -p a
 }
 
+# cached WHAT TOKENS LINES ARGUMENTS...: the answer is the one without --cache, TOKENS come from the file, and
+# stderr holds LINES lines (1: the statistics alone)
+cached() {
+    cached_what=$1 cached_want=$2 cached_lines=$3
+    shift 3
+    run 0 "$cached_what, without" "$qwen" "$@" --seed 4 -n 20
+    cp "$out" "$scratch/answer"
+    run 0 "$cached_what" "$qwen" "$@" --seed 4 -n 20 --cache "$scratch/kv"
+    check "$cached_what: the same answer" cmp "$out" "$scratch/answer"
+    says "$cached_what: $cached_want cached" "\\($cached_want cached\\)"
+    same "$cached_what: lines on stderr" "$(wc -l <"$err")" "$cached_lines"
+}
+
+n_ids() { "$qwen" "$model" -p "$1" --render | sed -n 's/^ids: //p' | wc -w; } # tokens of the whole prompt
+
+cache_tests() {
+    rm -f "$scratch/kv"
+    cached "--cache: a new file" 0 1 "$model" -p 'hello the world'
+    before=$(cksum <"$scratch/kv")
+    all=$(n_ids 'hello the world')
+    cached "--cache: the same prompt" $((all - 1)) 1 "$model" -p 'hello the world'
+    same "--cache: a prompt that is in it leaves it" "$(cksum <"$scratch/kv")" "$before"
+    printf '%s\n' "$("$qwen" "$model" -p 'hello the world' --render)" >"$scratch/a"
+    printf '%s\n' "$("$qwen" "$model" -p 'hello the other' --render)" >"$scratch/b"
+    common=$(for f in a b; do sed -n 's/^ids: //p' "$scratch/$f"; done | awk '
+        { for (i = 1; i <= NF; i++) id[NR, i] = $i }
+        END { while (id[1, n + 1] == id[2, n + 1]) n++; print n }')
+    cached "--cache: another end" "$common" 1 "$model" -p 'hello the other'
+    cached "--cache: and that is in it now" "$common" 1 "$model" -p 'hello the world'
+    cached "--cache: on other threads" $((all - 1)) 1 "$model" -p 'hello the world' -t 1 --exact
+    cached "--cache: less context" $((all - 1)) 1 "$model" -p 'hello the world' -c 64
+    cached "--cache: nothing in common" 0 1 "$model" -p 'hello the world' --raw
+    cached "--cache: another model" 0 2 "$scratch/q5.bin" -p 'hello the world'
+    says "--cache: another model" '^qwen: .*/kv: model: .*; the prompt is read anew$'
+    cached "--cache: its own now" $((all - 1)) 1 "$scratch/q5.bin" -p 'hello the world'
+    cached "--cache: --kv f32" 0 2 "$scratch/q5.bin" -p 'hello the world' --kv f32
+    says "--cache: --kv f32" 'settings: expected --kv f32 .*, got f16'
+    cached "--cache: --yarn" 0 2 "$scratch/q5.bin" -p 'hello the world' --kv f32 --yarn 2
+    head -c 5000 "$scratch/kv" >"$scratch/kv2" && mv "$scratch/kv2" "$scratch/kv"
+    cached "--cache: cut off" 0 2 "$model" -p 'hello the world'
+    cached "--cache: mended" $((all - 1)) 1 "$model" -p 'hello the world'
+    : >"$scratch/kv"
+    cached "--cache: an empty file" 0 1 "$model" -p 'hello the world'
+    ask "--cache -n 0" "$model" -p 'hello the world and more' -n 0 --cache "$scratch/kv"
+    cached "--cache: filled by -n 0" $(($(n_ids 'hello the world and more') - 1)) 1 \
+        "$model" -p 'hello the world and more'
+}
+
+# Files that are not ours, folders that cannot be written, and others at the same time
+cache_refusals() {
+    refuse 1 "--cache of a file that is no cache" "$qwen" "$model" -p a --cache "$tiny/config.json"
+    says "--cache of a file that is no cache" 'config.json: magic: .*left as it is'
+    refuse 1 "--cache of a model" "$qwen" "$model" -p a --cache "$scratch/f32.bin"
+    refuse 1 "--cache of a folder" "$qwen" "$model" -p a --cache "$scratch"
+    refuse 2 "--cache without an answer" "$qwen" "$model" --verify --cache "$scratch/kv"
+    run 0 "the model is still one" "$qwen" "$scratch/f32.bin" --verify
+    run 1 "--cache in no folder" "$qwen" "$model" -p 'hello the world' --seed 4 -n 20 \
+        --cache "$scratch/none/kv"
+    check "--cache in no folder: the answer comes" test -s "$out"
+    same "--cache in no folder: one line and the statistics" "$(wc -l <"$err")" 2
+    says "--cache in no folder: which file" '^qwen: .*none/.*: cannot create'
+    "$qwen" "$model" -p 'hello the world' --seed 4 -n 20 >"$scratch/answer" 2>"$err"
+    for i in 1 2 3 4 5 6 7 8; do # all write the same file, from prompts of two kinds
+        { "$qwen" "$model" -p 'hello the world' --seed 4 -n 20 --cache "$scratch/kv"; echo $?; } \
+            >"$scratch/both.$i" 2>"$scratch/both.$i.err" &
+        "$qwen" "$model" -p 'the other things' -n 2 --cache "$scratch/kv" >"$out" 2>"$err" &
+    done
+    wait
+    echo 0 >>"$scratch/answer"
+    for i in 1 2 3 4 5 6 7 8; do
+        check "--cache of eight at once: the same answer" cmp "$scratch/both.$i" "$scratch/answer"
+        same "--cache of eight at once: no complaint" "$(wc -l <"$scratch/both.$i.err")" 1
+    done
+    cached "--cache after eight at once" '[0-9]+' 1 "$model" -p 'hello the world'
+    check "no temporary file is left" test -z "$(find "$scratch" -name '.*.tmp*')"
+}
+
 # ---- Every option --------------------------------------------------------------------------------
 
 option_tests() {
@@ -563,6 +640,8 @@ render_tests
 messages_tests
 stats_tests
 machine_tests
+cache_tests
+cache_refusals
 option_tests
 file_tests
 stream_tests

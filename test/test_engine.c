@@ -499,6 +499,201 @@ static void test_generate(const Model *m) {
     engine_close(&engine);
 }
 
+/* ---- The cache file -------------------------------------------------------------------------- */
+
+static char cache_path[320];
+
+static bool put_file(const void *bytes, size_t n) {
+    FILE *f = fopen(cache_path, "wb");
+    bool ok = f && fwrite(bytes, 1, n, f) == n;
+    if (f && fclose(f) != 0) ok = false;
+    return ok;
+}
+
+/* Read the cache for a prompt into a session that holds nothing, as a new process would. */
+static CacheRead read_anew(Session *s, const Ids *prompt, Error *e) {
+    s->ids.n = 0;
+    memset(s->engine->caches[0].memory, 0, s->engine->caches[0].bytes);
+    return cache_read(s, cache_path, prompt, e);
+}
+
+static Ids prompt_of(uint32_t shared, uint32_t n) {
+    Ids prompt = {0};
+    Error e;
+    for (uint32_t i = 0; i < n; i++)
+        if (!ids_add(&prompt, text_ids[i < shared ? i : 500 + i], &e)) CHECK(0, "%s", e.text);
+    return prompt;
+}
+
+/* 90 tokens are written; of prompts that share some with them, the shared ones are taken, and the
+ * logits are what they are without. */
+static void check_cache_prefix(Session *s, uint32_t shared, float *want) {
+    Error e;
+    size_t row = s->engine->model->config->vocab_size * sizeof *want;
+    Ids prompt = prompt_of(shared, 100);
+    s->ids.n = 0;
+    bool ok = session_feed(s, prompt.ids, prompt.n, NULL, &e) == FED;
+    memcpy(want, s->logits, row);
+    ok = ok && read_anew(s, &prompt, &e) == CACHE_READ;
+    CHECK(ok && s->ids.n == min_size(shared, 90), "%zu of %u are taken", s->ids.n, shared);
+    size_t cached = session_rewind(s, &prompt);
+    ok = ok && session_feed(s, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
+    CHECK(ok && memcmp(want, s->logits, row) == 0, "the logits behind %zu tokens", cached);
+    ids_free(&prompt);
+}
+
+static void test_cache_prefix(Session *s) {
+    Error e;
+    float *want = alloc_array(&e, "logits", s->engine->model->config->vocab_size, sizeof *want);
+    s->ids.n = 0;
+    bool ok = want && session_feed(s, text_ids, 95, NULL, &e) == FED &&
+              cache_write(s, cache_path, 90, &e);
+    CHECK(ok, "%s", e.text);
+    for (uint32_t shared = 0; ok && shared <= 96; shared += 8) check_cache_prefix(s, shared, want);
+    free(want);
+}
+
+/* What follows the prompt leaves no trace in the file; and a file goes back to itself. */
+static void test_cache_bytes(Session *s) {
+    static const size_t sizes[] = {1, 15, 16, 17, 33};
+    Error e;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        size_t n = sizes[i];
+        Buffer files[3] = {{0}};
+        Ids prompt = prompt_of((uint32_t)n, (uint32_t)n + 40);
+        bool ok = true;
+        s->ids.n = 0;
+        memset(s->engine->caches[0].memory, 0, s->engine->caches[0].bytes);
+        for (size_t k = 0; ok && k < 3; k++) {
+            /* the prompt alone; with an answer behind it; taken from the file */
+            if (k == 2) ok = read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == n;
+            size_t more = k == 0 ? n : k == 1 ? 40 : 0;
+            ok = ok && (more == 0 || session_feed(s, prompt.ids + k * n, more, NULL, &e) == FED) &&
+                 cache_write(s, cache_path, n, &e) && read_file(cache_path, 1 << 20, &files[k], &e);
+        }
+        for (size_t k = 1; ok && k < 3; k++)
+            CHECK(files[k].n == files[0].n && memcmp(files[k].data, files[0].data, files[0].n) == 0,
+                  "%zu tokens: file %zu is another", n, k);
+        CHECK(ok, "%zu tokens: %s", n, e.text);
+        for (size_t k = 0; k < 3; k++) buffer_free(&files[k]);
+        ids_free(&prompt);
+    }
+}
+
+/* A file of 5 tokens, cut off at every length and with every byte changed: nothing is taken from
+ * it, and it may be replaced unless it does not look like a cache at all. */
+static void test_cache_damage(Session *s) {
+    Error e;
+    Buffer file = {0};
+    Ids prompt = prompt_of(5, 9);
+    s->ids.n = 0;
+    bool ok = session_feed(s, prompt.ids, 5, NULL, &e) == FED &&
+              cache_write(s, cache_path, 5, &e) && read_file(cache_path, 1 << 20, &file, &e);
+    CHECK(ok && read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == 5, "%s", e.text);
+    for (size_t n = 0; ok && n < file.n; n++) {
+        CacheRead got = put_file(file.data, n) ? read_anew(s, &prompt, &e) : CACHE_REFUSED;
+        CHECK(got == (n ? CACHE_UNUSABLE : CACHE_READ) && s->ids.n == 0, "cut to %zu bytes", n);
+    }
+    for (size_t i = 0; ok && i < file.n; i++) {
+        file.data[i] = (char)(file.data[i] ^ 1 << i % 8);
+        CacheRead got = put_file(file.data, file.n) ? read_anew(s, &prompt, &e) : CACHE_READ;
+        CHECK(got == (i < 8 ? CACHE_REFUSED : CACHE_UNUSABLE) && s->ids.n == 0, "byte %zu", i);
+        file.data[i] = (char)(file.data[i] ^ 1 << i % 8);
+    }
+    ok = ok && buffer_add(&file, "", 1, &e) && put_file(file.data, file.n);
+    CHECK(ok && read_anew(s, &prompt, &e) == CACHE_UNUSABLE && s->ids.n == 0, "a byte too many");
+    ids_free(&prompt);
+    buffer_free(&file);
+}
+
+/* Files whose checksum is right and whose sizes are not: numbers of tokens that do not go with the
+ * file, up to those whose sizes wrap around. */
+static void test_cache_forged(Session *s) {
+    Error e;
+    uint64_t state = 8;
+    uint8_t file[4096];
+    Ids prompt = prompt_of(5, 9);
+    CacheHeader h = {.magic = CACHE_MAGIC, .version = CACHE_VERSION, .key = cache_key(s->engine)};
+    for (int trial = 0; trial < 2000; trial++) {
+        size_t n = sizeof h + below(&state, sizeof file - sizeof h);
+        for (size_t i = 0; i < n; i++) file[i] = (uint8_t)test_random(&state);
+        h.file_bytes = n;
+        h.n = test_random(&state) >> below(&state, 64);
+        h.crc32c = 0;
+        memcpy(file, &h, sizeof h);
+        h.crc32c = cache_crc(file, n);
+        memcpy(file, &h, sizeof h);
+        CacheRead got = put_file(file, n) ? read_anew(s, &prompt, &e) : CACHE_REFUSED;
+        CHECK(got == CACHE_UNUSABLE && strstr(e.text, ": n: ") && s->ids.n == 0, "%" PRIu64 ": %s",
+              h.n, e.text);
+    }
+    ids_free(&prompt);
+}
+
+/* What was written in one way and with one model is not taken in another. */
+static void test_cache_others(const Model *m, const Model *other, Way way) {
+    static const Way ways[] = {
+        {.chunk = 3, .threads = 2, .isa = "scalar"}, {.kv_f32 = true}, {.yarn = 4}};
+    Ids prompt = prompt_of(20, 30);
+    Engine engine;
+    Session s;
+    Error e;
+    for (size_t i = 0; i < 4; i++) {
+        Way w = i < 3 ? ways[i] : way;
+        if (!open_way(&engine, i < 3 ? m : other, w, &e)) break;
+        if (session_open(&s, &engine, &e)) {
+            bool same = i < 3 && w.kv_f32 == way.kv_f32 && w.yarn == way.yarn;
+            CacheRead got = read_anew(&s, &prompt, &e);
+            CHECK(got == (same ? CACHE_READ : CACHE_UNUSABLE) && s.ids.n == (same ? 20 : 0),
+                  "way %zu: %s", i, e.text);
+            session_close(&s);
+        }
+        engine_close(&engine);
+    }
+    ids_free(&prompt);
+}
+
+static void test_cache_way(const Model *m, const Model *other, Way way) {
+    Engine engine;
+    Session s;
+    Error e;
+    if (!open_way(&engine, m, way, &e)) return;
+    if (session_open(&s, &engine, &e)) {
+        test_cache_prefix(&s);
+        test_cache_bytes(&s);
+        test_cache_damage(&s);
+        test_cache_forged(&s);
+        s.ids.n = 0;
+        CHECK(session_feed(&s, text_ids, 20, NULL, &e) == FED &&
+                  cache_write(&s, cache_path, 20, &e),
+              "%s", e.text);
+        session_close(&s);
+    }
+    engine_close(&engine);
+    test_cache_others(m, other, way);
+}
+
+static void test_cache(void) {
+    char other_path[320];
+    Model q8, f32;
+    Error e;
+    snprintf(other_path, sizeof other_path, "%s.other", model_path);
+    snprintf(cache_path, sizeof cache_path, "%s.cache", model_path);
+    bool ok = tiny_model(model_path, "q8", TINY_NEVER_ENDS, &e) && model_load(&q8, model_path, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    ok = tiny_model(other_path, "f32", TINY_NEVER_ENDS, &e) && model_load(&f32, other_path, &e);
+    CHECK(ok, "%s", e.text);
+    if (ok) {
+        test_cache_way(&q8, &f32, (Way){.threads = 2});
+        test_cache_way(&f32, &q8, (Way){.kv_f32 = true});
+        model_unload(&f32);
+    }
+    model_unload(&q8);
+    unlink(other_path);
+    unlink(cache_path);
+}
+
 static void test_model(const char *quant) {
     Model m;
     Error e;
@@ -536,6 +731,7 @@ int main(void) {
     if (fd >= 0) {
         close(fd);
         for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) test_model(quants[i]);
+        test_cache();
         unlink(model_path);
     }
     return test_end("test_engine");
