@@ -951,10 +951,10 @@ static int32_t best_id(const float *logits, uint32_t n) {
     return (int32_t)best;
 }
 
-/* ln of the sum of exp(logits[0..n)). */
+/* ln of the sum of exp(logits[0..n)), n >= 1. */
 static double log_sum_exp(const float *logits, uint32_t n) {
-    double max = (double)logits[best_id(logits, n)], sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += exp((double)logits[i] - max);
+    double max = (double)logits[best_id(logits, n)], sum = exp((double)logits[0] - max);
+    for (uint32_t i = 1; i < n; i++) sum += exp((double)logits[i] - max);
     return max + log(sum);
 }
 
