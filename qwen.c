@@ -1926,9 +1926,8 @@ static const Option option_table[] = {
      "read prompts with the arithmetic that every CPU shares, so that all give the same bytes"},
     {OPT_TEXT, "cache", 0, "FILE", AT(cache), 0, 0,
      "take the beginning of the prompt from FILE, where an earlier run left its keys and values, "
-     "and "
-     "leave this prompt's there; the answer is what it would be without (FILE that cannot be "
-     "written: an error after the answer)"},
+     "and leave this prompt's there; the answer is what it would be without. A damaged FILE, "
+     "another model's, or one that cannot be written costs a warning"},
     {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
     {OPT_FLAG, "render", 0, 0, AT(render), 0, 0,
      "print the prompt that the model would get, and its ids"},
@@ -2380,10 +2379,14 @@ static bool take_cached(Program *p, const Ids *prompt, Error *e) {
     return read != CACHE_REFUSED;
 }
 
-/* Leave the prompt for the next run, as far as it was read, if the file lacks any of it. */
-static bool keep_cached(const Program *p, const Ids *prompt, size_t known, Error *e) {
+/* Leave the prompt for the next run, as far as it was read, if the file lacks any of it. The answer
+ * is there already: that this fails is no reason to fail. */
+static void keep_cached(const Program *p, const Ids *prompt, size_t known) {
+    Error e;
     size_t n = min_size(p->session.ids.n, prompt->n);
-    return !p->options.cache || n <= known || cache_write(&p->session, p->options.cache, n, e);
+    if (!p->options.cache || n <= known || cache_write(&p->session, p->options.cache, n, &e))
+        return;
+    fprintf(stderr, "qwen: %s; the next run will read the prompt anew\n", e.text);
 }
 
 /* Answer one prompt and exit. */
@@ -2399,7 +2402,7 @@ static int run_answer(Program *p) {
     ok = ok && generate(&p->session, &prompt.ids, &p->generate, &out, &st, &e);
     if (ok && out.all.n > 0 && out.all.data[out.all.n - 1] != '\n')
         ok = write_now(stdout, "\n", 1, &e);
-    ok = ok && keep_cached(p, &prompt.ids, known, &e);
+    if (ok) keep_cached(p, &prompt.ids, known);
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
     if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
