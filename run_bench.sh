@@ -39,7 +39,7 @@ usage() {
   --profile NAME       rbyf (default): temperature 0.15 (warm-up 0.25), top-k 40, top-p 0.95, min-p 0.05,
                        repeat penalty 1.31 over the last 64 tokens, at most 1500 tokens, context 8192;
                        model: the model's own generation defaults
-  --context-first      put the article before the instruction
+  --context-first      put the article before the instruction: it is then read once for all tasks
   --url URL            ask an OpenAI-compatible server, like http://localhost:8000/v1
   --model NAME         the server's name of the model
   --seed N             start of the random numbers (default 1)
@@ -367,9 +367,11 @@ sampling_set() {
     done
 }
 
-# Ask ./qwen. The prompt file's last newline is dropped there.
+# Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one begin with
+# is computed once: with --context-first that is the article, and with another seed the whole prompt.
 answer_local() {
     set -- "$model" -f "$work/prompt" --stats "$work/stats" -n "$max_tokens" -c "$n_ctx" --seed "$1"
+    set -- "$@" --cache "$work/cache"
     [ -z "$temp" ] || set -- "$@" --temp "$temp"
     [ -z "$top_k" ] || set -- "$@" --top-k "$top_k"
     [ -z "$top_p" ] || set -- "$@" --top-p "$top_p"
@@ -532,6 +534,8 @@ answer() {
     if [ -n "$url" ]; then answer_url "$1"; else answer_local "$1"; fi
     printf '%s' "$plain"
     answer_s=$(($(date +%s) - started))
+    # The speed of a handful of tokens says little.
+    [ "${s_prompt:-0}" -lt $((${s_cached:-0} + 16)) ] || reading=$s_prefill
     [ "${answer_status:-130}" != 130 ] || on_signal 130
     if [ "$answer_status" != 0 ]; then
         s_finish="failed $answer_status"
@@ -657,15 +661,15 @@ log_answer() {
     } | log_add
 }
 
-# About how long the tasks $1... will take: their sizes, at the speed of the last answer, corrected by how
-# the estimates so far came out.
+# About how long the tasks $1... will take: their sizes, at the speeds of the latest answers, corrected by
+# how the estimates so far came out.
 estimate() {
-    awk -v list=" $* " -v prefill="$s_prefill" -v decode="$s_decode" '
+    awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
         prefill > 0 && decode > 0 && index(list, " " $1 " ") { s += $2 / 4.2 / prefill + $3 / decode }
         END { print int(s + 0.5) }' "$work/plan"
 }
 estimate_text() {
-    [ "${s_decode:-0}" != 0 ] || return 0
+    [ -n "$reading" ] && [ "${s_decode:-0}" != 0 ] || return 0
     left=$(estimate "$@")
     if [ "$expected_s" -gt 20 ]; then left=$((left * spent_s / expected_s)); fi
     if [ "$left" -lt 90 ]; then
@@ -856,7 +860,7 @@ run_resume() {
     fi
     say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add
     say "Run $run goes on: $model_name, prompts $label, profile $profile"
-    s_prefill='' s_decode=''
+    s_decode=''
     run_tasks
 }
 
@@ -997,7 +1001,7 @@ make_report() {
 # ---- The command line --------------------------------------------------------------------------------
 
 results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set='' profile=rbyf seed=1
-threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle=''
+threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle='' reading=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "$NO_COLOR" ]; then

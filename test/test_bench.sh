@@ -469,6 +469,47 @@ check "a failing answer is a row that says so" same "$?$(rows "$results/failing.
     "01|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
 
+# What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for names,
+# times and speeds; and from the second task with the article on, it is counted as cached.
+cat >"$scratch/rest.awk" <<'END'
+csv_add($0) {
+    for (i = 1; i <= CSV_N; i++) if (i < 5 || i > 6 && i < 24 || i == 25 || i == 26 || i > 31 && i < 36) printf "%s|", CSV[i]
+    print ""
+}
+END
+cat >"$scratch/cached.awk" <<'END'
+csv_add($0) && CSV[1] >= 5 && CSV[1] <= 12 && CSV[24] < article { print CSV[1] ": " CSV[24] " of " article }
+END
+cat >"$scratch/forgets" <<END
+#!/bin/sh
+for word; do
+    shift
+    if [ "\$word" = --cache ]; then skip=1; elif [ -n "\$skip" ]; then skip=''; else set -- "\$@" "\$word"; fi
+done
+exec "$real_qwen" "\$@"
+END
+chmod +x "$scratch/forgets"
+real() { run "$tiny" --auto --threads 1 --prompts "$scratch/short" "$@" >"$scratch/out" 2>&1; }
+cache_tests() {
+    QWEN=$real_qwen real --context-first --run shared
+    check "a real model, the article first" same $? 0
+    QWEN=$scratch/forgets real --context-first --run alone
+    check "the same without --cache" same $? 0
+    for name in shared alone; do
+        awk -f "$here/../prompts/csv.awk" -f "$scratch/rest.awk" "$results/$name.csv" >"$scratch/$name.rest"
+        (cd "$results/$name" && cat ./*.txt) >"$scratch/$name.answers"
+    done
+    check "with and without --cache: the same rows" alike "$scratch/alone.rest" "$scratch/shared.rest"
+    check "with and without --cache: the same answers" alike "$scratch/alone.answers" "$scratch/shared.answers"
+    check "without --cache nothing is cached" same "$(cut -d, -f24 "$results/alone.csv" | sed 1d | sort -u)" 0
+    article=$("$real_qwen" "$tiny" -f "$scratch/short/article.txt" --tokenize | wc -w)
+    check "with it the article is" same "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" article=$((article)) "$results/shared.csv")" ""
+    printf 'expect %s\nsend r\\n\nexpect %s\nsend 1\\n\nexpect %s\nsend q\\n\n' "$ask" "$ask" "$ask" >"$scratch/votes"
+    QWEN=$real_qwen pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$tiny" --threads 1 --prompts "$scratch/short" --run twice
+    check "r reads no prompt twice" same "$(sed 1d "$results/twice.csv" | awk -F, '{ print $13, $23 - $24 }')" "2 1"
+    check "no cache is left" same "$(find "$results" -name '*cache*')" ""
+}
+
 tiny=$scratch/tiny.bin
 rm -f "$tiny"
 checkpoint=$golden/logits/k256/hf
@@ -483,16 +524,17 @@ if [ -s "$tiny" ]; then
     for file in "$here"/../prompts/en/*.txt; do
         sed 's/^max-tokens: .*/max-tokens: 30/' "$file" >"$scratch/short/${file##*/}"
     done
-    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run real >"$scratch/out" 2>&1
+    QWEN=$real_qwen real --run real
     check "a real model runs the catalogue" same "$?$(rows "$results/real.csv" | grep -c '|36||')" 014
-    check "a real model has figures" has "$results/real.csv" ',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,0,[0-9]*,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,'
+    check "a real model has figures" has "$results/real.csv" ',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,[0-9]*,[0-9]*,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,'
     cp "$results/real/14.txt" "$scratch/again.txt"
-    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run real2 >"$scratch/out" 2>&1
+    QWEN=$real_qwen real --run real2
     check "the same seed gives the same answers" alike "$scratch/again.txt" "$results/real2/14.txt"
-    QWEN=$real_qwen run "$tiny" --auto --threads 1 --prompts "$scratch/short" --run own --profile model >"$scratch/out" 2>&1
+    cache_tests
+    QWEN=$real_qwen real --run own --profile model
     check "--profile model takes the model's own sampling" has "$results/own.csv" ',model,0.7,20,0.8,0,1.1,-1,30'
 else
-    skip 4 "no golden data and no make_tiny: no real model"
+    skip 12 "no golden data and no make_tiny: no real model"
 fi
 
 if command -v shellcheck >/dev/null; then
