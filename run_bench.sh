@@ -93,6 +93,7 @@ cpu_name() {
 
 # ---- The end, and signals ----------------------------------------------------------------------------
 
+again=''   # how to call this again
 locks=''   # lock files that are ours
 work=''    # scratch directory
 tty_state='' # what to give back to the terminal
@@ -108,7 +109,7 @@ finish() {
 on_signal() {
     trap '' INT TERM HUP
     printf '\n' >&2
-    warn "stopped; the rows so far are safe${run:+, ./run_bench.sh --resume $run goes on}"
+    warn "stopped; the rows so far are safe${run:+, $again --resume $run goes on}"
     exit "$1"
 }
 trap finish EXIT
@@ -574,10 +575,13 @@ scale() {
 EOF
 }
 
-tty_open() {
-    (exec 4<>/dev/tty) 2>/dev/null ||
-        die 2 "no terminal to ask for scores: --auto runs without, and --score RUN asks later"
-    exec 4<>/dev/tty
+tty_open() { (exec 4<>/dev/tty) 2>/dev/null && exec 4<>/dev/tty; }
+
+# Without a person there is nobody to ask: the answers wait for --score.
+tty_or_auto() {
+    [ "$auto" = 0 ] && ! tty_open || return 0
+    warn "no terminal to ask for scores: going on as with --auto"
+    auto=2 # for this time alone
 }
 
 # What the terminal has to give within $1 tenths of a second.
@@ -755,7 +759,7 @@ run_tasks() {
         expected_s=$((expected_s + $(estimate "$number")))
         printf '\n%s\n' "${bold}[$position/$n_tasks] $(sed -n "s/^$number [0-9]* [0-9]* //p" "$work/plan")$plain${time_left:+, $time_left}"
         if ! run_task "$number"; then
-            say "Left at task $number. ./run_bench.sh --resume $run goes on with it."
+            say "Left at task $number. $again --resume $run goes on with it."
             return
         fi
         left=${left#" $number"}
@@ -766,10 +770,11 @@ run_tasks() {
 run_total() {
     csv_awk '
         csv_add($0) && records++ && CSV[3] != "" { sum += CSV[3]; voted++ }
-        END { printf "Total: %d of %d, %d of %d tasks scored.\n", sum, 5 * (records - 1), voted, records - 1 }
-        ' "$csv"
+        END {
+            printf "Total: %d of %d, %d of %d tasks scored.\n", sum, 5 * (records - 1), voted, records - 1
+            if (voted < records - 1) print again " asks for the missing scores."
+        }' again="$again --score $run" "$csv"
     say "$csv, $log"
-    if [ "$auto" = 1 ]; then say "./run_bench.sh --score $run asks for the scores."; fi
 }
 
 work_open() {
@@ -800,7 +805,7 @@ settings_read() {
         seed) seed=$value ;;
         threads) threads=$value ;;
         n_ctx) n_ctx=$value ;;
-        auto) [ "$auto" = 1 ] || auto=$value ;;
+        auto) [ "$value" != 1 ] || auto=1 ;;
         esac
     done <"$results/$run/settings"
 }
@@ -820,7 +825,7 @@ model_probe() {
 }
 
 run_new() {
-    [ "$auto" = 1 ] || tty_open
+    tty_or_auto
     set_find
     if [ -z "$run" ]; then
         run=$(date +%Y%m%d)-$(od -An -tu1 -N5 /dev/urandom | awk '{ for (i = 1; i <= 5; i++)
@@ -851,7 +856,7 @@ run_resume() {
     lock_take "$run"
     work_open "$run"
     settings_read
-    [ "$auto" = 1 ] || tty_open
+    tty_or_auto
     set_find
     if [ ! -e "$csv" ]; then printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; fi # ended in its warm-up
     csv_repair
@@ -934,7 +939,7 @@ score_runs() {
     for run; do
         [ -f "$results/$run/settings" ] || die 2 "--score $run: there is no such run in $results"
     done
-    tty_open
+    tty_open || die 2 "--score: expected a terminal to ask for scores, found none"
     for run; do
         lock_take "$run"
         csv=$results/$run.csv
@@ -1041,6 +1046,10 @@ while [ $# -gt 0 ]; do
 done
 
 case $profile in rbyf | model) ;; *) die 2 "--profile: expected rbyf or model, got \"$profile\"" ;; esac
+case $results in
+results) again=./run_bench.sh ;;
+*) again="./run_bench.sh --results $results" ;;
+esac
 case $results in */*) ;; *) results=./$results ;; esac
 # shellcheck disable=SC2086 # names of runs have no blanks
 case $mode in
@@ -1056,7 +1065,7 @@ new)
         [ -z "$model" ] || die 2 "expected a model file or --url, not both"
         command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
     elif [ -z "$model" ]; then
-        [ -f "$demo_model" ] || die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME"
+        [ -f "$demo_model" ] || die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME (make run builds the bundled one)"
         model=$demo_model
         if [ -d "$programs/demo" ]; then set=${set:-demo}; fi
     fi

@@ -147,10 +147,13 @@ function compare(a, b,    t, d) {
     pair_sign = sign_p(pair_wins, pair_losses)
 }
 
+function p_text(p) { return sprintf(p < 0.001 ? "%.4f" : "%.3f", p) }
+
 # With several pairs some look different by luck: p counts times the number of pairs.
-function verdict() {
+function verdict(a, b) {
     if (pair_n == 0) return "no task has votes in both"
-    return pair_p * n_pairs < 0.05 ? "more than chance" : "may be chance"
+    return (pair_p * n_pairs < 0.05 ? "more than chance" : "may be chance") \
+        (set[a] != "" && set[b] != "" && set[a] != set[b] ? " (other prompts)" : "")
 }
 
 function count_pairs(    a, b) {
@@ -182,8 +185,8 @@ function report_text(    r, t, line, a, b) {
     if (n_pairs) printf "\nDifferences, task by task (exact permutation test; sign test)\n"
     for (a = 1; a <= R; a++) for (b = a + 1; b <= R; b++) if (votes[a] && votes[b]) {
         compare(a, b)
-        printf "%s - %s: %+d over %d tasks, better in %d, worse in %d; p = %.3f (%.3f): %s\n", letter(a),
-            letter(b), pair_sum, pair_n, pair_wins, pair_losses, pair_p, pair_sign, verdict()
+        printf "%s - %s: %+d over %d tasks, better in %d, worse in %d; p = %s (%s): %s\n", letter(a),
+            letter(b), pair_sum, pair_n, pair_wins, pair_losses, p_text(pair_p), p_text(pair_sign), verdict(a, b)
     }
     if (n_pairs > 1) printf "With %d pairs, p counts %d times before it is held against 0.05.\n", n_pairs, n_pairs
     if (n_repeats) print "\n" repeat_line()
@@ -277,7 +280,7 @@ function round_up(x,    step, k) {
 }
 
 # A dot for each run: answer tokens/s to the right, the total upwards.
-function page_speed(    r, q, max_x, max_y, x, y, k, w, h, left, n, label_y, moved, px, py) {
+function page_speed(    r, q, max_x, max_y, x, y, k, w, h, left, n, label, label_y, moved, px, py, from, to) {
     for (r = 1; r <= R; r++) if (votes[r] && decode_s[r] > 0) {
         n++
         if (decode_n[r] / decode_s[r] > max_x) max_x = decode_n[r] / decode_s[r]
@@ -299,16 +302,21 @@ function page_speed(    r, q, max_x, max_y, x, y, k, w, h, left, n, label_y, mov
     for (r = 1; r <= R; r++) if (votes[r] && decode_s[r] > 0) {
         px[r] = left + w * decode_n[r] / decode_s[r] / max_x
         py[r] = 30 + h - h * total[r] / max_y
+        label = letter(r) "  " title(r)
+        from[r] = px[r] + 10 # about 7 units for a character; to the left of the dot where the page ends
+        if (from[r] + 7 * length(label) > 880) from[r] = px[r] - 10 - 7 * length(label)
+        to[r] = from[r] + 7 * length(label)
         label_y = py[r] + 4
         for (moved = 1; moved;) {
             moved = 0
             for (q = 1; q < r; q++)
-                if (q in place && abs(place[q] - label_y) < 15 && abs(px[q] - px[r]) < 190) { label_y = place[q] + 15; moved = 1 }
+                if (q in place && abs(place[q] - label_y) < 15 && from[q] < to[r] && from[r] < to[q]) { label_y = place[q] + 15; moved = 1 }
         }
         place[r] = label_y
         out(sprintf("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"var(--dot)\"><title>%s: %d, %.1f tokens/s</title></circle>",
                     px[r], py[r], esc(title(r)), total[r], decode_n[r] / decode_s[r]))
-        out(sprintf("<text x=\"%.1f\" y=\"%.1f\">%s &#160;%s</text>", px[r] + 10, label_y, letter(r), esc(title(r))))
+        out(sprintf("<text x=\"%.1f\" y=\"%.1f\"%s>%s &#160;%s</text>", from[r] > px[r] ? px[r] + 10 : px[r] - 10, label_y,
+                    from[r] > px[r] ? "" : " text-anchor=\"end\"", letter(r), esc(title(r))))
     }
     out("</svg></div>")
 }
@@ -333,8 +341,8 @@ function page_pairs(    a, b) {
     out("<div class=\"wide\"><table><tr><th>pair</th><th>difference</th><th>tasks</th><th>better</th><th>worse</th><th>p</th><th></th></tr>")
     for (a = 1; a <= R; a++) for (b = a + 1; b <= R; b++) if (votes[a] && votes[b]) {
         compare(a, b)
-        out(sprintf("<tr><td>%s - %s</td><td>%+d</td><td>%d</td><td>%d</td><td>%d</td><td>%.3f (%.3f)</td><td class=\"text\">%s</td></tr>",
-                    letter(a), letter(b), pair_sum, pair_n, pair_wins, pair_losses, pair_p, pair_sign, verdict()))
+        out(sprintf("<tr><td>%s - %s</td><td>%+d</td><td>%d</td><td>%d</td><td>%d</td><td>%s (%s)</td><td class=\"text\">%s</td></tr>",
+                    letter(a), letter(b), pair_sum, pair_n, pair_wins, pair_losses, p_text(pair_p), p_text(pair_sign), verdict(a, b)))
     }
     out("</table></div>")
 }

@@ -256,6 +256,22 @@ check "^C at the vote ends with 130" same $? 130
 check "^C at the vote keeps the rows" same "$(rows "$results/asked.csv")" "1|36|2|stop"
 check "^C says how to go on" has "$scratch/out" "--resume asked"
 
+# Without a terminal nothing is asked; back at one, what is left is.
+if command -v setsid >/dev/null; then
+    setsid -w sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run alone >"$scratch/out" 2>&1 </dev/null
+    check "no terminal: the run goes on without" same "$?$(rows "$results/alone.csv" | grep -c '|36||stop')" 05
+    check "no terminal: said" has "$scratch/out" "no terminal to ask for scores"
+    check "no terminal: what to do is said" has "$scratch/out" "run_bench.sh --results $results --score alone asks"
+    setsid -w sh "$bench" --results "$results" --score alone >"$scratch/out" 2>&1 </dev/null
+    check "no terminal: --score is refused" same "$?$(wc -l <"$scratch/out" | tr -d ' ')" 21
+    sed '$d' "$results/alone.csv" >"$scratch/less.csv" && mv "$scratch/less.csv" "$results/alone.csv"
+    printf 'expect 5/5\nexpect %s\nsend 4\\n\nexpect Total: 4 of 25, 1 of 5\n' "$ask" >"$scratch/votes"
+    pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --resume alone
+    check "a terminal again: asked" same "$?$(rows "$results/alone.csv" | tail -n 1)" "010|36|4|stop"
+else
+    skip 5 "no setsid to lose the terminal with"
+fi
+
 # ---- Two runners; torn, foreign and read-only files; a full disk ---------------------------------------
 
 fresh
@@ -374,6 +390,12 @@ check "the page needs nothing from elsewhere" lacks "$results/report.html" 'http
 printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a, b"\r\n' >"$results/plain.csv"
 run --report plain >"$scratch/out" 2>&1
 check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
+long=A-name-that-is-longer-than-what-is-left-of-the-page
+sed "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/; s/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/" "$here/bench/third.csv" >"$results/fourth.csv"
+run --report second fourth >"$scratch/out" 2>&1
+check "a long name at the right stands to the left of its dot" has "$results/report.html" " text-anchor=\"end\">B &#160;$long q8<"
+check "runs of different prompts are marked" has "$scratch/out" "more than chance (other prompts)"
+check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
 run --report nothing >"$scratch/out" 2>&1
 check "a run that is not there" same $? 2
 
