@@ -415,7 +415,7 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
         f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (f->fd >= 0) return true;
         bool again = errno == EEXIST || errno == EINTR;
-        fail_errno(e, f->temporary, "cannot create");
+        fail_errno(e, path, "cannot create a file beside it");
         if (!again) break;
     }
     free(f->path);

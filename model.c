@@ -52,6 +52,13 @@ bool model_check_config(const ModelConfig *c, const char *file, Error *e) {
                        c->yarn_original_max_position_embeddings, 1, MAX_CONTEXT, e);
 }
 
+/* A token id, or -1 for none. */
+static bool check_id(const ModelHeader *h, const char *field, int32_t id, const char *file,
+                     Error *e) {
+    if (id >= -1 && id < (int32_t)h->config.vocab_size) return true;
+    return fail(e, file, field, "expected -1 to %u, got %d", h->config.vocab_size - 1, id);
+}
+
 static bool check_defaults(const ModelHeader *h, const char *file, Error *e) {
     const ModelDefaults *d = &h->defaults;
     if (!check_range(file, "do_sample", d->do_sample, 0, 1, e) ||
@@ -65,7 +72,8 @@ static bool check_defaults(const ModelHeader *h, const char *file, Error *e) {
         if (d->eos[i] < 0 || (uint32_t)d->eos[i] >= h->config.vocab_size)
             return fail(e, file, "eos_token_id", "expected 0 to %u, got %d",
                         h->config.vocab_size - 1, d->eos[i]);
-    return true;
+    return check_id(h, "bos_token_id", d->bos, file, e) &&
+           check_id(h, "pad_token_id", d->pad, file, e);
 }
 
 /* ---- The list of tensors -----------------------------------------------------------------------

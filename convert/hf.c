@@ -75,7 +75,9 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     char shown[200];
     const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
     if (!type) return fail(e, file, "model_type", "missing");
-    const Json *first = list && list->kind == JSON_ARRAY ? list->child : NULL;
+    if (list && list->kind != JSON_ARRAY)
+        return fail(e, file, "architectures", "expected a list");
+    const Json *first = list ? list->child : NULL;
     if (!json_is(type, "qwen2") || (first && !json_is(first, "Qwen2ForCausalLM"))) {
         show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
         return fail(e, file, json_is(type, "qwen2") ? "architectures" : "model_type",
@@ -93,6 +95,8 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     bool sliding = false;
     if (!field_bool(c, "use_sliding_window", &sliding, file, e)) return false;
     const Json *layers = field_get(c, "layer_types");
+    if (layers && layers->kind != JSON_ARRAY)
+        return fail(e, file, "layer_types", "expected a list");
     for (const Json *l = layers ? layers->child : NULL; l; l = l->next)
         sliding |= !json_is(l, "full_attention");
     if (sliding) return fail(e, file, "use_sliding_window", "true is unsupported");
@@ -365,6 +369,8 @@ static bool add_added(TokenBuilder *b, int64_t id, const Json *v, const char *fi
 
 static bool build_from_json(TokenBuilder *b, const Json *root, const char *file, Error *e) {
     const Json *model = json_get(root, "model"), *added = field_get(root, "added_tokens");
+    if (added && added->kind != JSON_ARRAY)
+        return fail(e, file, "added_tokens", "expected a list");
     if (!check_tokenizer(root, file, e) || !add_vocab(b, json_get(model, "vocab"), file, e) ||
         !add_merges(b, json_get(model, "merges"), file, e))
         return false;

@@ -3,7 +3,8 @@
 # ends with "name: N passed, N failed[, N skipped]"; one that does not has failed.
 build=$1 qwen=$2 convert=$3 golden=$4
 case $qwen in */*) ;; *) qwen=./$qwen ;; esac
-export QWEN="$qwen"
+case $convert in */*) ;; *) convert=./$convert ;; esac
+export QWEN="$qwen" CONVERT="$convert"
 here=$(dirname "$0")
 scratch=$build/scratch
 rm -rf "$scratch"

@@ -15,14 +15,18 @@ static struct {
     int passed, failed, skipped;
 } test_count;
 
-/* Count one check; when it does not hold, say where and what (at most 20 times). */
+#ifndef TEST_SHOWN
+#define TEST_SHOWN 20
+#endif
+
+/* Count one check; when it does not hold, say where and what (at most TEST_SHOWN times). */
 __attribute__((format(printf, 4, 5)))
 static void test_check(int ok, const char *file, int line, const char *fmt, ...) {
     if (ok) {
         test_count.passed++;
         return;
     }
-    if (test_count.failed++ >= 20) return;
+    if (test_count.failed++ >= TEST_SHOWN) return;
     va_list args;
     va_start(args, fmt);
     fprintf(stderr, "%s:%d: FAILED: ", file, line);

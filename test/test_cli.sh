@@ -105,32 +105,8 @@ convert_tests() {
     run 0 "version" "$convert" --version
 }
 
+# test_malformed.c has what is wrong with sources and command lines.
 convert_refusals() {
-    refuse 2 "no source" "$convert"
-    refuse 2 "no output" "$convert" "$tiny"
-    refuse 2 "two sources" "$convert" "$tiny" "$tiny" -o "$scratch/no.bin"
-    refuse 2 "unknown option" "$convert" "$tiny" -o "$scratch/no.bin" --quants q8
-    refuse 2 "option without its value" "$convert" "$tiny" -o
-    refuse 2 "twice" "$convert" "$tiny" -o "$scratch/no.bin" --quant q8 --quant q8
-    for quant in q4 Q8 '' q8_0; do
-        refuse 2 "--quant '$quant'" "$convert" "$tiny" -o "$scratch/no.bin" --quant "$quant"
-    done
-    for threads in 0 65 -1 x 1x '' 1e1; do
-        refuse 2 "-t '$threads'" "$convert" "$tiny" -o "$scratch/no.bin" -t "$threads"
-    done
-    for seed in -1 x 1.5 99999999999999999999; do
-        refuse 2 "--seed $seed" "$convert" --random 0.5b -o "$scratch/no.bin" --seed "$seed"
-    done
-    refuse 2 "--random 0.6b" "$convert" --random 0.6b -o "$scratch/no.bin"
-    refuse 2 "--random beside a source" "$convert" "$tiny" --random 0.5b -o "$scratch/no.bin"
-    refuse 2 "--info and a source" "$convert" --info "$tiny" "$tiny"
-    refuse 1 "--info of nothing" "$convert" --info "$scratch/none"
-    refuse 1 "a missing source" "$convert" "$scratch/none" -o "$scratch/no.bin"
-    refuse 1 "a folder without a model" "$convert" "$tiny/adapter" -o "$scratch/no.bin"
-    refuse 1 "a folder as output" "$convert" "$tiny" -o "$scratch"
-    refuse 1 "an output folder that is missing" "$convert" "$tiny" -o "$scratch/none/no.bin"
-    refuse 1 "a model.bin as source" "$convert" "$scratch/q8.bin" -o "$scratch/no.bin"
-    refuse 1 "no adapter" "$convert" "$tiny" -o "$scratch/no.bin" --lora "$tiny"
     echo precious >"$scratch/notes.txt"
     refuse 1 "a file that is no model" "$convert" "$tiny" -o "$scratch/notes.txt"
     same "that file is as it was" "$(cat "$scratch/notes.txt")" precious

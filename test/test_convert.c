@@ -120,20 +120,28 @@ static void make_weights(Model *m, const ModelConfig *c, uint64_t seed) {
             CHECK(buffer_add(&m->data, &h, sizeof h, &e), "memory");
         }
         char shape[40];
-        if (t.vector) snprintf(shape, sizeof shape, "[%u]", t.cols);
-        else snprintf(shape, sizeof shape, "[%u,%u]", t.rows, t.cols);
+        if (t.vector)
+            snprintf(shape, sizeof shape, "[%u]", t.cols);
+        else
+            snprintf(shape, sizeof shape, "[%u,%u]", t.rows, t.cols);
         CHECK(buffer_printf(&m->text[HEADER], &e,
                             ",\"%s\":{\"dtype\":\"BF16\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                            t.name, shape, at, m->data.n), "memory");
+                            t.name, shape, at, m->data.n),
+              "memory");
     }
     add(&m->text[HEADER], "}");
     test_count.passed = 0; /* building is no check */
 }
 
 static void make_model(Model *m) {
-    ModelConfig c = {.num_hidden_layers = 2, .hidden_size = 64, .intermediate_size = 96,
-                     .num_attention_heads = 4, .num_key_value_heads = 2, .head_dim = 16,
-                     .vocab_size = 272, .qkv_bias = 1};
+    ModelConfig c = {.num_hidden_layers = 2,
+                     .hidden_size = 64,
+                     .intermediate_size = 96,
+                     .num_attention_heads = 4,
+                     .num_key_value_heads = 2,
+                     .head_dim = 16,
+                     .vocab_size = 272,
+                     .qkv_bias = 1};
     *m = (Model){0};
     add(&m->text[CONFIG], good_config);
     add(&m->text[GENERATION], good_generation);
@@ -230,8 +238,10 @@ static void check_result(const Source *s, const char *name, double limit) {
             if (!source_read_rows(s, from, r, 1, raw, &e)) CHECK(0, "%s", e.text);
             source_row_to_float(from->type, raw, t->cols, x);
             const uint8_t *data = m.map.data + t->offset;
-            if (shape.vector) memcpy(y, data, t->bytes);
-            else matrix_row((Type)t->type, t->cols, data, r, y);
+            if (shape.vector)
+                memcpy(y, data, t->bytes);
+            else
+                matrix_row((Type)t->type, t->cols, data, r, y);
             for (uint32_t k = 0; k < t->cols; k++) {
                 error += (double)(x[k] - y[k]) * (double)(x[k] - y[k]);
                 power += (double)x[k] * (double)x[k];
@@ -248,8 +258,8 @@ static void test_types(const Model *m) {
         const char *quant;
         double limit;
         Type type;
-    } cases[] = {{NULL, 0.01, TYPE_Q8},   {"q8", 0.01, TYPE_Q8},    {"q5", 0.05, TYPE_Q5_1},
-                 {"f32", 0, TYPE_F32},    {"f16", 0.001, TYPE_F16}, {"bf16", 0, TYPE_BF16}};
+    } cases[] = {{NULL, 0.01, TYPE_Q8}, {"q8", 0.01, TYPE_Q8},    {"q5", 0.05, TYPE_Q5_1},
+                 {"f32", 0, TYPE_F32},  {"f16", 0.001, TYPE_F16}, {"bf16", 0, TYPE_BF16}};
     put_model(m);
     Error e;
     Source s;
@@ -283,12 +293,14 @@ static void test_header(const Model *m) {
     const ModelHeader *h = f.header;
     const ModelConfig *c = &h->config;
     CHECK(c->num_hidden_layers == 2 && c->hidden_size == 64 && c->intermediate_size == 96 &&
-          c->num_attention_heads == 4 && c->num_key_value_heads == 2 && c->head_dim == 16, "sizes");
+              c->num_attention_heads == 4 && c->num_key_value_heads == 2 && c->head_dim == 16,
+          "sizes");
     CHECK(c->vocab_size == 272 && c->max_position_embeddings == 4096 && c->qkv_bias == 1, "sizes");
     CHECK(c->rope_theta == 1e6 && c->rms_norm_eps == 1e-6f && c->yarn_factor == 0, "numbers");
     const ModelDefaults *d = &h->defaults;
     CHECK(d->do_sample == 1 && d->top_k == 20 && d->temperature == 0.7f && d->top_p == 0.8f &&
-          d->repetition_penalty == 1.1f, "defaults");
+              d->repetition_penalty == 1.1f,
+          "defaults");
     CHECK(d->n_eos == 2 && d->eos[0] == 262 && d->eos[1] == 260 && d->bos == 260 && d->pad == 260,
           "token ids");
     CHECK(h->chat_family == CHAT_QWEN2 && h->has_default_system == 1 && h->default_system_len == 28,
@@ -321,142 +333,39 @@ static void test_header(const Model *m) {
     model_close(&f);
 }
 
-/* ---- Variations: a replaced text, and what must come of it ----------------------------------- */
+/* ---- Variations that must open; test_malformed.c has those that must not --------------------- */
 
 typedef struct {
     int file;
-    const char *from, *to; /* the first `from` becomes `to`; from NULL: the whole file */
-    const char *want;      /* in the error; NULL: must open */
+    const char *from, *to; /* the first `from` becomes `to` */
 } Case;
 
 static const Case cases[] = {
-    /* config.json */
-    {CONFIG, NULL, "", "config.json"},
-    {CONFIG, "{", "\xef\xbb\xbf{", "config.json"},
-    {CONFIG, "null}", "null,}", "config.json"},
-    {CONFIG, NULL, "[]", "expected an object"},
-    {CONFIG, NULL, "version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"},
-    {CONFIG, "\"qwen2\"", "\"llama\"", "unsupported architecture"},
-    {CONFIG, "\"qwen2\"", "\"qwen2_moe\"", "unsupported architecture"},
-    {CONFIG, "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "unsupported architecture"},
-    {CONFIG, "\"silu\"", "\"gelu\"", "hidden_act"},
-    {CONFIG, "\"use_sliding_window\":false", "\"use_sliding_window\":true", "use_sliding_window"},
-    {CONFIG, "null}", "null,\"quantization_config\":{\"bits\":4}}", "quantization_config"},
-    {CONFIG, "\"bfloat16\"", "\"int4\"", "torch_dtype"},
-    {CONFIG, "\"hidden_size\":64,", "", "hidden_size: missing"},
-    {CONFIG, "\"intermediate_size\":96,", "", "intermediate_size: missing"},
-    {CONFIG, "\"num_hidden_layers\":2,", "", "num_hidden_layers: missing"},
-    {CONFIG, "\"num_attention_heads\":4,", "", "num_attention_heads: missing"},
-    {CONFIG, "\"num_key_value_heads\":2,", "", "num_key_value_heads: missing"},
-    {CONFIG, "\"vocab_size\":272,", "", "vocab_size: missing"},
-    {CONFIG, "\"max_position_embeddings\":4096,", "", "max_position_embeddings: missing"},
-    {CONFIG, "\"rms_norm_eps\":1e-06,", "", "rms_norm_eps: missing"},
-    {CONFIG, "\"rope_theta\":1000000.0,", "", "rope_theta: missing"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":\"64\"", "hidden_size"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":64.5", "hidden_size"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":-64", "hidden_size"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":18446744073709551616", "hidden_size"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":64,\"hidden_size\":64", "hidden_size"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":128", "shape"},
-    {CONFIG, "\"hidden_size\":64", "\"hidden_size\":66", "hidden_size"},
-    {CONFIG, "\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "num_key_value_heads"},
-    {CONFIG, "\"num_key_value_heads\":2", "\"num_key_value_heads\":0", "num_key_value_heads"},
-    {CONFIG, "\"rms_norm_eps\":1e-06", "\"rms_norm_eps\":0", "rms_norm_eps"},
-    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":257", "num_hidden_layers"},
-    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":3", "missing in the weights"},
-    {CONFIG, "\"num_hidden_layers\":2", "\"num_hidden_layers\":1", "unknown tensor"},
-    {CONFIG, "\"vocab_size\":272", "\"vocab_size\":263", "shape"},
-    {TOKENIZER, "\"id\":263", "\"id\":300", "vocab_size"},
-    {CONFIG, "\"eos_token_id\":262", "\"eos_token_id\":272", "eos_token_id"},
-    {CONFIG, "\"eos_token_id\":262", "\"eos_token_id\":271", "eos_token_id"},
     {CONFIG, "null}",
-     "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}", NULL},
-    {CONFIG, "null}", "{\"rope_type\":\"yarn\",\"factor\":4.0}}", NULL},
-    {CONFIG, "null}", "{\"rope_type\":\"default\"}}", NULL},
-    {CONFIG, "null}", "{\"type\":\"dynamic\",\"factor\":4.0}}", "\"dynamic\""},
-    {CONFIG, "null}", "{\"type\":\"yarn\"}}", "factor"},
-    {CONFIG, "null}", "{\"type\":\"yarn\",\"factor\":0.5}}", "factor"},
-    {CONFIG, "null}", "{\"type\":\"yarn\",\"factor\":4.0,\"beta_fast\":16}}", "beta_fast"},
-    {CONFIG, "null}", "null,\"head_dim\":16}", NULL},
-    {CONFIG, "null}", "null,\"head_dim\":15}", "head_dim"},
-    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}", NULL},
-    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
-     "sliding"},
-    {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},", NULL},
-    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
-     NULL}, /* head ignored */
-    /* generation_config.json */
-    {GENERATION, "0.7", "\"hot\"", "temperature"},
-    {GENERATION, "0.8", "1.5", "top_p"},
-    {GENERATION, "20", "-1", "top_k"},
-    {GENERATION, "[262,260]", "[1,2,3,4,5,6,7,8]", "at most 8"},
-    {GENERATION, "[262,260]", "null", NULL},
-    /* tokenizer.json */
-    {TOKENIZER, NULL, "version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"},
-    {TOKENIZER, "\"BPE\"", "\"Unigram\"", "model.type"},
-    {TOKENIZER, "\"NFC\"", "\"NFKC\"", "normalizer"},
-    {TOKENIZER, "{\"type\":\"NFC\"}", "null", NULL},
-    {TOKENIZER, "\\\\p{L}+|\\\\p{N}|", "\\\\p{L}+|\\\\p{N}{1,3}|", "unknown pattern"},
-    {TOKENIZER, "\"use_regex\":false", "\"use_regex\":true", "use_regex"},
-    {TOKENIZER, "\"Isolated\"", "\"Removed\"", "behavior"},
-    {TOKENIZER, "\"dropout\":null", "\"dropout\":0.1", "dropout"},
-    {TOKENIZER, "\"dropout\":null", "\"ignore_merges\":true", "ignore_merges"},
-    {TOKENIZER, "\"th\":256", "\"th\":255", "same id"},
-    {TOKENIZER, "\"th\":256", "\"th\":-1", "vocab"},
-    {TOKENIZER, "\"th\":256", "\"th\":1.5", "vocab"},
-    {TOKENIZER, "\"th\":256", "\"th\":1048576", "vocab"},
-    {TOKENIZER, "\"th\":256", "\"\xe4\xbd\xa0\":256", "alphabet"},
-    {TOKENIZER, "\"!\":0,", "", "byte 0x21 has no token"},
-    {TOKENIZER, "\"t h\",", "\"th\",", "expected two tokens"},
-    {TOKENIZER, "\"t h\",", "\"t h e\",", "expected two tokens"},
-    {TOKENIZER, "\"t h\",", "[\"t\"],", "merges"},
-    {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],", NULL},
-    {TOKENIZER, "\"t h\",", "\"zz h\",", "unknown token"},
-    {TOKENIZER, "\"t h\",", "\"h t\",", "result of a merge"},
-    {TOKENIZER, "\"t h\",", "\"t h\",\"t h\",", "twice"},
-    {TOKENIZER, "[\"t h\",\"th e\",\"\xc4\xa0 the\",\"h e\"]", "[]", "merges"},
-    {TOKENIZER, "\"id\":261", "\"id\":260", "same id"},
-    {TOKENIZER, "<|im_start|>", "<|endoftext|>", "same text"},
-    {TOKENIZER, "\"content\":\"<|im_start|>\",", "", "content is missing"},
-    {TOKENIZER, "\"lstrip\":false", "\"lstrip\":true", "lstrip"},
-    {TOKENIZER, "<|im_end|>", "<|im_over|>", "<|im_end|>"},
-    /* model.safetensors, by its header */
-    {HEADER, NULL, "", "header"},
-    {HEADER, "{", " {", "header"},
-    {HEADER, "}}", "}}}", "model.safetensors"},
-    {HEADER, "{\"format\":\"pt\"}", "3", "__metadata__"},
-    {HEADER, "\"pt\"", "3", "__metadata__"},
-    {HEADER, "\"BF16\"", "\"bf16\"", "dtype"},
-    {HEADER, "\"BF16\"", "\"I16\"", "unsupported"},
-    {HEADER, "\"BF16\"", "\"F32\"", "dtype and shape need"},
-    {HEADER, "[272,64]", "[64,272]", "shape"},
-    {HEADER, "[272,64]", "[272,0]", "shape"},
-    {HEADER, "[272,64]", "[272,-64]", "shape"},
-    {HEADER, "[272,64]", "[1000000000000,1000000000000]", "shape"},
-    {HEADER, "[272,64]", "[1,1,1,1,1,1,1,272,64]", "shape"},
-    {HEADER, "[0,34816]", "[34816,0]", "data_offsets"},
-    {HEADER, "[0,34816]", "[0,34816,0]", "data_offsets"},
-    {HEADER, "[0,34816]", "[0,3.4816e4]", "data_offsets"},
-    {HEADER, "[0,34816]", "\"0\"", "data_offsets"},
-    {HEADER, "[0,34816]", "[0,18446744073709551615]", "data_offsets"},
-    {HEADER, "[0,34816]", "[2,34818]", "hole"},
-    {HEADER, "[34816,34944]", "[34814,34942]", "overlaps"},
-    {HEADER, "model.norm.weight", "model.norm.bias", "unknown tensor"},
-    {HEADER, "layers.1.input_layernorm", "layers.0.input_layernorm", "model.safetensors"},
+     "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}"},
+    {CONFIG, "null}", "{\"rope_type\":\"yarn\",\"factor\":4.0}}"},
+    {CONFIG, "null}", "{\"rope_type\":\"default\"}}"},
+    {CONFIG, "null}", "null,\"head_dim\":16}"},
+    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}"},
+    {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},"},
+    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"}, /* head ignored */
+    {GENERATION, "[262,260]", "null"},
+    {TOKENIZER, "{\"type\":\"NFC\"}", "null"},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],"},
 };
 
 static void test_cases(const Model *m) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const Case *c = &cases[i];
         const Buffer *old = &m->text[c->file];
-        const char *at = c->from ? strstr(old->data, c->from) : old->data;
-        CHECK(at, "case %zu: \"%s\" is in the good file", i, c->from ? c->from : "");
+        const char *at = strstr(old->data, c->from);
+        CHECK(at, "case %zu: \"%s\" is in the good file", i, c->from);
         if (!at) continue;
         Buffer text = {0};
         Error e = {{0}};
-        size_t before = (size_t)(at - old->data), skip = c->from ? strlen(c->from) : old->n;
+        size_t before = (size_t)(at - old->data);
         bool built = buffer_add(&text, old->data, before, &e) && buffer_puts(&text, c->to, &e) &&
-                     buffer_puts(&text, at + skip, &e);
+                     buffer_puts(&text, at + strlen(c->from), &e);
         CHECK(built, "memory");
         put_model(m);
         int passed = test_count.passed;
@@ -466,52 +375,13 @@ static void test_cases(const Model *m) {
         Source s;
         bool open = source_open(folder, &s, &e);
         if (open) source_close(&s);
-        if (c->want)
-            CHECK(!open && strstr(e.text, c->want), "case %zu, %s: wanted \"%s\", got \"%s\"", i,
-                  c->to, c->want, open ? "no error" : e.text);
-        else
-            CHECK(open, "case %zu, %s: %s", i, c->to, e.text);
+        CHECK(open, "case %zu, %s: %s", i, c->to, e.text);
     }
 }
 
-/* ---- Files that are no safetensors, and damaged data ----------------------------------------- */
+/* ---- Values ---------------------------------------------------------------------------------- */
 
-/* The weights file holds these bytes: opening it alone, and the folder, must fail with `want`. */
-static void refuse_bytes(const Model *m, const void *bytes, size_t n, const char *want) {
-    Error e = {{0}};
-    Source s;
-    put_model(m);
-    write_file("model.safetensors", "", 0, bytes, n);
-    bool open = source_open(folder, &s, &e);
-    if (open) source_close(&s);
-    CHECK(!open && strstr(e.text, want), "folder: wanted \"%s\", got \"%s\"", want, e.text);
-    open = source_open(in_folder("model.safetensors"), &s, &e);
-    if (open) source_close(&s);
-    CHECK(!open && e.text[0], "the file alone is refused too");
-}
-
-static void test_bytes(const Model *m) {
-    refuse_bytes(m, "version https://git-lfs.github.com/spec/v1\noid sha256:00\n", 57, "git-lfs");
-    refuse_bytes(m, "<!DOCTYPE html><html></html>", 28, "HTML");
-    refuse_bytes(m, "PK\3\4aaaaaaaaaaaa", 16, "safetensors files");
-    refuse_bytes(m, "\x80\x02}q\x00(X", 7, "pickle");
-    refuse_bytes(m, "abc", 3, "size");
-    refuse_bytes(m, "", 0, "empty");
-    refuse_bytes(m, "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10, "header");
-    refuse_bytes(m, "\x00\xe1\xf5\x05\0\0\0\0{}", 10, "header");
-    refuse_bytes(m, "\1\0\0\0\0\0\0\0{}", 10, "header");
-    Buffer file = {0};
-    Error e;
-    put_model(m);
-    CHECK(read_file(in_folder("model.safetensors"), 1u << 30, &file, &e), "%s", e.text);
-    refuse_bytes(m, file.data, file.n - 1, "incomplete");
-    refuse_bytes(m, file.data, file.n / 2, "incomplete");
-    CHECK(buffer_add(&file, "", 1, &e), "memory");
-    refuse_bytes(m, file.data, file.n, "size");
-    buffer_free(&file);
-}
-
-/* Values: NaN is refused when it is reached; what f16 cannot hold becomes f32. */
+/* NaN is refused when it is reached; what f16 cannot hold becomes f32. */
 static void test_values(Model *m) {
     Error e;
     uint16_t old, nan = 0x7fc0, million = bf16_from_f32(1e6f);
@@ -561,7 +431,8 @@ static void test_output(const Model *m) {
               strstr(e.text, "no model.bin"),
           "the weights are not replaced");
     CHECK(mkdir(in_folder("dir"), 0700) == 0 && !convert_source(&s, NULL, NULL, 1, "dir", &e) &&
-          strstr(e.text, "folder"), "a folder is refused: %s", e.text);
+              strstr(e.text, "folder"),
+          "a folder is refused: %s", e.text);
     CHECK(!convert_source(&s, NULL, NULL, 1, "none/x.bin", &e), "a missing folder is refused");
     CHECK(convert_source(&s, NULL, NULL, 1, "again.bin", &e) &&
               convert_source(&s, NULL, NULL, 1, "again.bin", &e),
@@ -571,7 +442,8 @@ static void test_output(const Model *m) {
     CHECK(plan_make(&s, NULL, NULL, &plan, &e), "%s", e.text);
     WriteJob job = {.source = &s, .plan = &plan, .n_threads = 2, .stop = &stop};
     CHECK(!write_model(&job, in_folder("stopped.bin"), &e) && strstr(e.text, "interrupted") &&
-          access(in_folder("stopped.bin"), F_OK) != 0 && !has_temporary(), "a signal: %s", e.text);
+              access(in_folder("stopped.bin"), F_OK) != 0 && !has_temporary(),
+          "a signal: %s", e.text);
     plan_free(&plan);
     source_close(&s);
     CHECK(!has_temporary(), "no temporary file is left");
@@ -598,7 +470,7 @@ static void test_tokenizer_files(const Model *m) {
         write_file("merges.txt", "", 0, merges[i], strlen(merges[i]));
         ok = source_open(folder, &b, &e);
         CHECK(ok && a.tokenizer.n == b.tokenizer.n &&
-              memcmp(a.tokenizer.data, b.tokenizer.data, a.tokenizer.n) == 0,
+                  memcmp(a.tokenizer.data, b.tokenizer.data, a.tokenizer.n) == 0,
               "merges.txt %zu gives tokenizer.json's section", i);
         if (ok) source_close(&b);
     }
@@ -795,13 +667,6 @@ static void check_merged(double scale) {
     source_close(&s);
 }
 
-static void refuse_adapter(const char *config, const char *tensor, size_t rows, const char *want) {
-    Error e = {{0}};
-    put_adapter(config, tensor, rows);
-    bool ok = convert_folder("f32", folder, "bad.bin", &e);
-    CHECK(!ok && strstr(e.text, want), "adapter: wanted \"%s\", got \"%s\"", want, e.text);
-}
-
 static void test_lora(const Model *m) {
     static const char plain[] =
         "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"bias\":\"none\"}";
@@ -811,27 +676,9 @@ static void test_lora(const Model *m) {
     check_merged(2);
     put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"use_rslora\":true}", v, 32);
     check_merged(6 / sqrt(3));
-    refuse_adapter(plain, v, 31, "shape");
-    refuse_adapter(plain, "model.layers.2.self_attn.v_proj", 32, "no matrix");
-    refuse_adapter(plain, "model.norm", 32, "no matrix");
-    refuse_adapter("{\"r\":3,\"lora_alpha\":6}", v, 32, "peft_type");
-    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":6}", v, 32, "shape");
-    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":6}", v, 32, "r:");
-    refuse_adapter("{\"peft_type\":\"LORA\",\"r\":3}", v, 32, "lora_alpha");
-    static const char *const extra[] = {
-        "\"use_dora\":true", "\"bias\":\"all\"", "\"fan_in_fan_out\":true",
-        "\"modules_to_save\":[\"lm_head\"]", "\"rank_pattern\":{\"v_proj\":8}",
-        "\"alpha_pattern\":{\"v_proj\":8}", "\"init_lora_weights\":\"pissa\"",
-    };
-    for (size_t i = 0; i < sizeof extra / sizeof extra[0]; i++) {
-        char config[200], want[40];
-        snprintf(config, sizeof config, "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,%s}",
-                 extra[i]);
-        snprintf(want, sizeof want, "%.*s", (int)(strcspn(extra[i] + 1, "\"")), extra[i] + 1);
-        refuse_adapter(config, v, 32, want);
-    }
     CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
-          unlink(in_folder("adapter_model.safetensors")) == 0, "unlink");
+              unlink(in_folder("adapter_model.safetensors")) == 0,
+          "unlink");
 }
 
 /* ---- Golden checkpoints and --info ----------------------------------------------------------- */
@@ -889,7 +736,8 @@ static void test_info(const Model *m) {
         bool ok = out && info_print(paths[i], true, out, &e);
         if (out) fclose(out);
         CHECK(ok && strstr(text, "2 layers") && strstr(text, "lm_head.weight") &&
-              strstr(text, "264 tokens"), "--info %s: %s", paths[i], ok ? text : e.text);
+                  strstr(text, "264 tokens"),
+              "--info %s: %s", paths[i], ok ? text : e.text);
     }
     CHECK(!info_print(in_folder("config.json"), false, stdout, &e), "--info of JSON is refused");
     CHECK(!info_print(in_folder("nothing"), false, stdout, &e), "--info of nothing is refused");
@@ -917,7 +765,6 @@ int main(int argc, char **argv) {
     test_types(&m);
     test_header(&m);
     test_cases(&m);
-    test_bytes(&m);
     test_values(&m);
     test_output(&m);
     test_tokenizer_files(&m);
