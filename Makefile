@@ -42,6 +42,8 @@ $(B)/%.o: %.c
 $(B)/test_% $(B)/golden $(B)/bench_kernels $(B)/make_tiny: EXTRA += -Wno-unused-function
 $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+# Files that lie in memory (test_mutate.c)
+$(B)/test_mutate: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o

@@ -47,7 +47,7 @@ static const char *in_root(const char *folder, const char *name) {
 static void write_bytes(const char *path, const void *bytes, size_t n) {
     unlink(path); /* a new file: what is cut to nothing may be flushed to disk each time */
     FILE *f = fopen(path, "wb");
-    need(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0, path);
+    need(f && (n == 0 || fwrite(bytes, 1, n, f) == n) && fclose(f) == 0, path);
 }
 
 static void add(Buffer *b, const void *bytes, size_t n) {
