@@ -108,8 +108,10 @@ finish() {
 }
 on_signal() {
     trap '' INT TERM HUP
+    trap - EXIT # some shells would exit with its status
     printf '\n' >&2
     warn "stopped; the rows so far are safe${run:+, $again --resume $run goes on}"
+    finish
     exit "$1"
 }
 trap finish EXIT
