@@ -181,13 +181,17 @@ check "nothing is left behind" same "$(ls "$results/typed")" "$(printf '01.txt\n
 
 FAKE_PROMPTS=$scratch/prompts
 export FAKE_PROMPTS
-for set in en zh; do
+for set in en zh demo; do
+    dir=$here/../prompts/$set
+    [ -d "$dir" ] || continue
     rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
     run "$scratch/model.bin" --auto --prompts $set --run "$set" >"$scratch/out" 2>&1
     check "$set: 14 rows" same "$?$(rows "$results/$set.csv" | grep -c '|36||stop')" 014
-    check "$set: the article is in 9 prompts" same "$(grep -lE '1742|1742年' "$FAKE_PROMPTS"/* | wc -l | tr -d ' ')" 9
     check "$set: every check is known" lacks "$results/$set.csv" "unknown check"
     check "$set: nothing is left to include" lacks "$results/$set.log" "^@include"
+    [ -f "$dir/article.txt" ] || continue
+    wanted=$(grep -l '^@include article.txt' "$dir"/[0-9]* | wc -l)
+    check "$set: the article is in $wanted prompts" same "$(grep -lF "$(sed -n 2p "$dir/article.txt")" "$FAKE_PROMPTS"/* | wc -l)" "$wanted"
 done
 rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
 run "$scratch/model.bin" --auto --context-first --run turned >"$scratch/out" 2>&1
