@@ -5,6 +5,7 @@
 # make OMP=1      the same program on OpenMP instead of its own thread pool
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
+# make fuzz TIME=60   every fuzz target so many seconds (clang)
 #
 # Objects and test programs live in build/, so that instrumented builds stand beside the plain one.
 
@@ -23,6 +24,8 @@ CONVERT = $(if $(SAN)$(OMP),$(B)/convert/convert,convert/convert)
 # -g1: with variables in the debugging information, kernels.c compiles for minutes
 SANITIZE_asan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
+SANITIZE_msan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=memory -fno-omit-frame-pointer
+SANITIZE_fuzz = $(SANITIZE_asan) -fsanitize=fuzzer-no-link -Wno-pass-failed
 CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
 COMMON = $(addprefix $(B)/,base.o model.o json.o tokenizer.o chat.o)
@@ -42,8 +45,19 @@ $(B)/%.o: %.c
 $(B)/test_% $(B)/golden $(B)/bench_kernels $(B)/make_tiny: EXTRA += -Wno-unused-function
 $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+# Both programs with calls of libc that can be made to fail (faults.c, test_faults.c)
+FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read write pwrite fsync \
+    rename fstat stat statvfs ftruncate fopen close pthread_create
+comma = ,
+$(B)/faults/%: test/faults.c
+	@mkdir -p $(dir $@)
+	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
+$(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
+$(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 # Files that lie in memory (test_mutate.c)
 $(B)/test_mutate: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
+$(B)/fuzz_seeds: test/fuzz_seeds.c $(COMMON) $(CONVERT_PARTS)
+	$(CC) $(CFLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
@@ -51,8 +65,28 @@ $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
 -include $(wildcard $(B)/*.d $(B)/convert/*.d)
 
 # Every test program prints its own count; run.sh adds them up.
-test: all $(TESTS) $(B)/golden $(B)/make_tiny
+test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
+
+# libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What was found
+# of interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
+TIME = 60
+FUZZ = json model safetensors gguf folder text messages
+WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=access
+fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
+$(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+	$(CC) $(CFLAGS) -Wno-unused-function -fsanitize=fuzzer $(WRAP_FILES) -MMD -MP -o $@ $< \
+	    $(filter-out $(WITHOUT_$*),$(filter %.o,$^)) $(LDLIBS)
+WITHOUT_text = $(B)/tokenizer.o
+$(B)/seeds: $(B)/fuzz_seeds $(B)/make_tiny
+	$(B)/make_tiny $(B)/good
+	$(B)/fuzz_seeds $(B)/good $@
+$(FUZZ:%=run-fuzz-%): run-fuzz-%: $(B)/fuzz_% | $(B)/seeds
+	@mkdir -p $(B)/corpus/$*
+	@FUZZ_GOOD=$(B)/good $< -max_total_time=$(TIME) -timeout=10 -rss_limit_mb=1024 -max_len=65536 \
+	    -artifact_prefix=$(B)/$*- -print_final_stats=1 $(B)/corpus/$* $(B)/seeds/$* \
+	    >$(B)/$*.log 2>&1 || { tail -n 40 $(B)/$*.log; exit 1; }
+	@echo "fuzz $*: $$(sed -n 's/^stat::number_of_executed_units: *//p' $(B)/$*.log) inputs in $(TIME) s"
 
 check-golden: all $(B)/golden
 	@rm -rf $(B)/scratch && mkdir -p $(B)/scratch
@@ -75,4 +109,4 @@ $(addprefix tidy-,$(TIDY)): tidy-%: %
 clean:
 	rm -rf build qwen convert/convert
 
-.PHONY: all test check-golden lint clean $(addprefix tidy-,$(TIDY))
+.PHONY: all test fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))

@@ -47,6 +47,7 @@ typedef struct {
 typedef struct {
     const char *folder;
     const char *input;      /* file to read as stdin */
+    const char *typed;      /* or: stdin is a terminal at which this was typed */
     int output;             /* file descriptor for stdout, 0: kept in Child.out; -1: closed */
     const char *variable;   /* one more environment variable, NAME=VALUE */
     unsigned kill_after_us; /* end it with SIGKILL so many microseconds after its start */
@@ -63,7 +64,7 @@ static void child_exec(char *const argv[], const ChildOptions *o, int out, int e
     size_t n = 0;
     struct rlimit none = {0, 0};
     struct itimerval most = {.it_value = {.tv_sec = CHILD_INSTRUMENTED || wrap ? 300 : 60}};
-    int in = open(o->input ? o->input : "/dev/null", O_RDONLY | O_CLOEXEC);
+    int in = open(o->input ? o->input : "/dev/null", O_RDONLY | O_CLOEXEC | O_NOCTTY);
     for (char *word = wrap ? strtok_r(wrap, " ", &rest) : NULL; word && n < CHILD_ARGS;
          word = strtok_r(NULL, " ", &rest))
         full[n++] = word;
@@ -82,6 +83,16 @@ static void child_exec(char *const argv[], const ChildOptions *o, int out, int e
     _exit(126);
 }
 
+/* A terminal at which the text was typed: its other end, -1 without a text. */
+static int child_terminal(const char *typed, char *name, size_t room) {
+    int fd = typed ? posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+    if (!typed) return -1;
+    if (fd < 0 || grantpt(fd) != 0 || unlockpt(fd) != 0 || ptsname_r(fd, name, room) != 0 ||
+        write(fd, typed, strlen(typed)) != (ssize_t)strlen(typed))
+        child_stop("terminal");
+    return fd;
+}
+
 static size_t child_read(int fd, char text[CHILD_TEXT]) {
     off_t end = lseek(fd, 0, SEEK_END);
     ssize_t n = pread(fd, text, CHILD_TEXT - 1, 0);
@@ -96,9 +107,13 @@ __attribute__((unused)) static void child_run(Child *c, char *const argv[], cons
     struct rusage cost = {0};
     if (out < 0 || err < 0) child_stop("memfd_create");
     fflush(NULL);
+    char name[64];
+    ChildOptions with = *o;
+    int terminal = child_terminal(o->typed, name, sizeof name);
+    if (terminal >= 0) with.input = name;
     pid_t pid = fork();
     if (pid < 0) child_stop("fork");
-    if (pid == 0) child_exec(argv, o, out, err);
+    if (pid == 0) child_exec(argv, &with, out, err);
     if (o->kill_after_us && (usleep(o->kill_after_us), kill(pid, SIGKILL)) != 0) child_stop("kill");
     while (wait4(pid, &status, 0, &cost) < 0)
         if (errno != EINTR) child_stop("wait4");
@@ -108,6 +123,7 @@ __attribute__((unused)) static void child_run(Child *c, char *const argv[], cons
     c->peak_kib = cost.ru_maxrss;
     c->out_bytes = child_read(out, c->out);
     c->err_bytes = child_read(err, c->err);
+    if (terminal >= 0) close(terminal);
 }
 
 /* How many names the folder holds. Names for which `spare` is a prefix do not count. */

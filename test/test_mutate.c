@@ -11,6 +11,7 @@
 
 #include "child.h"
 #include "tiny.h"
+#include "use_model.h"
 
 bool __wrap_map_open(Map *m, const char *path, Error *e);
 void __wrap_map_close(Map *m);
@@ -57,23 +58,7 @@ static void repair(void) {
     memcpy(test.file + offsetof(ModelHeader, crc32c), &crc, sizeof crc);
 }
 
-/* ---- Is what was opened usable? -------------------------------------------------------------- */
-
-/* Tokenize, and look at every token's text. */
-static bool use_tokenizer(const Model *m, Ids *ids) {
-    static const char text[] = "Hello <|im_start|>user \xc3\xa9\xf0\x9f\x98\x80\xff\0 1234";
-    Error e;
-    size_t total = 0;
-    for (int i = -1; i <= tokenizer_n_tokens(m->tokenizer); i++) {
-        size_t n = 0;
-        const char *bytes = tokenizer_bytes(m->tokenizer, i, &n);
-        for (size_t k = 0; bytes && k < n; k++) total += (unsigned char)bytes[k];
-        total += tokenizer_is_special(m->tokenizer, i) + tokenizer_is_added(m->tokenizer, i);
-    }
-    return total > 0 && tokenizer_encode(m->tokenizer, text, sizeof text - 1, true, ids, &e);
-}
-
-/* The same with a copy of the tokenizer section alone, its end at the page that cannot be read. */
+/* Does a copy of the tokenizer section alone open, its end at the page that cannot be read? */
 static bool section_opens(const Model *m) {
     const ModelHeader *h = m->file.header;
     size_t n = h->tokenizer_bytes;
@@ -90,41 +75,14 @@ static bool section_opens(const Model *m) {
     return ok;
 }
 
-/* Open, feed a few tokens, sample. False with an Error when it is refused. */
+/* Open and use the file. False with an Error when it is refused. */
 static bool load(Error *e) {
     Model m;
-    Engine engine;
-    Session s;
-    Sampler sampler;
-    Ids ids = {0};
-    ChatPrompt prompt = {0};
-    EngineOptions o = {.threads = 1, .ctx = 32, .n_seq = 1, .chunk = 8};
     test.loads++;
     if (!model_load(&m, "mutated.bin", e)) return false;
     test.accepted++;
-    bool ok = use_tokenizer(&m, &ids) && section_opens(&m) && engine_open(&engine, &m, &o, e);
-    CHECK(ok, "an opened model has a working tokenizer and engine");
-    if (!ok) exit(1);
-    const ModelDefaults *d = m.defaults;
-    SamplerOptions so = {.temperature = (double)d->temperature,
-                         .top_k = d->top_k,
-                         .top_p = (double)d->top_p,
-                         .repeat_last_n = -1,
-                         .seed = 1,
-                         .repeat_penalty = (double)d->repetition_penalty};
-    if (m.chat.family != CHAT_NONE)
-        (void)chat_turn(&m.chat, m.tokenizer, "user", "hi", 2, &prompt, e);
-    ok = session_open(&s, &engine, e) && sampler_open(&sampler, &so, m.config->vocab_size, e);
-    if (!ok) exit(1);
-    if (session_feed(&s, ids.ids, min_size(ids.n, 12), NULL, e) == FED) {
-        int32_t id = sample(&sampler, s.logits, s.ids.ids, s.ids.n, 3);
-        CHECK(id >= 0 && (uint32_t)id < m.config->vocab_size, "sampled %d", id);
-    }
-    sampler_close(&sampler);
-    session_close(&s);
-    engine_close(&engine);
-    chat_prompt_free(&prompt);
-    ids_free(&ids);
+    bool ok = section_opens(&m) && use_model(&m, e);
+    CHECK(ok, "a model that opened is not usable: %s", e->text);
     model_unload(&m);
     return true;
 }

@@ -1,0 +1,151 @@
+/* faults.c: linked into both programs as build/.../faults/: calls of libc that fail when they are
+ * told to. The linker puts these functions in the place of libc's (--wrap, see the Makefile).
+ *
+ *   FAULT=open:3        the third call of open fails, FAULT=open:3+ the third and all after it
+ *   FAULT=open:0        none fails
+ *   FAULT=short:1       every read, write and pwrite moves one byte, and is interrupted before it
+ *   FAULT_COUNT=FILE    how often each was called is written there at the end: lines of name,
+ * number
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define MAX_NAMES 32
+
+static struct {
+    char name[32];
+    long at;      /* the call that fails, from 1; 0: none */
+    bool forever; /* and all after it */
+    bool one_byte;
+    atomic_long moves;
+    struct {
+        _Atomic(const char *) name;
+        atomic_long calls;
+    } counts[MAX_NAMES];
+} fault;
+
+__attribute__((constructor)) static void fault_begin(void) {
+    const char *text = getenv("FAULT"), *colon = text ? strchr(text, ':') : NULL;
+    if (!colon || (size_t)(colon - text) >= sizeof fault.name) return;
+    memcpy(fault.name, text, (size_t)(colon - text));
+    char *end = NULL;
+    fault.at = strtol(colon + 1, &end, 10);
+    fault.forever = *end == '+';
+    fault.one_byte = strcmp(fault.name, "short") == 0;
+}
+
+__attribute__((destructor)) static void fault_end(void) {
+    const char *path = getenv("FAULT_COUNT");
+    FILE *f = path ? fopen(path, "we") : NULL;
+    if (!f) return;
+    for (size_t i = 0; i < MAX_NAMES && fault.counts[i].name; i++)
+        fprintf(f, "%s %ld\n", fault.counts[i].name, fault.counts[i].calls);
+    fclose(f);
+}
+
+/* Count a call of `name`; returns how many there were. A name takes the first free place. */
+static long count(const char *name) {
+    for (size_t i = 0; i < MAX_NAMES; i++) {
+        const char *free_place = NULL;
+        if (atomic_compare_exchange_strong(&fault.counts[i].name, &free_place, name) ||
+            strcmp(free_place, name) == 0)
+            return atomic_fetch_add(&fault.counts[i].calls, 1) + 1;
+    }
+    return 0;
+}
+
+/* Is this the call that fails? */
+static bool fails(const char *name, int error) {
+    long n = count(name);
+    if (strcmp(name, fault.name) != 0) return false;
+    if (fault.at == 0 || (fault.forever ? n < fault.at : n != fault.at)) return false;
+    errno = error;
+    return true;
+}
+
+/* With FAULT=short: every other call is interrupted, the rest move one byte. */
+static bool moves_one(size_t *n) {
+    if (!fault.one_byte) return true;
+    if (atomic_fetch_add(&fault.moves, 1) % 2 == 0) {
+        errno = EINTR;
+        return false;
+    }
+    *n = *n > 0;
+    return true;
+}
+
+#define WRAP(result, name, parameters, arguments, error, failed)                                   \
+    result __wrap_##name parameters;                                                               \
+    result __real_##name parameters;                                                               \
+    result __wrap_##name parameters {                                                              \
+        return fails(#name, error) ? (failed) : __real_##name arguments;                           \
+    }
+
+WRAP(void *, malloc, (size_t n), (n), ENOMEM, NULL)
+WRAP(void *, calloc, (size_t n, size_t size), (n, size), ENOMEM, NULL)
+WRAP(void *, realloc, (void *p, size_t n), (p, n), ENOMEM, NULL)
+WRAP(int, posix_memalign, (void **p, size_t a, size_t n), (p, a, n), 0, ENOMEM)
+WRAP(char *, strdup, (const char *s), (s), ENOMEM, NULL)
+WRAP(char *, strndup, (const char *s, size_t n), (s, n), ENOMEM, NULL)
+WRAP(void *, mmap, (void *p, size_t n, int prot, int flags, int fd, off_t at),
+     (p, n, prot, flags, fd, at), ENOMEM, MAP_FAILED)
+WRAP(int, fsync, (int fd), (fd), EIO, -1)
+WRAP(int, rename, (const char *a, const char *b), (a, b), EIO, -1)
+WRAP(int, fstat, (int fd, struct stat *s), (fd, s), EIO, -1)
+WRAP(int, stat, (const char *path, struct stat *s), (path, s), EACCES, -1)
+WRAP(int, statvfs, (const char *path, struct statvfs *s), (path, s), EIO, -1)
+WRAP(int, ftruncate, (int fd, off_t n), (fd, n), EIO, -1)
+WRAP(FILE *, fopen, (const char *path, const char *mode), (path, mode), EMFILE, NULL)
+WRAP(int, pthread_create, (pthread_t * t, const pthread_attr_t *a, void *(*run)(void *), void *arg),
+     (t, a, run, arg), 0, EAGAIN)
+
+int __wrap_open(const char *path, int flags, ...);
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return fails("open", EMFILE) ? -1 : __real_open(path, flags, mode);
+}
+
+ssize_t __wrap_read(int fd, void *to, size_t n);
+ssize_t __real_read(int fd, void *to, size_t n);
+ssize_t __wrap_read(int fd, void *to, size_t n) {
+    return fails("read", EIO) || !moves_one(&n) ? -1 : __real_read(fd, to, n);
+}
+
+ssize_t __wrap_write(int fd, const void *from, size_t n);
+ssize_t __real_write(int fd, const void *from, size_t n);
+ssize_t __wrap_write(int fd, const void *from, size_t n) {
+    return fails("write", ENOSPC) || !moves_one(&n) ? -1 : __real_write(fd, from, n);
+}
+
+ssize_t __wrap_pwrite(int fd, const void *from, size_t n, off_t at);
+ssize_t __real_pwrite(int fd, const void *from, size_t n, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *from, size_t n, off_t at) {
+    if (fault.one_byte && n > 1000)
+        n = 1000; /* byte by byte would take minutes */
+    else if (!moves_one(&n))
+        return -1;
+    return fails("pwrite", ENOSPC) ? -1 : __real_pwrite(fd, from, n, at);
+}
+
+/* A failed close has still closed. */
+int __wrap_close(int fd);
+int __real_close(int fd);
+int __wrap_close(int fd) {
+    int result = __real_close(fd);
+    return fails("close", EIO) ? -1 : result;
+}

@@ -1,0 +1,54 @@
+/* fuzz_messages.c: conversations as JSON, rendered by every family; and chat templates, which are
+ * recognized or not. No special token may come out of what a message says. */
+#include "../chat.h"
+#include "../convert/convert.h"
+#include "fuzz.h"
+#include "good_folder.h"
+
+static Tokenizer *open_good(void) {
+    static Source s;
+    Error e;
+    good_folder_files();
+    if (!hf_open(".", &s, &e)) abort();
+    Tokenizer *t = tokenizer_open(s.tokenizer.data, s.tokenizer.n, "good", &e);
+    if (!t) abort();
+    return t;
+}
+
+static void render(const Tokenizer *t, const Json *root, ChatFamily family) {
+    const ChatTemplate template = {family, "You are fuzzed.", 15, true};
+    const Json *tools = json_get(root, "tools");
+    ChatPrompt prompt = {0};
+    Error e = {{0}};
+    const Json *messages = root->kind == JSON_OBJECT ? json_get(root, "messages") : root;
+    if (!messages) return;
+    if (!chat_render(&template, t, messages, tools, true, false, "fuzz", &prompt, &e)) {
+        fuzz_error(&e);
+    } else {
+        size_t total = 0;
+        for (size_t i = 0; i < prompt.ids.n; i++) {
+            size_t n;
+            if (!tokenizer_bytes(t, prompt.ids.ids[i], &n)) abort();
+            total += n;
+        }
+        if (total == 0 && prompt.text.n > 0) abort();
+    }
+    chat_prompt_free(&prompt);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    static Tokenizer *t;
+    Error e = {{0}};
+    char system[417];
+    bool has_system;
+    ChatFamily family;
+    if (!t) t = open_good();
+    if (!chat_detect((const char *)data, n, &family, system, sizeof system, &has_system, "fuzz",
+                     &e))
+        fuzz_error(&e);
+    JsonDoc *doc = json_parse((const char *)data, n, "fuzz", &e);
+    if (!doc) return fuzz_error(&e), 0;
+    for (ChatFamily f = CHAT_NONE; f <= CHAT_QWEN15_EARLY; f++) render(t, json_root(doc), f);
+    json_free(doc);
+    return 0;
+}

@@ -1,0 +1,167 @@
+/* fuzz_seeds.c: fuzz_seeds GOOD DIR: first inputs for the fuzz targets, in DIR/TARGET/, made from
+ * the Hugging Face folder GOOD that make_tiny wrote, and by the writers of the tests. */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "tiny.h"
+#include "tiny_gguf.h"
+
+static const char *good, *to;
+static Error seed_error;
+
+static void need(bool ok, const char *what) {
+    if (ok) return;
+    fprintf(stderr, "fuzz_seeds: %s: %s\n", what, seed_error.text);
+    exit(1);
+}
+
+/* DIR/target/name: head, then body */
+static void seed(const char *target, const char *name, const void *head, size_t n_head,
+                 const void *body, size_t n) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", to, target);
+    need(mkdir(path, 0777) == 0 || errno == EEXIST, path);
+    snprintf(path, sizeof path, "%s/%s/%s", to, target, name);
+    FILE *f = fopen(path, "wb");
+    need(f && (n_head == 0 || fwrite(head, 1, n_head, f) == n_head) &&
+             (n == 0 || fwrite(body, 1, n, f) == n) && fclose(f) == 0,
+         path);
+}
+
+static Buffer read_good(const char *name) {
+    char path[4096];
+    Buffer b = {0};
+    snprintf(path, sizeof path, "%s/%s", good, name);
+    need(read_file(path, 1u << 30, &b, &seed_error), path);
+    return b;
+}
+
+/* The texts of the folder: as JSON, and with the byte in front that fuzz_folder takes for a name.
+ */
+static void seed_texts(void) {
+    static const struct {
+        const char *name;
+        uint8_t index;
+    } text[] = {{"config.json", 0},
+                {"generation_config.json", 1},
+                {"tokenizer.json", 2},
+                {"tokenizer_config.json", 3},
+                {"adapter/adapter_config.json", 9}};
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        Buffer b = read_good(text[i].name);
+        const char *slash = strrchr(text[i].name, '/'), *name = slash ? slash + 1 : text[i].name;
+        seed("json", name, "", 0, b.data, b.n);
+        seed("folder", name, &text[i].index, 1, b.data, b.n);
+        if (i == 3) seed("messages", name, "", 0, b.data, b.n);
+        buffer_free(&b);
+    }
+}
+
+/* vocab.json, merges.txt and added_tokens.json, from tokenizer.json. */
+static void seed_tokenizer_files(void) {
+    Buffer b = read_good("tokenizer.json"), merges = {0}, added = {0};
+    JsonDoc *doc = json_parse(b.data, b.n, "tokenizer.json", &seed_error);
+    need(doc != NULL, "tokenizer.json");
+    const Json *model = json_get(json_root(doc), "model"), *vocab = json_get(model, "vocab");
+    for (const Json *m = json_get(model, "merges")->child; m; m = m->next)
+        need(buffer_printf(&merges, &seed_error, "%s\n", m->string), "memory");
+    for (const Json *a = json_get(json_root(doc), "added_tokens")->child; a; a = a->next)
+        need(buffer_printf(&added, &seed_error, "%c\"%s\":%.*s", added.n ? ',' : '{',
+                           json_get(a, "content")->string, (int)json_get(a, "id")->source_len,
+                           json_get(a, "id")->source),
+             "memory");
+    need(buffer_puts(&added, "}", &seed_error), "memory");
+    seed("folder", "vocab", "\4", 1, vocab->source, vocab->source_len);
+    seed("folder", "merges", "\5", 1, merges.data, merges.n);
+    seed("folder", "added", "\6", 1, added.data, added.n);
+    static const char index[] = "{\"weight_map\":{\"model.norm.weight\":\"model.safetensors\"}}";
+    seed("folder", "index", "\10", 1, index, sizeof index - 1);
+    json_free(doc);
+    buffer_free(&b);
+    buffer_free(&merges);
+    buffer_free(&added);
+}
+
+/* A model.bin's beginning, up to its tensors. */
+static void seed_model(const char *quant) {
+    Buffer b = {0};
+    char path[4096];
+    snprintf(path, sizeof path, "%s/seed.bin", to);
+    need(tiny_model(path, quant, TINY_ENDS, &seed_error), path);
+    need(read_file(path, 1u << 30, &b, &seed_error), path);
+    const ModelHeader *h = (const void *)b.data;
+    seed("model", quant, "", 0, b.data, h->header_bytes);
+    remove(path);
+    buffer_free(&b);
+}
+
+static void seed_safetensors(void) {
+    Buffer b = read_good("adapter/adapter_model.safetensors");
+    uint64_t n = 0;
+    memcpy(&n, b.data, sizeof n);
+    uint32_t zeros = (uint32_t)(b.n - 8 - n);
+    seed("safetensors", "adapter", &zeros, sizeof zeros, b.data, 8 + (size_t)n);
+    buffer_free(&b);
+}
+
+static void seed_gguf(void) {
+    GgufCase plain = {.at = 0},
+             yarn = {.key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "yarn"};
+    Buffer b = {0};
+    Source s;
+    char path[4096];
+    gguf_write(&plain, &b);
+    snprintf(path, sizeof path, "%s/seed.gguf", to);
+    FILE *f = fopen(path, "wb");
+    need(f && fwrite(b.data, 1, b.n, f) == b.n && fclose(f) == 0, path);
+    need(gguf_open(path, &s, &seed_error), path);
+    size_t start = b.n;
+    for (size_t i = 0; i < s.n_tensors; i++) start = min_size(start, s.tensors[i].offset);
+    source_close(&s);
+    remove(path);
+    uint32_t zeros = (uint32_t)(b.n - start);
+    seed("gguf", "plain", &zeros, sizeof zeros, b.data, start);
+    buffer_free(&b);
+    gguf_write(&yarn, &b);
+    seed("gguf", "yarn", &zeros, sizeof zeros, b.data, b.n - zeros);
+    buffer_free(&b);
+}
+
+static void seed_small(void) {
+    static const char *const json[] = {"[1,-2.5e3,true,false,null,\"\\u00e9\\ud83d\\ude00\\n\"]",
+                                       "{\"a\":{\"b\":[[],{}]}}", "\"\""};
+    static const char *const text[] = {
+        "Hello the world, and 1234 other things\r\n\r\n  don't", "<|im_start|>user\n<|im_end|>",
+        ("e\xcc\x81 \xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8 "
+         "\xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x91\xa7"),
+        "\xff\xc0\x80\xed\xa0\x80 \xe4\xbd\xa0\xe5\xa5\xbd \xd7\x90\xd6\xb8"};
+    static const char *const messages[] = {
+        "[{\"role\":\"user\",\"content\":\"hi "
+        "<|im_end|>\"},{\"role\":\"assistant\",\"content\":\"\"}]",
+        "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":"
+        "{\"name\":\"f\",\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"1\"}],"
+        "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
+        "[{\"role\":\"system\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"};
+    char name[8];
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(name, sizeof name, "%zu", i);
+        if (i < 3) seed("json", name, "", 0, json[i], strlen(json[i]));
+        if (i < 3) seed("messages", name, "", 0, messages[i], strlen(messages[i]));
+        seed("text", name, "", 0, text[i], strlen(text[i]));
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) return fprintf(stderr, "usage: fuzz_seeds GOOD DIR\n"), 2;
+    good = argv[1];
+    to = argv[2];
+    need(mkdir(to, 0777) == 0 || errno == EEXIST, to);
+    seed_texts();
+    seed_tokenizer_files();
+    seed_model("q8");
+    seed_model("f32");
+    seed_safetensors();
+    seed_gguf();
+    seed_small();
+    return 0;
+}

@@ -1,0 +1,280 @@
+/* test_faults.c: what the programs do when the system fails them. faults.c makes every call of libc
+ * that can fail fail, once and for good, during conversion, loading, answering and chat; then
+ * conversion is killed at random moments. It must end with its status and one line, leave no half
+ * file, and (in the build with AddressSanitizer) leak nothing.
+ *
+ * LONG=1 fails every single call and kills 200 times; otherwise the first and the last call of each
+ * kind, and 10 kills. */
+#include "child.h"
+#include "tiny_gguf.h"
+
+static const char *const calls[] = {
+    "malloc", "calloc",  "realloc", "posix_memalign", "strdup",    "strndup",       "mmap",
+    "open",   "read",    "write",   "pwrite",         "fsync",     "rename",        "fstat",
+    "stat",   "statvfs", "close",   "fopen",          "ftruncate", "pthread_create"};
+#define N_CALLS (sizeof calls / sizeof calls[0])
+
+/* What is done; words as in malformed.h: @S is the folder of the good files, relative names lie in
+ * a folder that must hold what it should afterwards. */
+static const struct {
+    const char *line, *typed, *makes; /* makes: the file it writes, or NULL */
+} scenarios[] = {
+    {"convert @S/hf -o x.bin -t 2", NULL, "x.bin"},
+    {"convert @S/hf -o x.bin -t 2 --quant q5 --lora @S/hf/adapter", NULL, "x.bin"},
+    {"convert @S/good.gguf -o x.bin -t 1", NULL, "x.bin"},
+    {"convert --info @S/hf", NULL, NULL},
+    {"qwen @S/good.bin -p hi -n 3 -t 2 --seed 1", NULL, NULL},
+    {"qwen @S/good.bin -f @S/hf/config.json --tokenize", NULL, NULL},
+    {"qwen @S/good.bin --messages @S/messages.json --render", NULL, NULL},
+    {"qwen @S/good.bin --verify -t 2", NULL, NULL},
+    {"qwen @S/good.bin --perplexity @S/messages.json -c 16 -t 1", NULL, NULL},
+    {"qwen @S/good.bin -n 2 -t 1 --seed 1",
+     "hi\n/set system You\n/show info\n/save s.json\n/load s.json\nhi\n/bye\n", "s.json"},
+};
+#define N_SCENARIOS (sizeof scenarios / sizeof scenarios[0])
+
+static struct {
+    char root[512], tool[2][PATH_MAX], out[600];
+    Child child;
+    bool full;
+    size_t points, refused;
+} test;
+
+static Error scratch;
+
+static void need(bool ok, const char *what) {
+    if (ok) return;
+    fprintf(stderr, "test_faults: %s: %s\n", what, scratch.text[0] ? scratch.text : "failed");
+    exit(1);
+}
+
+/* ROOT/NAME; four results stay valid at a time */
+static const char *in_root(const char *name) {
+    static char room[4][1100];
+    static unsigned turn;
+    char *path = room[turn++ % 4];
+    snprintf(path, sizeof room[0], "%s/%s", test.root, name);
+    return path;
+}
+
+static void write_bytes(const char *path, const void *bytes, size_t n) {
+    FILE *f = fopen(path, "wb");
+    need(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0, path);
+}
+
+/* ---- Running --------------------------------------------------------------------------------- */
+
+/* Run a scenario with FAULT=fault (NULL: none); how often each call came goes to ROOT/count. */
+static void run(size_t scenario, const char *fault, unsigned kill_after_us) {
+    char words[CHILD_ARGS][1200], *argv[CHILD_ARGS + 1], variable[128], count[700];
+    size_t n = 0;
+    for (const char *p = scenarios[scenario].line; *p; p += *p == ' ') {
+        size_t len = strcspn(p, " ");
+        bool root = len > 2 && memcmp(p, "@S", 2) == 0;
+        snprintf(words[n], sizeof words[n], "%s%.*s", root ? test.root : "",
+                 (int)(root ? len - 2 : len), root ? p + 2 : p);
+        argv[n] = words[n];
+        n++;
+        p += len;
+    }
+    argv[0] = test.tool[scenarios[scenario].line[0] == 'q' ? 0 : 1];
+    argv[n] = NULL;
+    snprintf(variable, sizeof variable, "FAULT=%s", fault ? fault : "none:0");
+    snprintf(count, sizeof count, "%s", in_root("count"));
+    setenv("FAULT_COUNT", count, 1);
+    ChildOptions o = {.folder = test.out,
+                      .variable = variable,
+                      .kill_after_us = kill_after_us,
+                      .typed = scenarios[scenario].typed};
+    child_run(&test.child, argv, &o);
+}
+
+/* How often the last run called each of `calls`. */
+static void read_counts(long counts[N_CALLS]) {
+    char name[32];
+    long n;
+    FILE *f = fopen(in_root("count"), "r");
+    need(f != NULL, "count");
+    memset(counts, 0, N_CALLS * sizeof *counts);
+    while (fscanf(f, "%31s %ld", name, &n) == 2)
+        for (size_t k = 0; k < N_CALLS; k++)
+            if (strcmp(calls[k], name) == 0) counts[k] = n;
+    fclose(f);
+}
+
+/* Lines on stderr that begin with the program's name: its errors, and convert's one result. */
+static size_t named_lines(const char *name) {
+    size_t n = 0;
+    for (const char *p = test.child.err; p && *p; p = strchr(p, '\n'), p = p ? p + 1 : NULL)
+        n += strncmp(p, name, strlen(name)) == 0;
+    return n;
+}
+
+/* A chat that could not answer saves another conversation than usual, but a whole one. */
+static bool is_json(const Buffer *b) {
+    Error e;
+    JsonDoc *doc = json_parse(b->data, b->n, "saved", &e);
+    json_free(doc);
+    return doc != NULL;
+}
+
+/* Is there exactly the file, if any, whole? `good`: what it holds when all goes well. */
+static void check_files(const char *what, size_t s, const Buffer *good) {
+    const char *makes = scenarios[s].makes;
+    bool chat = scenarios[s].typed != NULL;
+    Buffer got = {0};
+    char path[1100];
+    snprintf(path, sizeof path, "%s/%s", test.out, makes ? makes : "none");
+    bool there = access(path, F_OK) == 0;
+    CHECK(folder_count(test.out) == there, "%s: another file was left: %.300s", what,
+          test.child.err);
+    if (there) {
+        need(read_file(path, 1u << 30, &got, &scratch), path);
+        bool same = got.n == good->n && memcmp(got.data, good->data, got.n) == 0;
+        CHECK(chat ? is_json(&got) : same, "%s: a half file", what);
+        buffer_free(&got);
+    }
+    if (test.child.status == 0 && !chat) CHECK(there || !makes, "%s: status 0, no file", what);
+    folder_empty(test.out);
+}
+
+/* One call fails: was that said, and nothing worse? */
+static void check_fault(size_t s, const char *fault, const Buffer *good, const Child *usual) {
+    const Child *c = &test.child;
+    char what[200];
+    bool qwen = scenarios[s].line[0] == 'q', chat = scenarios[s].typed != NULL;
+    snprintf(what, sizeof what, "%s, %.100s", fault, scenarios[s].line);
+    run(s, fault, 0);
+    test.points++;
+    test.refused += c->status != 0;
+    CHECK(c->status == 0 || c->status == 1, "%s: status %d: %.600s", what, c->status, c->err);
+    size_t lines = named_lines(qwen ? "qwen: " : "convert: ");
+    size_t expected = c->status != 0 ? 1 : named_lines("convert: ") > 0;
+    if (!chat)
+        CHECK(lines == expected, "%s: status %d, %zu lines: %.600s", what, c->status, lines,
+              c->err);
+    if (!chat && c->status == 0)
+        CHECK(c->out_bytes == usual->out_bytes, "%s: another answer", what);
+    check_files(what, s, good);
+}
+
+/* ---- Every call of every scenario ------------------------------------------------------------ */
+
+/* Which of n calls fail: all, or the first and the last. */
+static long next_point(long i, long n) {
+    return test.full ? i + 1 : i == 0 ? 1 : i < n ? n : n + 1;
+}
+
+static void test_scenario(size_t s) {
+    static Child usual;
+    Buffer good = {0};
+    char path[1100], fault[64];
+    long n[N_CALLS];
+    run(s, NULL, 0);
+    read_counts(n);
+    CHECK(test.child.status == 0, "%s: %s", scenarios[s].line, test.child.err);
+    usual = test.child;
+    snprintf(path, sizeof path, "%s/%s", test.out, scenarios[s].makes ? scenarios[s].makes : "");
+    if (scenarios[s].makes) need(read_file(path, 1u << 30, &good, &scratch), path);
+    folder_empty(test.out);
+    size_t before = test.points;
+    for (size_t k = 0; k < N_CALLS; k++) {
+        for (long i = next_point(0, n[k]); i <= n[k]; i = next_point(i, n[k])) {
+            snprintf(fault, sizeof fault, "%s:%ld", calls[k], i);
+            check_fault(s, fault, &good, &usual);
+            snprintf(fault, sizeof fault, "%s:%ld+", calls[k], i);
+            check_fault(s, fault, &good, &usual);
+        }
+    }
+    CHECK(test.points > before, "%s: nothing failed", scenarios[s].line);
+    check_fault(s, "short:1", &good, &usual);
+    CHECK(test.child.status == 0, "%s: short reads and writes, interrupted: %s", scenarios[s].line,
+          test.child.err);
+    buffer_free(&good);
+}
+
+/* ---- Kill -9 --------------------------------------------------------------------------------- */
+
+/* The final name is absent or complete; what else lies there has the name of a temporary file. */
+static void test_kills(void) {
+    Buffer good = {0};
+    char path[1100];
+    int n = test.full ? 200 : 10, complete = 0, odd = 0, half = 0;
+    uint64_t state = 17;
+    snprintf(path, sizeof path, "%s/x.bin", test.out);
+    double start = now_seconds();
+    run(0, NULL, 0);
+    double whole = now_seconds() - start;
+    need(read_file(path, 1u << 30, &good, &scratch), path);
+    folder_empty(test.out);
+    for (int i = 0; i < n; i++) {
+        run(0, NULL, 1 + (unsigned)(test_random(&state) % (unsigned)(1.2e6 * whole)));
+        Buffer got = {0};
+        if (access(path, F_OK) == 0) {
+            need(read_file(path, 1u << 30, &got, &scratch), path);
+            complete++;
+            half += got.n != good.n || memcmp(got.data, good.data, got.n) != 0;
+            buffer_free(&got);
+            unlink(path);
+        }
+        DIR *d = opendir(test.out);
+        for (struct dirent *f; d && (f = readdir(d)) != NULL;)
+            odd += f->d_name[0] != '.' || (strlen(f->d_name) > 2 && !strstr(f->d_name, ".tmp-"));
+        if (d) closedir(d);
+        folder_empty(test.out);
+    }
+    buffer_free(&good);
+    CHECK(half == 0, "%d of %d killed conversions left a half file", half, n);
+    CHECK(odd == 0, "%d names that are no temporary ones", odd);
+    printf("%d conversions killed: %d had written all, 0 expected half, got %d\n", n, complete,
+           half);
+}
+
+/* ---- All of it ------------------------------------------------------------------------------- */
+
+static void run_good(char *const argv[]) {
+    ChildOptions o = {0};
+    child_run(&test.child, argv, &o);
+    need(test.child.status == 0, test.child.err);
+}
+
+static void make_good(const char *program) {
+    static const char messages[] =
+        "[{\"role\": \"user\", \"content\": \"What is the time, and where are you?\"}]";
+    char maker[PATH_MAX], hf[600], bin[600];
+    const char *slash = strrchr(program, '/');
+    int n = slash ? (int)(slash - program) : 1;
+    snprintf(maker, sizeof maker, "%.*s/make_tiny", n, slash ? program : ".");
+    snprintf(hf, sizeof hf, "%s", in_root("hf"));
+    snprintf(bin, sizeof bin, "%.*s/faults/qwen", n, slash ? program : ".");
+    need(realpath(bin, test.tool[0]) != NULL, bin);
+    snprintf(bin, sizeof bin, "%.*s/faults/convert", n, slash ? program : ".");
+    need(realpath(bin, test.tool[1]) != NULL, bin);
+    snprintf(bin, sizeof bin, "%s", in_root("good.bin"));
+    char *make[] = {maker, hf, NULL}, *convert[] = {test.tool[1], hf, "-o", bin, NULL};
+    run_good(make);
+    run_good(convert);
+    GgufCase plain = {.at = 0};
+    Buffer gguf = {0};
+    gguf_write(&plain, &gguf);
+    write_bytes(in_root("good.gguf"), gguf.data, gguf.n);
+    buffer_free(&gguf);
+    write_bytes(in_root("messages.json"), messages, sizeof messages - 1);
+    need(mkdir(test.out, 0777) == 0, test.out);
+}
+
+int main(int argc, char **argv) {
+    const char *base = getenv("TMPDIR");
+    (void)argc;
+    test.full = getenv("LONG") != NULL;
+    snprintf(test.root, sizeof test.root, "%.200s/faults-XXXXXX", base ? base : P_tmpdir);
+    need(mkdtemp(test.root) != NULL, test.root);
+    snprintf(test.out, sizeof test.out, "%s/out", test.root);
+    make_good(argv[0]);
+    for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
+    test_kills();
+    printf("%zu failing calls, %zu refused with status 1\n", test.points, test.refused);
+    char *rm[] = {"rm", "-rf", test.root, NULL};
+    run_good(rm);
+    return test_end("faults");
+}
