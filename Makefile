@@ -54,8 +54,8 @@ $(B)/faults/%: test/faults.c
 	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
 $(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
-# Files that lie in memory (test_mutate.c)
-$(B)/test_mutate: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
+# Files that lie in memory
+$(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
 $(B)/fuzz_seeds: test/fuzz_seeds.c $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
