@@ -99,6 +99,9 @@ bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size
                       Error *e);
 /* Say that the pages of these rows are not needed for now: keeps resident memory small. */
 void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size_t n);
+/* Are the weight files as long as they were when they were opened? A mapped file that was cut shows
+ * zeros up to the end of its last page. */
+bool source_unchanged(const Source *s, Error *e);
 /* ModelHeader.source_sha256 of the weight files; zeros for a random model. False when *stop is
  * set. */
 bool source_hash(const Source *s, atomic_int *stop, uint8_t out[32]);
@@ -151,6 +154,8 @@ typedef struct {
     Plan *plan;              /* checksums are filled in */
     unsigned n_threads;      /* >= 1; the file is the same for any number */
     atomic_int *stop;        /* not 0: give up; -1 is set by a failure */
+    _Atomic(const char *) *unfinished; /* or NULL: the temporary file's name stands here as long as
+                                          a signal handler would have to remove it */
     FILE *progress;          /* a terminal, or NULL */
     FILE *report;            /* gets a line for every tensor, or NULL */
     double error, power;     /* out: sums of squares over all weights that were rounded */

@@ -114,14 +114,14 @@ static bool check_options(const Options *o, Error *e) {
     if (o->random && o->lora) return fail(e, NULL, "--random", "expected no --lora beside it");
     if (o->seed && !o->random) return fail(e, NULL, "--seed", "expected --random beside it");
     if (!o->output) return fail(e, NULL, "--output", "missing: expected -o FILE");
-    if (o->name && strlen(o->name) >= sizeof ((ModelHeader *)0)->name)
+    if (o->name && strlen(o->name) >= sizeof((ModelHeader *)0)->name)
         return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu",
-                    sizeof ((ModelHeader *)0)->name - 1, strlen(o->name));
+                    sizeof((ModelHeader *)0)->name - 1, strlen(o->name));
     static const char *const quants[] = {"q8", "q5", "f32", "f16", "bf16"};
     for (size_t i = 0; o->quant && i < 5; i++)
         if (strcmp(o->quant, quants[i]) == 0) return true;
-    return !o->quant || fail(e, NULL, "--quant", "expected q8, q5, f32, f16 or bf16, got \"%s\"",
-                             o->quant);
+    return !o->quant ||
+           fail(e, NULL, "--quant", "expected q8, q5, f32, f16 or bf16, got \"%s\"", o->quant);
 }
 
 /* An optional number of the command line; *out keeps its value without it. */
@@ -134,16 +134,33 @@ static bool option_int(const char *text, const char *option, int64_t low, int64_
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-/* The one thing that a signal handler can reach: the number of the signal that arrived. */
+/* All that signal handlers can reach: the number of the signal that arrived, and the name of the
+ * file that is being written. */
 static atomic_int stop_signal;
+static _Atomic(const char *) unfinished;
 
 static void on_signal(int number) { atomic_store(&stop_signal, number); }
+
+/* A page of a mapped file could not be read: it became shorter, or its disk failed. */
+static void on_bus_error(int number) {
+    (void)number;
+    static const char line[] =
+        "convert: a source file changed on disk, or could not be read, while in use\n";
+    const char *path = atomic_load(&unfinished);
+    if (path) (void)unlink(path);
+    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
+    (void)ignored;
+    _exit(1);
+}
 
 static void catch_signals(void) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction bus = {.sa_handler = on_bus_error};
     sigemptyset(&action.sa_mask);
-    (void)signal(SIGXFSZ, SIG_IGN); /* a file size limit becomes an error of the write */
+    sigemptyset(&bus.sa_mask);
+    (void)sigaction(SIGBUS, &bus, NULL); /* cannot fail */
+    (void)signal(SIGXFSZ, SIG_IGN);      /* a file size limit becomes an error of the write */
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         struct sigaction old;
         if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN)
@@ -200,8 +217,13 @@ static bool convert(const Options *o, const Source *s, unsigned n_threads, Error
     bool ok = (lora || !o->lora) && plan_make(s, lora, o->quant, &plan, e);
     if (ok) {
         print_notes(s, &plan);
-        WriteJob job = {.source = s, .lora = lora, .plan = &plan, .n_threads = n_threads,
-                        .stop = &stop_signal, .progress = isatty(STDERR_FILENO) ? stderr : NULL,
+        WriteJob job = {.source = s,
+                        .lora = lora,
+                        .plan = &plan,
+                        .n_threads = n_threads,
+                        .stop = &stop_signal,
+                        .unfinished = &unfinished,
+                        .progress = isatty(STDERR_FILENO) ? stderr : NULL,
                         .report = o->verbose ? stderr : NULL};
         ok = write_model(&job, o->output, e);
         if (ok) print_result(s, &job, o->output, now_seconds() - started);
@@ -245,8 +267,10 @@ int main(int argc, char **argv) {
         !option_int(o.seed, "--seed", 0, INT64_MAX, &seed, &e) ||
         !option_int(o.threads, "--threads", 1, 64, &threads, &e))
         return complain(&e, 2);
-    if (o.help) print_help();
-    else if (o.version) printf("%s, model.bin version %d\n", CONVERTER, MODEL_VERSION);
+    if (o.help)
+        print_help();
+    else if (o.version)
+        printf("%s, model.bin version %d\n", CONVERTER, MODEL_VERSION);
     if (o.help || o.version) return fflush(stdout) == 0 ? 0 : 1;
     catch_signals();
     int status = run(&o, seed, threads, &e), number = atomic_load(&stop_signal);

@@ -62,7 +62,8 @@ static bool open_file(const char *path, Source *s, Error *e) {
     printable(shown, sizeof shown, (const char *)head, min_size(n, 12));
     return fail(e, path, NULL,
                 "expected a Hugging Face folder, a GGUF or a safetensors file, got a file that "
-                "begins with \"%s\"", shown);
+                "begins with \"%s\"",
+                shown);
 }
 
 /* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,
@@ -169,6 +170,19 @@ void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size
     if (s->n_files == 0) return;
     size_t row_bytes = source_row_bytes(t->type, t->cols), from = t->offset + first * row_bytes;
     drop_range(&s->files[t->file], from, from + n * row_bytes);
+}
+
+bool source_unchanged(const Source *s, Error *e) {
+    struct stat st;
+    for (size_t i = 0; i < s->n_files; i++) {
+        const Map *m = &s->files[i];
+        if (fstat(m->fd, &st) != 0) return fail_errno(e, s->path, "cannot stat");
+        if ((uintmax_t)st.st_size != m->bytes)
+            return fail(e, s->path, s->file_names[i],
+                        "changed on disk while in use: expected %zu bytes, got %lld", m->bytes,
+                        (long long)st.st_size);
+    }
+    return true;
 }
 
 /* ---- Checksum of the weight files ------------------------------------------------------------ */

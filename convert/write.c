@@ -31,9 +31,9 @@ typedef struct {
     size_t tensor, first, n; /* panels [first, first + n) of this tensor */
     uint8_t *out;            /* (n) panels */
     double error[MAX_CHUNK_PANELS], power[MAX_CHUNK_PANELS]; /* (n) sums of squares */
-    atomic_size_t next;      /* the panel that the next free thread takes */
+    atomic_size_t next; /* the panel that the next free thread takes */
     atomic_bool failed;
-    pthread_mutex_t lock;    /* of what: the first error */
+    pthread_mutex_t lock; /* of what: the first error */
     Error what;
 } Chunk;
 
@@ -48,10 +48,10 @@ typedef struct {
     NewFile file;
     Crc crc;
     Chunk chunk;
-    size_t out_room;            /* bytes of chunk.out */
+    size_t out_room; /* bytes of chunk.out */
     Worker workers[MAX_THREADS];
     unsigned n_workers;
-    double started, shown;      /* when work began; when progress was last shown */
+    double started, shown; /* when work began; when progress was last shown */
 } Writer;
 
 /* ---- One panel ------------------------------------------------------------------------------- */
@@ -295,7 +295,8 @@ static bool check_space(const char *path, uint64_t need, Error *e) {
     free(folder);
     if (!known) return fail_errno(e, path, "cannot write here");
     uint64_t unit = v.f_frsize, free_bytes = unit && v.f_bavail > UINT64_MAX / unit
-                                                 ? UINT64_MAX : (uint64_t)v.f_bavail * unit;
+                                                 ? UINT64_MAX
+                                                 : (uint64_t)v.f_bavail * unit;
     if (need <= free_bytes) return true;
     return fail(e, path, NULL, "not enough space: %llu bytes needed, %llu free",
                 (unsigned long long)need, (unsigned long long)free_bytes);
@@ -342,18 +343,27 @@ static void writer_free(Writer *w) {
     free(w);
 }
 
+static void set_unfinished(const WriteJob *job, const char *path) {
+    if (job->unfinished) atomic_store(job->unfinished, path);
+}
+
 /* Everything between an open temporary file and its rename. */
 static bool write_all(Writer *w, Error *e) {
     HashTask hash = {.job = w->job};
     pthread_t thread;
+    set_unfinished(w->job, w->file.temporary);
     bool running = pthread_create(&thread, NULL, hash_source, &hash) == 0;
     bool ok = write_tensors(w, e);
     int none = 0;
     if (!ok) atomic_compare_exchange_strong(w->job->stop, &none, -1);
-    if (running) pthread_join(thread, NULL);
-    else hash_source(&hash);
-    return ok && (hash.ok || fail(e, NULL, NULL, "interrupted")) && not_stopped(w->job, e) &&
-           write_header(w, hash.sha256, e) && newfile_commit(&w->file, e);
+    if (running)
+        pthread_join(thread, NULL);
+    else
+        hash_source(&hash);
+    ok = ok && (hash.ok || fail(e, NULL, NULL, "interrupted")) && not_stopped(w->job, e) &&
+         source_unchanged(w->job->source, e) && write_header(w, hash.sha256, e);
+    set_unfinished(w->job, NULL); /* nothing mapped is read from here on */
+    return ok && newfile_commit(&w->file, e);
 }
 
 bool write_model(WriteJob *job, const char *path, Error *e) {

@@ -193,6 +193,46 @@ static void test_scenario(size_t s) {
     buffer_free(&good);
 }
 
+/* ---- A mapped file that shrinks ---------------------------------------------------------------
+ */
+
+/* Before some call of `call` the scenario's file is cut: a line and status 1, unless all of it had
+ * been read. */
+static void test_cut(size_t s, const char *call, const char *file) {
+    char path[1100], fault[64];
+    Buffer whole = {0}, good = {0};
+    long n[N_CALLS], calls_made = 0, refused = 0;
+    snprintf(path, sizeof path, "%s", in_root(file));
+    need(read_file(path, 1u << 30, &whole, &scratch), path);
+    run(s, NULL, 0);
+    read_counts(n);
+    if (scenarios[s].makes) {
+        char made[1100];
+        snprintf(made, sizeof made, "%s/%s", test.out, scenarios[s].makes);
+        need(read_file(made, 1u << 30, &good, &scratch), made);
+    }
+    folder_empty(test.out);
+    for (size_t k = 0; k < N_CALLS; k++)
+        if (strcmp(calls[k], call) == 0) calls_made = n[k];
+    long step = test.full || calls_made < 4 ? 1 : calls_made / 4;
+    for (long i = 1; i <= calls_made; i += step) {
+        snprintf(fault, sizeof fault, "%s:%ld", call, i);
+        setenv("FAULT_CUT", path, 1);
+        run(s, fault, 0);
+        unsetenv("FAULT_CUT");
+        const Child *c = &test.child;
+        size_t lines = named_lines("qwen: ") + named_lines("convert: ");
+        CHECK(c->status == 0 || (c->status == 1 && lines == 1), "%s cut at %s: status %d, %.600s",
+              file, fault, c->status, c->err);
+        refused += c->status == 1;
+        check_files(fault, s, &good);
+        write_bytes(path, whole.data, whole.n);
+    }
+    CHECK(refused > 0, "%s, cut at %ld calls of %s: never refused", file, calls_made, call);
+    buffer_free(&whole);
+    buffer_free(&good);
+}
+
 /* ---- Kill -9 --------------------------------------------------------------------------------- */
 
 /* The final name is absent or complete; what else lies there has the name of a temporary file. */
@@ -272,6 +312,12 @@ int main(int argc, char **argv) {
     snprintf(test.out, sizeof test.out, "%s/out", test.root);
     make_good(argv[0]);
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
+    test_cut(0, "pwrite", "hf/model.safetensors");
+    test_cut(0, "calloc", "hf/model.safetensors");
+    test_cut(2, "pwrite", "good.gguf");
+    test_cut(4, "calloc", "good.bin");
+    test_cut(4, "realloc", "good.bin");
+    test_cut(7, "calloc", "good.bin");
     test_kills();
     printf("%zu failing calls, %zu refused with status 1\n", test.points, test.refused);
     char *rm[] = {"rm", "-rf", test.root, NULL};
