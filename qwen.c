@@ -6,8 +6,8 @@
  *   Part I    the model      1 structures   2 opening   3 rotary angles   4 forward
  *                            5 sampler      6 session   7 output          8 generation
  *   Part II   the machine    9 threads     10 processors and memory
- *   Part III  the program   11 options     12 prompts and statistics     13 chat
- *                           14 bench       15 perplexity and verify      16 main
+ *   Part III  the program   11 options     12 prompts and statistics     13 many prompts
+ *                           14 chat        15 bench    16 perplexity and verify    17 main
  *
  * The arithmetic itself is in kernels.c, behind the table that kernels.h describes; text <-> ids in
  * tokenizer.c; conversations -> ids in chat.c.
@@ -45,6 +45,7 @@
 #define QWEN_VERSION "0.1"
 #define PROMPT_CHUNK 256 /* tokens of a prompt that go through the layers together */
 #define MAX_THREADS 256
+#define DECODE_ROWS 32 /* tokens of one decoding pass, of all sequences together */
 
 /* ============================================================================================
  * Part I: the model
@@ -115,6 +116,7 @@ typedef struct {
     float *gate, *up; /* (T, F) */
     float *y;         /* (T, H) output of o_proj and down_proj */
     float *cos, *sin; /* (T, D/2) */
+    float *logits;    /* (DECODE_ROWS, V) of a decoding pass, rows logits_stride() apart */
     Operand act;      /* room for terms T tokens of H, or T tokens of the widest input */
     float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
@@ -745,6 +747,7 @@ static void engine_layout(Engine *e, Arena *a) {
     e->up = arena_floats(a, n, e->f_stride);
     e->cos = arena_floats(a, n, c->head_dim / 2);
     e->sin = arena_floats(a, n, c->head_dim / 2);
+    e->logits = arena_floats(a, DECODE_ROWS, logits_stride(e->model));
     e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
     e->partials = arena_floats(a, e->partial_units, g * (e->v_stride + 2));
     if (!e->model->quantized) return; /* what follows is for int8 activations */
@@ -1008,10 +1011,11 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
 
 /* ---- 6. Session ------------------------------------------------------------------------------ */
 
-/* One conversation: what stands in sequence 0's cache. A new prompt that begins with the same
- * tokens does not compute them again. */
+/* One conversation: what stands in the cache of one of the engine's sequences. A new prompt that
+ * begins with the same tokens does not compute them again. */
 typedef struct {
     Engine *engine;
+    uint32_t seq;  /* 0 unless it is set after opening */
     Ids ids;       /* tokens whose keys and values are cached, in order */
     float *logits; /* (V) of the last token fed */
 } Session;
@@ -1057,7 +1061,7 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
     for (size_t done = 0; done < n && result == FED;) {
         uint32_t m = (uint32_t)min_size(n - done, e->chunk);
         for (uint32_t i = 0; i < m; i++)
-            tokens[i] = (Token){ids[done + i], 0, (uint32_t)s->ids.n + i, done + i + 1 == n};
+            tokens[i] = (Token){ids[done + i], s->seq, (uint32_t)s->ids.n + i, done + i + 1 == n};
         forward(e, tokens, m, s->logits);
         for (uint32_t i = 0; i < m; i++)
             if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
@@ -1070,13 +1074,17 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
     return result;
 }
 
-/* Keep only what the cached tokens and prompt have in common; returns how many tokens that is. The
- * last token of the prompt is always fed again, for its logits. */
-static size_t session_rewind(Session *s, const Ids *prompt) {
+/* How many tokens the cache and the prompt have in common. The last one of the prompt is never
+ * among them: it is always fed, for its logits. */
+static size_t session_common(const Session *s, const Ids *prompt) {
     size_t n = 0;
     while (n < s->ids.n && n + 1 < prompt->n && s->ids.ids[n] == prompt->ids[n]) n++;
-    s->ids.n = n;
     return n;
+}
+
+/* Keep only what the cached tokens and prompt have in common; returns how many tokens that is. */
+static size_t session_rewind(Session *s, const Ids *prompt) {
+    return s->ids.n = session_common(s, prompt);
 }
 
 /* A session on disk: what --cache keeps of a prompt for the next run of the program.
@@ -1137,6 +1145,20 @@ static size_t key_bytes(const Engine *e, size_t n) {
     return round_up(n, 16) * e->model->config->head_dim * kv_item(e);
 }
 static size_t value_bytes(const Engine *e, size_t n) { return n * e->v_stride * kv_item(e); }
+
+/* Take over the first n tokens of another session of the same engine, keys and values and all. */
+static bool session_copy(Session *to, const Session *from, size_t n, Error *err) {
+    const Engine *e = to->engine;
+    const KvCache *a = &e->caches[to->seq], *b = &e->caches[from->seq];
+    for (size_t p = 0; p < n_planes(e); p++) {
+        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_bytes(e, n));
+        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_bytes(e, n));
+    }
+    to->ids.n = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!ids_add(&to->ids, from->ids.ids[i], err)) return false;
+    return true;
+}
 
 static bool cache_size(const Engine *e, size_t n, size_t *bytes) {
     return mul_ok(key_bytes(e, n) + value_bytes(e, n), n_planes(e), bytes) &&
@@ -1393,14 +1415,17 @@ static const char *const finish_names[] = {"stop", "length", "loop", "interrupt"
 
 typedef struct {
     size_t n_prompt, n_cached, n_generated;
-    double prompt_s, first_s,
-        decode_s;        /* reading the prompt; until the first token; all after it */
+    size_t n_decoded;    /* tokens behind the first of each answer */
+    double prompt_s;     /* reading the prompt */
+    double first_s;      /* until the first token */
+    double decode_s;     /* all after it */
     double decode_bytes; /* weights, keys and values read for the tokens after the first */
     Finish finish;
     uint64_t hash; /* FNV-1a of the generated ids, four bytes each */
     bool not_finite;
 } RunStats;
 
+#define HASH_START 0xcbf29ce484222325u
 static uint64_t hash_id(uint64_t h, int32_t id) {
     for (int i = 0; i < 4; i++) h = (h ^ (uint8_t)((uint32_t)id >> 8 * i)) * 0x100000001b3u;
     return h;
@@ -1412,15 +1437,18 @@ static bool is_eos(const Model *m, int32_t id) {
     return false;
 }
 
-/* Bytes of keys and values that a token at position pos reads. */
-static double kv_bytes(const Engine *e, size_t pos) {
-    const ModelConfig *c = e->model->config;
-    double item = e->options.kv_f32 ? 4 : 2;
-    return (double)(pos + 1) * c->num_hidden_layers * c->num_key_value_heads *
-           (c->head_dim + e->v_stride) * item;
+/* Bytes of keys and values of n positions. */
+static double kv_bytes(const ModelConfig *c, bool kv_f32, size_t n) {
+    return (double)n * c->num_hidden_layers * c->num_key_value_heads *
+           (double)(c->head_dim + round_up(c->head_dim, 16)) * (kv_f32 ? 4 : 2);
 }
 
-/* What changes while an answer is made. */
+/* Bytes that one decoding pass reads for a token at position pos, weights aside. */
+static double kv_read(const Engine *e, size_t pos) {
+    return kv_bytes(e->model->config, e->options.kv_f32, pos + 1);
+}
+
+/* One answer while it is made. */
 typedef struct {
     Session *session;
     const GenerateOptions *options;
@@ -1429,58 +1457,64 @@ typedef struct {
     Output *out;
     RunStats *stats;
     double start;
+    bool going;   /* there is more to come */
+    int32_t next; /* the latest token, which was not fed yet */
+    /* the decoding pass under way: */
+    int32_t picked; /* what was chosen from its logits */
+    bool failed;    /* they are not finite: see error */
+    Error error;
 } Run;
 
-/* Take the next token from the session's logits. True: go on; else stats->finish says why not, or
- * *e. */
-static bool run_step(Run *r, bool *ok, Error *e) {
-    Session *s = r->session;
+/* The answer's next token is id: write it, and see whether it is the last one. False on an error.
+ */
+static bool run_take(Run *r, int32_t id, Error *e) {
+    const Session *s = r->session;
     const Model *m = s->engine->model;
     RunStats *st = r->stats;
-    int32_t id = sample(&r->sampler, s->logits, s->ids.ids, s->ids.n, st->n_prompt);
     double now = now_seconds();
-    if (st->n_generated++ == 0) st->first_s = now - r->start;
+    if (st->n_generated++ == 0)
+        st->first_s = now - r->start;
+    else
+        st->n_decoded++;
     st->decode_s = now - r->start - st->first_s;
     st->hash = hash_id(st->hash, id);
-    *ok = ids_add(&r->out->ids, id, e);
-    if (!*ok) return false;
+    r->next = id;
+    r->going = false;
     st->finish = FINISH_STOP;
-    if (is_eos(m, id) && !r->options->ignore_eos) return false;
+    if (!ids_add(&r->out->ids, id, e)) return false;
+    if (is_eos(m, id) && !r->options->ignore_eos) return true;
     if (!tokenizer_is_special(m->tokenizer, id)) {
         size_t n;
         bool stopped;
         const char *bytes = tokenizer_bytes(m->tokenizer, id, &n);
-        *ok = output_add(r->out, bytes ? bytes : "", n, &stopped, e);
-        if (!*ok || stopped) return false;
+        if (!output_add(r->out, bytes ? bytes : "", n, &stopped, e)) return false;
+        if (stopped) return true;
     }
-    st->finish = FINISH_LENGTH;
-    if (r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens)
-        return false;
-    if (s->ids.n >= s->engine->options.ctx) return false;
-    st->decode_bytes += (double)m->token_bytes + kv_bytes(s->engine, s->ids.n);
-    Fed fed = session_feed(s, &id, 1, NULL, e);
-    st->finish = FINISH_LOOP;
-    if (fed == FED && r->options->loop_guard &&
-        loop_found(r->guard, r->out->ids.ids, r->out->ids.n))
-        return false;
-    st->finish = FINISH_INTERRUPT;
-    if (interrupts) return false;
-    st->not_finite = fed == FED_NOT_FINITE;
-    *ok = fed == FED;
-    return *ok;
+    bool limit = r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens;
+    if (limit || s->ids.n >= s->engine->options.ctx)
+        st->finish = FINISH_LENGTH;
+    else if (r->options->loop_guard && loop_found(r->guard, r->out->ids.ids, r->out->ids.n))
+        st->finish = FINISH_LOOP;
+    else if (interrupts)
+        st->finish = FINISH_INTERRUPT;
+    else
+        r->going = true;
+    return true;
 }
 
-static bool run_prompt(Run *r, const Ids *prompt, bool *ok, Error *e) {
+/* Read the prompt and take the first token. */
+static bool run_prompt(Run *r, const Ids *prompt, Error *e) {
     RunStats *st = r->stats;
-    st->n_prompt = prompt->n;
-    st->n_cached = session_rewind(r->session, prompt);
-    Fed fed = session_feed(r->session, prompt->ids + st->n_cached, prompt->n - st->n_cached,
+    Session *s = r->session;
+    st->n_cached = session_rewind(s, prompt);
+    Fed fed = session_feed(s, prompt->ids + st->n_cached, prompt->n - st->n_cached,
                            r->options->progress, e);
     st->prompt_s = now_seconds() - r->start;
     st->finish = fed == FED_INTERRUPTED ? FINISH_INTERRUPT : FINISH_LENGTH;
     st->not_finite = fed == FED_NOT_FINITE;
-    *ok = fed == FED || fed == FED_INTERRUPTED;
-    return fed == FED && r->options->max_tokens != 0;
+    if (fed == FED_INTERRUPTED || (fed == FED && r->options->max_tokens == 0)) return true;
+    if (fed != FED) return false;
+    return run_take(r, sample(&r->sampler, s->logits, s->ids.ids, s->ids.n, st->n_prompt), e);
 }
 
 static bool check_fits(const Session *s, const Ids *prompt, Error *e) {
@@ -1497,25 +1531,77 @@ static bool check_fits(const Session *s, const Ids *prompt, Error *e) {
                                                     : s->engine->model->config->yarn_factor));
 }
 
-/* Answer the prompt: feed what is new of it, then choose, write and feed tokens until something
- * ends it. False on an error; the statistics are filled in either way. */
+/* Begin to answer the prompt: feed what is new of it and take the first token. run_close() in any
+ * case. All that is pointed to must outlive the run. */
+static bool run_open(Run *r, Session *s, const Ids *prompt, const GenerateOptions *o, Output *out,
+                     RunStats *st, Error *e) {
+    *r = (Run){.session = s, .options = o, .out = out, .stats = st};
+    *st = (RunStats){.hash = HASH_START, .finish = FINISH_ERROR, .n_prompt = prompt->n};
+    if (!check_fits(s, prompt, e)) return false;
+    uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(s->engine->model->tokenizer);
+    r->guard = alloc_array(e, "loop guard", 1, sizeof *r->guard);
+    if (!r->guard || !sampler_open(&r->sampler, &o->sampler, n_vocab, e)) return false;
+    r->start = now_seconds();
+    return run_prompt(r, prompt, e);
+}
+
+/* The answer is over: write what was held back of it. ok: no error so far. */
+static bool run_close(Run *r, bool ok, Error *e) {
+    Error second;
+    ok = output_finish(r->out, ok ? e : &second) && ok;
+    if (!ok) r->stats->finish = FINISH_ERROR;
+    sampler_close(&r->sampler);
+    free(r->guard);
+    r->guard = NULL;
+    r->going = false;
+    return ok;
+}
+
+/* Choose the token behind a run's latest one, from row `unit` of the logits. */
+static void pick_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    (void)thread;
+    Run *r = ((Run **)ctx)[unit];
+    const Session *s = r->session;
+    Engine *e = s->engine;
+    float *logits = e->logits + unit * logits_stride(e->model);
+    r->failed = !check_finite(e, logits, s->ids.n - 1, &r->error);
+    if (!r->failed)
+        r->picked = sample(&r->sampler, logits, s->ids.ids, s->ids.n, r->stats->n_prompt);
+}
+
+/* One decoding pass: feed the latest token of each of n runs (1 .. DECODE_ROWS, all going, of
+ * sequences of one engine) and take the next one. On an error one of them has st->finish ERROR. */
+static bool runs_step(Run **runs, uint32_t n, Error *err) {
+    Engine *e = runs[0]->session->engine;
+    Token tokens[DECODE_ROWS];
+    for (uint32_t i = 0; i < n; i++) {
+        Run *r = runs[i];
+        Session *s = r->session;
+        size_t pos = s->ids.n;
+        if (!ids_add(&s->ids, r->next, err)) return false;
+        tokens[i] = (Token){r->next, s->seq, (uint32_t)pos, true};
+        r->stats->decode_bytes += (double)e->model->token_bytes / n + kv_read(e, pos);
+    }
+    forward(e, tokens, n, e->logits);
+    parallel_for(e->pool, n, pick_unit, runs);
+    for (uint32_t i = 0; i < n; i++) {
+        Run *r = runs[i];
+        r->going = false;
+        r->stats->not_finite = r->failed;
+        if (r->failed) *err = r->error;
+        if (r->failed || !run_take(r, r->picked, err)) return false;
+    }
+    return true;
+}
+
+/* Answer the prompt: choose, write and feed tokens until something ends it. False on an error; the
+ * statistics are filled in either way. */
 static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Output *out,
                      RunStats *st, Error *e) {
-    *st = (RunStats){.hash = 0xcbf29ce484222325u, .finish = FINISH_ERROR, .n_prompt = prompt->n};
-    if (!check_fits(s, prompt, e)) return false;
-    Run r = {.session = s, .options = o, .out = out, .stats = st};
-    uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(s->engine->model->tokenizer);
-    r.guard = alloc_array(e, "loop guard", 1, sizeof *r.guard);
-    bool ok = r.guard && sampler_open(&r.sampler, &o->sampler, n_vocab, e);
-    r.start = now_seconds();
-    if (ok && run_prompt(&r, prompt, &ok, e))
-        while (run_step(&r, &ok, e)) {
-        }
-    ok = output_finish(out, e) && ok;
-    if (!ok) st->finish = FINISH_ERROR;
-    sampler_close(&r.sampler);
-    free(r.guard);
-    return ok;
+    Run r, *runs[] = {&r};
+    bool ok = run_open(&r, s, prompt, o, out, st, e);
+    while (ok && r.going) ok = runs_step(runs, 1, e);
+    return run_close(&r, ok, e);
 }
 
 /* ============================================================================================
@@ -1790,6 +1876,19 @@ static double peak_memory_mib(void) {
 #endif
 }
 
+/* Bytes of memory that this process may use: the machine's, or the limit of cgroup or ulimit. */
+static double allowed_memory(void) {
+    char line[64];
+    struct rlimit address_space;
+    double bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    read_line("/sys/fs/cgroup/memory.max", line, sizeof line); /* "max": no limit */
+    double limit = strtod(line, NULL);
+    if (limit > 0) bytes = fmin(bytes, limit);
+    if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY)
+        bytes = fmin(bytes, (double)address_space.rlim_cur);
+    return bytes;
+}
+
 /* ^C: the first asks the answer to stop, the second leaves at once. */
 static void on_interrupt(int signal_number) {
     (void)signal_number;
@@ -1823,17 +1922,20 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 /* ---- 11. Options ----------------------------------------------------------------------------- */
 
 #define MAX_STOPS 16
+#define MAX_BATCH DECODE_ROWS
+#define DEFAULT_BATCH 16
 #define UNSET INT64_MIN /* an integer option that was not given; for reals it is NAN */
 
 /* What the command line says. Sampling options that were not given come from the model's own file.
  */
 typedef struct {
-    const char *model, *prompt, *file, *system, *messages, *stats, *bench, *perplexity, *kl, *cache;
+    const char *model, *prompt, *file, *system, *messages, *prompts, *stats, *bench, *perplexity,
+        *kl, *cache;
     const char *stops[MAX_STOPS];
     size_t n_stops;
     bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help,
         markdown, version;
-    int64_t max_tokens, ctx, threads, top_k, repeat_last_n, seed, repetitions, kv, format;
+    int64_t max_tokens, ctx, threads, batch, top_k, repeat_last_n, seed, repetitions, kv, format;
     double temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, yarn;
 } Options;
 
@@ -1871,6 +1973,12 @@ static const Option option_table[] = {
      "answer a conversation: JSON, an array of messages with role and content as OpenAI's API has "
      "them, "
      "or an object with messages and tools"},
+    {OPT_TEXT, "prompts", 0, "FILE", AT(prompts), 0, 0,
+     "answer every line of this file (- is stdin), several at a time, each with one line of JSON "
+     "in "
+     "the same order. A line is a prompt; or, when the first one begins with {, a JSON object with "
+     "prompt (a text) or messages (and tools). A line that cannot be answered gets an error in its "
+     "place, and the exit status is 1. Line i (from 0) has the seed of --seed plus i"},
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
      "let text that spells a special token, like <|im_end|>, become it"},
@@ -1918,6 +2026,10 @@ static const Option option_table[] = {
      "32768)"},
     {OPT_INT, "threads", "t", "N", AT(threads), 1, MAX_THREADS,
      "threads (default: the cores that this process may use)"},
+    {OPT_INT, "batch", 0, "N", AT(batch), 1, MAX_BATCH,
+     "lines of --prompts that are answered at the same time, each with -c positions of its own; "
+     "the "
+     "answers do not depend on it (default 16, or as many as fit into memory)"},
     {OPT_CHOICE, "kv", 0, "f16|f32", AT(kv), 0, 0,
      "precision of the cached keys and values (default f16)"},
     {OPT_REAL, "yarn", 0, "F", AT(yarn), 1, 1024,
@@ -2092,6 +2204,7 @@ static Options options_unset(void) {
     return (Options){.max_tokens = UNSET,
                      .ctx = UNSET,
                      .threads = UNSET,
+                     .batch = UNSET,
                      .top_k = UNSET,
                      .repeat_last_n = UNSET,
                      .seed = UNSET,
@@ -2136,14 +2249,21 @@ static bool options_parse(int argc, char **argv, Options *to, Error *e) {
 static bool options_check(const Options *o, Error *e) {
     if (!o->model || o->model[0] == 0)
         return fail(e, NULL, NULL, "expected a model: ./qwen MODEL (--help tells more)");
-    int prompts = (o->prompt != NULL) + (o->file != NULL) + (o->messages != NULL);
-    if (prompts > 1) return fail(e, NULL, NULL, "expected one of --prompt, --file and --messages");
+    int prompts =
+        (o->prompt != NULL) + (o->file != NULL) + (o->messages != NULL) + (o->prompts != NULL);
+    if (prompts > 1)
+        return fail(e, NULL, NULL, "expected one of --prompt, --file, --messages and --prompts");
     int modes = o->render + o->tokenize + o->verify + (o->bench != NULL) + (o->perplexity != NULL);
     if (modes > 1)
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
     if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
+    if (o->prompts && modes > 0)
+        return fail(e, NULL, "--prompts", "its lines are answered; nothing else is done with them");
+    if (o->prompts && o->cache) return fail(e, NULL, "--cache", "keeps one prompt, not --prompts");
+    if (o->batch != UNSET && !o->prompts)
+        return fail(e, NULL, "--batch", "expected --prompts FILE beside it");
     if (o->raw && (o->system || o->messages))
         return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
     if (o->messages && o->system)
@@ -2198,6 +2318,24 @@ static bool engine_options(const Options *o, const Model *m, EngineOptions *to, 
     return true;
 }
 
+/* Have as many sequences as --prompts asks for, but no more than there are prompts. Their keys and
+ * values may take the memory that the weights leave. */
+static bool batch_size(const Options *o, const Model *m, size_t n_prompts, EngineOptions *to,
+                       Error *e) {
+    if (!o->prompts) return true;
+    double each = kv_bytes(m->config, to->kv_f32, round_up(to->ctx, 16));
+    double room = allowed_memory() - (double)m->file.map.bytes;
+    uint32_t n = o->batch != UNSET ? (uint32_t)o->batch : DEFAULT_BATCH;
+    if (n > n_prompts) n = (uint32_t)n_prompts;
+    while (n > 1 && o->batch == UNSET && n * each > room) n--;
+    to->n_seq = n;
+    if (n == 1 || n * each <= room) return true;
+    return fail(e, m->path, "--batch",
+                "%u sequences of %u positions need %.2f GB for keys and values, and %.2f GB of "
+                "memory are left beside the weights (a smaller --batch or -c needs less)",
+                n, to->ctx, n * each * 1e-9, fmax(room, 0) * 1e-9);
+}
+
 /* ---- 12. Prompts and statistics -------------------------------------------------------------- */
 
 /* Everything that one run of the program holds open. */
@@ -2207,7 +2345,8 @@ typedef struct {
     Engine engine;
     Session session;
     GenerateOptions generate;
-    Buffer text; /* the prompt's text, where there is one */
+    Buffer text;      /* the prompt's text, or that of all prompts, where there is one */
+    size_t n_prompts; /* lines of --prompts */
     double load_s;
 } Program;
 
@@ -2220,11 +2359,12 @@ static void progress_line(size_t done, size_t n, double seconds) {
     fflush(stderr);
 }
 
-/* Read the prompt's text from -p, -f or stdin, before the model is opened. Returns an exit status.
- */
+/* Read the prompt's text from -p, -f, --prompts or stdin, before the model is opened. Returns an
+ * exit status. */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
-    bool ok = o->prompt ? buffer_puts(text, o->prompt, e)
-                        : read_file(o->file ? o->file : "-", (size_t)16 << 20, text, e);
+    const char *file = o->prompts ? o->prompts : o->file ? o->file : "-";
+    size_t limit = (size_t)(o->prompts ? 1024 : 16) << 20;
+    bool ok = o->prompt ? buffer_puts(text, o->prompt, e) : read_file(file, limit, text, e);
     if (!ok) return 1;
     if (!o->prompt && text->n > 0 && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
     if (text->n > 0) return 0;
@@ -2232,20 +2372,25 @@ static int read_prompt(const Options *o, Buffer *text, Error *e) {
     return 2;
 }
 
-/* --messages: an array, or an object with messages and tools. */
-static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
-    const char *file = p->options.messages;
-    JsonDoc *doc = json_read(file, (size_t)64 << 20, e);
-    if (!doc) return false;
-    const Json *root = json_root(doc), *messages = root, *tools = NULL;
+/* A conversation: an array of messages, or an object with messages and tools. */
+static bool render_conversation(const Program *p, const Json *root, const char *file,
+                                ChatPrompt *out, Error *e) {
+    const Json *messages = root, *tools = NULL;
     if (root->kind == JSON_OBJECT) {
         messages = json_get(root, "messages");
         tools = json_get(root, "tools");
         if (tools && tools->kind == JSON_NULL) tools = NULL;
     }
-    bool ok = messages ? true : fail(e, file, "messages", "expected an array, got nothing");
-    ok = ok && chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
-                           p->options.parse_special, file, out, e);
+    if (!messages) return fail(e, file, "messages", "expected an array, got nothing");
+    return chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
+                       p->options.parse_special, file, out, e);
+}
+
+/* --messages */
+static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
+    const char *file = p->options.messages;
+    JsonDoc *doc = json_read(file, (size_t)64 << 20, e);
+    bool ok = doc && render_conversation(p, json_root(doc), file, out, e);
     json_free(doc);
     return ok;
 }
@@ -2259,21 +2404,25 @@ static bool start_conversation(const Program *p, const char *system, ChatPrompt 
                      e);
 }
 
-/* The prompt that the options describe, as ids. */
-static bool build_prompt(const Program *p, ChatPrompt *out, Error *e) {
+/* text[0..n) as the user's words, or as it is. */
+static bool render_text(const Program *p, const char *text, size_t n, ChatPrompt *out, Error *e) {
     const Options *o = &p->options;
     const ChatTemplate *t = &p->model.chat;
-    if (o->messages) return render_messages(p, out, e);
     if (o->raw || o->tokenize)
-        return buffer_add(&out->text, p->text.data, p->text.n, e) &&
-               tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n, o->parse_special,
-                                &out->ids, e);
+        return buffer_add(&out->text, text, n, e) &&
+               tokenizer_encode(p->model.tokenizer, text, n, o->parse_special, &out->ids, e);
     if (t->family == CHAT_NONE)
         return fail(e, p->model.path, "template",
                     "this model has none (--raw feeds the text as it is)");
     return start_conversation(p, o->system, out, e) &&
-           chat_turn(t, p->model.tokenizer, "user", p->text.data, p->text.n, out, e) &&
+           chat_turn(t, p->model.tokenizer, "user", text, n, out, e) &&
            chat_open_reply(t, p->model.tokenizer, out, e);
+}
+
+/* The prompt that the options describe, as ids. */
+static bool build_prompt(const Program *p, ChatPrompt *out, Error *e) {
+    if (p->options.messages) return render_messages(p, out, e);
+    return render_text(p, p->text.data, p->text.n, out, e);
 }
 
 static double per_second(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
@@ -2284,9 +2433,8 @@ typedef struct {
 } Rates;
 
 static Rates run_rates(const RunStats *st) {
-    double after_first = st->n_generated > 1 ? (double)(st->n_generated - 1) : 0;
     return (Rates){per_second((double)(st->n_prompt - st->n_cached), st->prompt_s),
-                   per_second(after_first, st->decode_s),
+                   per_second((double)st->n_decoded, st->decode_s),
                    per_second(st->decode_bytes * 1e-9, st->decode_s)};
 }
 
@@ -2428,7 +2576,278 @@ static int run_show_prompt(Program *p) {
     return ok ? 0 : complain(&e, 1);
 }
 
-/* ---- 13. Chat -------------------------------------------------------------------------------- */
+/* ---- 13. Many prompts ------------------------------------------------------------------------ */
+
+/* One of the sequences, and the line of --prompts that is answered there. */
+typedef struct {
+    size_t index; /* of the line */
+    Session session;
+    ChatPrompt prompt;
+    GenerateOptions options;
+    Output out;
+    RunStats stats;
+    Run run;
+} Slot;
+
+typedef struct {
+    Program *program;
+    bool json;               /* lines are JSON objects */
+    size_t at, next;         /* the first byte, and the index, of the next line */
+    Buffer *answers;         /* (n_prompts) finished lines that wait for an earlier one */
+    size_t written;          /* lines that were */
+    Slot *slots;             /* (n_seq) */
+    RunStats total;          /* of all answers */
+    size_t n_done, n_failed; /* lines; and those of them that could not be answered */
+    double start;
+    bool show; /* stderr is a terminal */
+} Batch;
+
+static bool is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r", text[i]) || text[i] == 0) return false;
+    return true;
+}
+
+/* Take the next line, without its end. */
+static const char *batch_line(Batch *b, size_t *n) {
+    const Buffer *all = &b->program->text;
+    const char *line = all->data + b->at, *end = memchr(line, '\n', all->n - b->at);
+    *n = end ? (size_t)(end - line) : all->n - b->at;
+    b->at += *n + (end != NULL);
+    b->next++;
+    if (*n > 0 && line[*n - 1] == '\r') --*n;
+    return line;
+}
+
+static size_t count_lines(const Buffer *text) {
+    size_t n = 1; /* the last one has no end */
+    for (const char *c = text->data; (c = memchr(c, '\n', text->n - (size_t)(c - text->data)));)
+        n++, c++;
+    return n;
+}
+
+/* JSON lines are told by the first line that is not blank. */
+static bool is_json_lines(const Buffer *text) {
+    for (size_t i = 0; i < text->n; i++)
+        if (!strchr(" \t\r\n", text->data[i])) return text->data[i] == '{';
+    return false;
+}
+
+/* {"prompt": TEXT} or {"messages": [...], "tools": [...]}; other members are ignored. */
+static bool render_json_line(const Program *p, const Json *root, const char *where, ChatPrompt *out,
+                             Error *e) {
+    const Json *text = json_get(root, "prompt"), *messages = json_get(root, "messages");
+    if (root->kind != JSON_OBJECT || !text == !messages)
+        return fail(e, where, NULL, "expected an object with either prompt or messages");
+    if (messages && p->options.raw)
+        return fail(e, where, "messages", "--raw leaves no place for a conversation");
+    if (messages) return render_conversation(p, root, where, out, e);
+    if (text->kind != JSON_STRING) return fail(e, where, "prompt", "expected a string");
+    if (text->string_len == 0) return fail(e, where, "prompt", "is empty");
+    return render_text(p, text->string, text->string_len, out, e);
+}
+
+static bool render_line(const Batch *b, const char *line, size_t n, ChatPrompt *out, Error *e) {
+    const Program *p = b->program;
+    char where[512];
+    snprintf(where, sizeof where, "%s:%zu", p->options.prompts, b->next);
+    if (is_blank(line, n)) return fail(e, where, "prompt", "is empty");
+    if (!b->json) return render_text(p, line, n, out, e);
+    JsonDoc *doc = json_parse(line, n, where, e);
+    bool ok = doc && render_json_line(p, json_root(doc), where, out, e);
+    json_free(doc);
+    return ok;
+}
+
+/* Line `index` is done: write it, and those behind it that waited for it. */
+static bool batch_done(Batch *b, size_t index, Buffer *answer, Error *e) {
+    b->answers[index] = *answer;
+    b->n_done++;
+    for (; b->written < b->program->n_prompts && b->answers[b->written].n > 0; b->written++) {
+        Buffer *line = &b->answers[b->written];
+        if (!write_now(stdout, line->data, line->n, e)) return false;
+        buffer_free(line);
+    }
+    if (b->show)
+        fprintf(stderr, "\r%zu of %zu answers, %.1f tokens/s ", b->n_done, b->program->n_prompts,
+                per_second((double)b->total.n_generated, now_seconds() - b->start));
+    return true;
+}
+
+static bool batch_refused(Batch *b, size_t index, const Error *why, Error *e) {
+    Buffer line = {0};
+    b->n_failed++;
+    bool ok = buffer_printf(&line, e, "{\"index\":%zu,\"error\":", index) &&
+              json_quote(&line, why->text, strlen(why->text), e) && buffer_puts(&line, "}\n", e);
+    return ok && batch_done(b, index, &line, e);
+}
+
+/* What a slot's answer adds to the statistics of all. The hash does not depend on the order in
+ * which answers end. */
+static void batch_count(Batch *b, const Slot *s) {
+    const RunStats *st = &s->stats;
+    RunStats *all = &b->total;
+    if (all->n_prompt == 0) all->first_s = st->first_s;
+    all->n_prompt += st->n_prompt;
+    all->n_cached += st->n_cached;
+    all->n_generated += st->n_generated;
+    all->n_decoded += st->n_decoded;
+    all->prompt_s += st->prompt_s;
+    all->decode_bytes += st->decode_bytes;
+    all->hash += hash_id(st->hash, (int32_t)s->index);
+    all->not_finite = all->not_finite || st->not_finite;
+    if (st->finish == FINISH_INTERRUPT) all->finish = FINISH_INTERRUPT;
+}
+
+/* The answer in this slot is over, with an error or without. */
+static bool slot_close(Batch *b, Slot *s, bool ok, Error *e) {
+    Buffer line = {0};
+    const RunStats *st = &s->stats;
+    ok = run_close(&s->run, ok, e);
+    batch_count(b, s);
+    ok = ok && buffer_printf(&line, e, "{\"index\":%zu,\"text\":", s->index) &&
+         json_quote(&line, s->out.all.data ? s->out.all.data : "", s->out.all.n, e) &&
+         buffer_printf(&line, e,
+                       ",\"finish\":\"%s\",\"prompt_tokens\":%zu,\"generated_tokens\":%zu,"
+                       "\"seed\":%" PRIu64 ",\"hash\":\"%016" PRIx64 "\"}\n",
+                       finish_names[st->finish], st->n_prompt, st->n_generated,
+                       s->options.sampler.seed, st->hash) &&
+         batch_done(b, s->index, &line, e);
+    output_close(&s->out);
+    chat_prompt_free(&s->prompt);
+    return ok;
+}
+
+/* Give s the longest beginning of its prompt that any slot's cache holds: system messages are often
+ * the same in all lines. */
+static bool slot_share(const Batch *b, Slot *s, Error *e) {
+    const Slot *best = s;
+    size_t most = session_common(&s->session, &s->prompt.ids);
+    for (uint32_t i = 0; i < b->program->engine.options.n_seq; i++) {
+        size_t n = session_common(&b->slots[i].session, &s->prompt.ids);
+        if (n > most) most = n, best = &b->slots[i];
+    }
+    return best == s || session_copy(&s->session, &best->session, most, e);
+}
+
+/* Begin with the next line in a free slot. False on an error that is not the line's own. */
+static bool slot_open(Batch *b, Slot *s, Error *e) {
+    Program *p = b->program;
+    Error why;
+    size_t n, index = b->next;
+    const char *line = batch_line(b, &n);
+    s->prompt = (ChatPrompt){0};
+    bool ok =
+        render_line(b, line, n, &s->prompt, &why) && check_fits(&s->session, &s->prompt.ids, &why);
+    if (!ok) {
+        chat_prompt_free(&s->prompt);
+        return batch_refused(b, index, &why, e);
+    }
+    s->index = index;
+    s->out = (Output){.stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    s->options = p->generate;
+    s->options.progress = NULL;
+    s->options.sampler.seed += index;
+    ok = slot_share(b, s, e) &&
+         run_open(&s->run, &s->session, &s->prompt.ids, &s->options, &s->out, &s->stats, e);
+    if (ok && s->run.going) return true;
+    return slot_close(b, s, ok, e);
+}
+
+/* Answer all lines: whenever an answer ends, the next line takes its place. */
+static bool batch_run(Batch *b, Error *e) {
+    Program *p = b->program;
+    bool ok = true;
+    for (;;) {
+        Run *running[MAX_BATCH];
+        uint32_t n = 0;
+        for (uint32_t i = 0; ok && i < p->engine.options.n_seq; i++) {
+            Slot *s = &b->slots[i];
+            while (ok && !s->run.going && b->next < p->n_prompts && !interrupts)
+                ok = slot_open(b, s, e);
+            if (s->run.going) running[n++] = &s->run;
+        }
+        if (!ok || n == 0) break;
+        double start = now_seconds();
+        ok = runs_step(running, n, e);
+        b->total.decode_s += now_seconds() - start;
+        for (uint32_t i = 0; i < p->engine.options.n_seq; i++) {
+            Slot *s = &b->slots[i];
+            if (s->run.guard && !s->run.going) ok = slot_close(b, s, ok, e) && ok;
+        }
+    }
+    return ok;
+}
+
+static bool batch_open(Batch *b, Error *e) {
+    Program *p = b->program;
+    uint32_t n = p->engine.options.n_seq;
+    b->answers = alloc_array(e, "answers", p->n_prompts, sizeof *b->answers);
+    b->slots = alloc_array(e, "sequences", n, sizeof *b->slots);
+    if (!b->answers || !b->slots) return false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!session_open(&b->slots[i].session, &p->engine, e)) return false;
+        b->slots[i].session.seq = i;
+    }
+    if (b->show) fprintf(stderr, "%zu prompts, %u at a time\n", p->n_prompts, n);
+    return true;
+}
+
+static void batch_close(Batch *b) {
+    Program *p = b->program;
+    Error ignored;
+    for (uint32_t i = 0; b->slots && i < p->engine.options.n_seq; i++) {
+        Slot *s = &b->slots[i];
+        if (s->run.guard) run_close(&s->run, false, &ignored);
+        output_close(&s->out);
+        chat_prompt_free(&s->prompt);
+        session_close(&s->session);
+    }
+    for (size_t i = 0; b->answers && i < p->n_prompts; i++) buffer_free(&b->answers[i]);
+    free(b->answers);
+    free(b->slots);
+}
+
+/* Write the answers that wait for a line which will not come, after ^C or an error. */
+static bool batch_flush(Batch *b, Error *e) {
+    for (; b->written < b->program->n_prompts; b->written++) {
+        const Buffer *line = &b->answers[b->written];
+        if (line->n > 0 && !write_now(stdout, line->data, line->n, e)) return false;
+    }
+    return true;
+}
+
+/* --prompts */
+static int run_batch(Program *p) {
+    Error e, second;
+    Batch b = {.program = p,
+               .json = is_json_lines(&p->text),
+               .start = now_seconds(),
+               .show = isatty(STDERR_FILENO) != 0};
+    if (p->model.chat.family == CHAT_NONE && !p->options.raw && !b.json) {
+        fail(&e, p->model.path, "template", "this model has none (--raw feeds the text as it is)");
+        return complain(&e, 1);
+    }
+    bool ok = batch_open(&b, &e) && batch_run(&b, &e);
+    ok = (!b.answers || batch_flush(&b, ok ? &e : &second)) && ok;
+    if (interrupts && b.next < p->n_prompts) b.total.finish = FINISH_INTERRUPT;
+    if (!ok) b.total.finish = FINISH_ERROR;
+    if (b.show) fprintf(stderr, "\r%60s\r", "");
+    int status = run_status(ok, &b.total);
+    if (!ok) complain(&e, status);
+    if (ok) print_stats(p, &b.total);
+    if (ok && b.n_failed > 0) {
+        if (status == 0) status = 1;
+        fail(&e, p->options.prompts, NULL, "%zu of %zu lines could not be answered", b.n_failed,
+             p->n_prompts);
+        complain(&e, status);
+    }
+    if (!write_stats(p, &b.total, &e)) status = complain(&e, status ? status : 1);
+    batch_close(&b);
+    return status;
+}
+
+/* ---- 14. Chat -------------------------------------------------------------------------------- */
 
 /* A conversation on a terminal. `prompt.ids` is all that was said so far, as the ids that the model
  * has read and written, so nothing is computed twice; `messages` is the same as JSON, for /save.
@@ -2954,7 +3373,7 @@ static int run_chat(Program *p) {
     return status;
 }
 
-/* ---- 14. Bench ------------------------------------------------------------------------------- */
+/* ---- 15. Bench ------------------------------------------------------------------------------- */
 
 /* One test, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last only), tg
  * generates n one by one without choosing among them; both behind `depth` cached tokens. Ids are
@@ -3063,7 +3482,7 @@ static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
     double *rates = alloc_array(e, "bench", 3 * repetitions, sizeof *rates);
     if (!rates) return false;
     double *limits = rates + repetitions, *shares = limits + repetitions;
-    double bytes = (double)p->model.token_bytes + kv_bytes(&p->engine, t->depth + t->n / 2);
+    double bytes = (double)p->model.token_bytes + kv_read(&p->engine, t->depth + t->n / 2);
     p->session.ids.n = 0;
     bool ok = t->depth == 0 || bench_feed(p, t->depth, false, e);
     ok = ok && bench_feed(p, t->generate ? 1 : t->n, false, e); /* one warm-up */
@@ -3140,7 +3559,7 @@ static int run_bench(Program *p) {
     return 0;
 }
 
-/* ---- 15. Perplexity and verify --------------------------------------------------------------- */
+/* ---- 16. Perplexity and verify --------------------------------------------------------------- */
 
 #define SCORE_ROWS 32u /* tokens whose logits are looked at together */
 
@@ -3322,7 +3741,7 @@ static int run_verify(Program *p) {
     return bad ? 1 : 0;
 }
 
-/* ---- 16. main -------------------------------------------------------------------------------- */
+/* ---- 17. main -------------------------------------------------------------------------------- */
 
 /* The sampling options in force: after the command line, and after /set. */
 static void program_sampling(Program *p) {
@@ -3340,6 +3759,7 @@ static bool program_open(Program *p, Error *e) {
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
     if (!model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
+        !batch_size(&p->options, &p->model, p->n_prompts, &engine, e) ||
         !engine_open(&p->engine, &p->model, &engine, e) ||
         !session_open(&p->session, &p->engine, e))
         return false;
@@ -3367,6 +3787,7 @@ static int program_run(Program *p, bool chat) {
     if (o->bench) return run_bench(p);
     if (o->perplexity) return run_perplexity(p);
     if (o->render || o->tokenize) return run_show_prompt(p);
+    if (o->prompts) return run_batch(p);
     return chat ? run_chat(p) : run_answer(p);
 }
 
@@ -3390,13 +3811,14 @@ int main(int argc, char **argv) {
     if (!options_check(&p.options, &e)) return complain(&e, 2);
     const Options *o = &p.options;
     bool needs_text = !o->messages && !o->verify && !o->bench && !o->perplexity;
-    bool chat = needs_text && !o->prompt && !o->file && isatty(STDIN_FILENO);
+    bool chat = needs_text && !o->prompt && !o->file && !o->prompts && isatty(STDIN_FILENO);
     if (needs_text && !chat) {
         int status = read_prompt(o, &p.text, &e);
         if (status) {
             buffer_free(&p.text);
             return complain(&e, status);
         }
+        if (o->prompts) p.n_prompts = count_lines(&p.text);
     }
     signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
     if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))

@@ -1,0 +1,201 @@
+#!/bin/sh
+# test_batch.sh QWEN CONVERT GOLDEN SCRATCH: many prompts in one run, on the small model of make_tiny
+# (it lies in SCRATCH/..): the same answers for any number at a time and as one by one, errors in the
+# place of their line, ^C, refusals.
+set -u
+qwen=$1 convert=$2 scratch=$4/batch make_tiny=$4/../make_tiny
+out=$scratch/stdout err=$scratch/stderr model=$scratch/q8.bin
+passed=0 failed=0
+exec </dev/null
+
+pass() { passed=$((passed + 1)); }
+fail() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+# check WHAT COMMAND...: the command must succeed
+check() {
+    check_what=$1
+    shift
+    if "$@" >/dev/null 2>&1; then pass; else fail "$check_what: $*"; fi
+}
+# run STATUS WHAT COMMAND...: stdout and stderr go to $out and $err; the exit status must be STATUS
+run() {
+    run_status=$1 run_what=$2
+    shift 2
+    timeout 120 "$@" >"$out" 2>"$err"
+    got=$?
+    if [ $got -eq "$run_status" ]; then pass; else
+        fail "$run_what: exit status $got, expected $run_status: $* ($(head -n 2 "$err" | cut -c 1-200))"
+    fi
+}
+same() { check "$1 ($2, $3)" test "$2" = "$3"; }
+# line INDEX: that line of stdout
+line() { sed -n "$(($1 + 1))p" "$out"; }
+# member NAME LINE: a number or a plain string of a JSON object
+member() { echo "$2" | sed -n "s/.*\"$1\":\"\{0,1\}\([0-9a-z]*\).*/\1/p"; }
+# Every line is whole, and one of the two kinds.
+whole_lines() {
+    answer='^\{"index":[0-9]+,"text":".*","finish":"[a-z]+","prompt_tokens":[0-9]+,'
+    answer="$answer\"generated_tokens\":[0-9]+,\"seed\":[0-9]+,\"hash\":\"[0-9a-f]{16}\"\}\$"
+    error='^\{"index":[0-9]+,"error":"[^"].*"\}$'
+    same "$1: whole lines" "$(LC_ALL=C grep -cE "$answer|$error" "$out")" "$(wc -l <"$out")"
+}
+
+prompts() {
+    i=0
+    while [ $i -lt 11 ]; do
+        echo "prompt number $i: hello the world, $((i * i * 7919)) and the other things"
+        i=$((i + 1))
+    done
+    echo 'hello'
+}
+
+# ---- The same answers for any number at a time ---------------------------------------------------
+
+# any_number WHAT OPTIONS...: twelve prompts with these options, different numbers of them at a time,
+# and each alone with -p
+any_number() {
+    what=$1 first='' totals=''
+    shift
+    for n in 1 2 5 32; do
+        run 0 "$what, $n at a time" "$qwen" "$model" --prompts "$scratch/prompts.txt" --batch $n \
+            --seed 5 "$@"
+        whole_lines "$what, $n at a time"
+        sum=$(cksum <"$out") total=$(sed 's/.*| //' "$err")
+        [ -n "$first" ] || { first=$sum totals=$total; }
+        same "$what, $n at a time: the same output" "$sum" "$first"
+        same "$what, $n at a time: the same hash of all" "$total" "$totals"
+    done
+    i=0
+    while read -r prompt; do
+        answer=$(line $i)
+        same "$what: the index of line $i" "$(member index "$answer")" $i
+        timeout 60 "$qwen" "$model" -p "$prompt" "$@" --seed "$(member seed "$answer")" \
+            >"$scratch/alone" 2>"$err"
+        alone="| $(member finish "$answer") | $(member hash "$answer")"
+        check "$what: line $i alone" grep -qF "$alone" "$err"
+        check "$what: the tokens of line $i" grep -q \
+            "^prompt $(member prompt_tokens "$answer") tokens .* answer $(member generated_tokens \
+            "$answer") tokens" "$err"
+        i=$((i + 1))
+    done <"$scratch/prompts.txt"
+    same "$what: all lines" $i 12
+}
+
+number_tests() {
+    prompts >"$scratch/prompts.txt"
+    any_number "greedy" --temp 0 -n 40 -t 1
+    any_number "sampled" --temp 1.5 --top-k 0 --top-p 1 -n 40 -t 2
+    any_number "penalties and stops" --presence-penalty 1 --frequency-penalty 1 --stop a \
+        --stop hello -n 60 -t 1
+    any_number "the context fills up" --ignore-eos -c 100 -t 1
+    any_number "loops" --temp 0 --ignore-eos --presence-penalty -100 -n 300 -t 1
+    check "loops: there is one" grep -q '"finish":"loop"' "$out"
+    any_number "--raw" --raw -n 20 --kv f32 -t 1
+    run 0 "one seed for each line" "$qwen" "$model" --prompts "$scratch/prompts.txt" --seed 40 -n 1
+    same "one seed for each line" "$(member seed "$(line 11)")" 51
+    run 0 "-n 0" "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 0
+    same "-n 0" "$(grep -c '"text":"","finish":"length",.*"generated_tokens":0,' "$out")" 12
+}
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+file_tests() {
+    printf 'hello\n\nworld\r\n \t\n%s\nthe' "$(head -c 3000 /dev/zero | tr '\0' 'x')" >"$scratch/mixed.txt"
+    run 1 "lines that fail" "$qwen" "$model" --prompts "$scratch/mixed.txt" --seed 1 -n 5 -c 300
+    whole_lines "lines that fail"
+    same "a line for each" "$(wc -l <"$out")" 6
+    for i in 1 3; do check "line $i is empty" sh -c "sed -n $((i + 1))p '$out' |
+        grep -q '\"index\":$i,\"error\":\".*mixed.txt:$((i + 1)): prompt: is empty\"'"; done
+    check "line 4 is too long, with the numbers" sh -c "sed -n 5p '$out' |
+        grep -q '\"index\":4,\"error\":\"prompt: [0-9]* tokens do not fit .* 300 '"
+    check "how many failed" grep -q '^qwen: .*mixed.txt: 3 of 6 lines' "$err"
+    cp "$out" "$scratch/mixed.out"
+    run 1 "stdin" "$qwen" "$model" --prompts - --seed 1 -n 5 -c 300 --batch 2 <"$scratch/mixed.txt"
+    same "stdin: the same" "$(sed 's/"-:/"mixed.txt:/' "$out" | grep -v error | cksum)" \
+        "$(grep -v error "$scratch/mixed.out" | cksum)"
+    cat >"$scratch/prompts.jsonl" <<'END'
+ {"prompt": "hello the world"}
+{"messages": [{"role": "user", "content": "hello the world"}], "id": 7}
+{"prompt": "hello"
+hello
+{"prompt": 3}
+{"id": 7}
+{"prompt": "a", "messages": []}
+{"messages": [{"role": "user"}]}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]}
+
+{"prompt": ""}
+END
+    run 1 "JSON lines" "$qwen" "$model" --prompts "$scratch/prompts.jsonl" --temp 0 -n 5
+    whole_lines "JSON lines"
+    same "JSON lines: a line for each" "$(wc -l <"$out")" 11
+    same "JSON lines: errors" "$(grep -n error "$out" | cut -d : -f 1 | tr '\n' ' ')" '3 4 5 6 7 8 10 11 '
+    same "a prompt is a conversation of one message" "$(member hash "$(line 0)")" \
+        "$(member hash "$(line 1)")"
+    run 0 "the same as -p" "$qwen" "$model" -p 'hello the world' --temp 0 -n 5
+    want=$(sed 's/.*| //' "$err")
+    run 1 "JSON lines, one at a time" "$qwen" "$model" --prompts "$scratch/prompts.jsonl" --temp 0 \
+        -n 5 --batch 1
+    same "the same as -p" "$(member hash "$(line 0)")" "$want"
+    run 0 "-s" "$qwen" "$model" -p hello -s 'Be brief.' --temp 0 -n 5
+    want=$(sed 's/.*| //' "$err")
+    printf '{"prompt": "hello"}\n' >"$scratch/one.jsonl"
+    run 0 "-s" "$qwen" "$model" --prompts "$scratch/one.jsonl" -s 'Be brief.' --temp 0 -n 5
+    same "-s goes to prompts" "$(member hash "$(line 0)")" "$want"
+    run 0 "--stats" "$qwen" "$model" --prompts "$scratch/one.jsonl" --temp 0 -n 5 --ignore-eos \
+        --stats "$scratch/stats.json"
+    check "--stats: the tokens of all" grep -q '"generated_tokens":5,' "$scratch/stats.json"
+    printf '\n' >"$scratch/empty"
+    run 2 "no prompt" "$qwen" "$model" --prompts "$scratch/empty"
+    run 1 "no file" "$qwen" "$model" --prompts "$scratch/none"
+}
+
+# ---- Refusals and ends ---------------------------------------------------------------------------
+
+end_tests() {
+    run 2 "--prompts and -p" "$qwen" "$model" --prompts "$scratch/prompts.txt" -p a
+    run 2 "--prompts and --render" "$qwen" "$model" --prompts "$scratch/prompts.txt" --render
+    run 2 "--batch alone" "$qwen" "$model" -p a --batch 2
+    # shellcheck disable=SC3045 # dash and bash have ulimit -v
+    ulimited() { (ulimit -v 2000000 && exec "$@"); }
+    set -- "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 2 --yarn 256 -c 1048576 -t 1
+    ulimited "$@" --batch 8 >"$out" 2>"$err"
+    same "more memory than there is: exit status" $? 1
+    check "more memory than there is: the numbers" grep -qE \
+        '^qwen: .*: --batch: 8 sequences of 1048576 positions need [0-9.]+ GB .* 2.05 GB' "$err"
+    ulimited "$@" >"$out" 2>"$err"
+    same "without --batch as many as fit: exit status" $? 0
+    same "without --batch as many as fit" "$(wc -l <"$out")" 12
+    timeout 60 "$qwen" "$model" --prompts "$scratch/prompts.txt" >/dev/full 2>"$err"
+    same "stdout is full" $? 1
+    cp "$model" "$scratch/bad.bin" # the head is the last tensor: scales that are NaN
+    head -c 8000 /dev/zero | tr '\0' '\377' | dd of="$scratch/bad.bin" bs=1 conv=notrunc \
+        seek=$(($(wc -c <"$model") - 16000)) 2>/dev/null
+    run 3 "numbers that are not finite" "$qwen" "$scratch/bad.bin" --prompts "$scratch/prompts.txt"
+    same "numbers that are not finite: one line" "$(wc -l <"$err")" 1
+    : >"$out"
+    "$qwen" "$model" --prompts "$scratch/prompts.txt" --batch 3 --ignore-eos --no-loop-guard -t 1 \
+        --yarn 8 -c 32768 >"$out" 2>"$err" &
+    pid=$!
+    sleep 1
+    kill -INT $pid
+    wait $pid
+    same "^C: exit status" $? 130
+    whole_lines "^C"
+    check "^C: what there was of the answers" grep -q '"finish":"interrupt"' "$out"
+    check "^C: the statistics" grep -q '| interrupt |' "$err"
+}
+
+rm -rf "$scratch"
+mkdir -p "$scratch" || exit 1
+run 0 "make_tiny" "$make_tiny" "$scratch/tiny"
+run 0 "convert" "$convert" "$scratch/tiny" -o "$model"
+number_tests
+file_tests
+end_tests
+
+[ $failed -gt 0 ] || rm -rf "$scratch"
+echo "batch: $passed passed, $failed failed"
+[ $failed -eq 0 ]
