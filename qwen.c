@@ -2048,7 +2048,7 @@ static const Option option_table[] = {
      "compare every tensor of the file with its checksum"},
     {OPT_TESTS, "bench", 0, "[TESTS]", AT(bench), 0, 0,
      "measure speed: pp512 reads 512 tokens, tg128 generates 128, tg128@4096 does so behind 4096 "
-     "others; "
+     "others, b16 generates 32 in each of 16 sequences at once (tokens/s of all together); "
      "separated by commas (default pp512,tg128)"},
     {OPT_INT, "repetitions", "r", "N", AT(repetitions), 1, 1000, "runs of each test (default 5)"},
     {OPT_CHOICE, "format", 0, "table|csv|json", AT(format), 0, 0,
@@ -2158,8 +2158,8 @@ static int64_t choice_index(const char *choices, const char *text) {
 }
 
 static bool is_test_list(const char *text) {
-    return (strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0) && text[2] >= '0' &&
-           text[2] <= '9';
+    size_t n = strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0 ? 2 : text[0] == 'b';
+    return n > 0 && text[n] >= '0' && text[n] <= '9';
 }
 
 static const Option *option_find(const char *word) {
@@ -3376,11 +3376,12 @@ static int run_chat(Program *p) {
 /* ---- 15. Bench ------------------------------------------------------------------------------- */
 
 /* One test, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last only), tg
- * generates n one by one without choosing among them; both behind `depth` cached tokens. Ids are
- * random. */
+ * generates n one by one without choosing among them, b does so for several sequences at once; all
+ * behind `depth` cached tokens. Ids are random. */
 typedef struct {
     bool generate;
-    uint32_t n, depth;
+    uint32_t n, depth; /* tokens of each sequence */
+    uint32_t n_seq;
     char name[32];
     double low, median, high; /* tokens/s */
     double gb_s;              /* tg: bytes read per second */
@@ -3389,6 +3390,7 @@ typedef struct {
 } BenchTest;
 
 #define MAX_TESTS 32
+#define BATCH_TOKENS 32 /* tokens of each sequence in a test of several */
 
 static bool bench_number(const char **text, uint32_t *n) {
     uint64_t value = 0;
@@ -3399,25 +3401,50 @@ static bool bench_number(const char **text, uint32_t *n) {
     return value <= MAX_CONTEXT;
 }
 
-/* Parse "pp512,tg128,tg128@4096"; returns the number of tests, 0 on an error. */
+/* Parse one test; *text then stands behind it. */
+static bool bench_test(const char **text, BenchTest *t) {
+    const char *c = *text;
+    bool batch = *c == 'b';
+    *t = (BenchTest){.generate = batch || strncmp(c, "tg", 2) == 0, .n_seq = 1};
+    if (!t->generate && strncmp(c, "pp", 2) != 0) return false;
+    c += batch ? 1 : 2;
+    if (!bench_number(&c, &t->n) || t->n == 0 || (batch && t->n > MAX_BATCH)) return false;
+    if (batch) {
+        t->n_seq = t->n;
+        t->n = BATCH_TOKENS;
+    }
+    if (*c == '@') c++;
+    if (c[-1] == '@' && !bench_number(&c, &t->depth)) return false;
+    size_t len = (size_t)(c - *text);
+    if (len >= sizeof t->name) return false;
+    memcpy(t->name, *text, len);
+    *text = c;
+    return true;
+}
+
+/* Parse "pp512,tg128,tg128@4096,b16"; returns the number of tests, 0 on an error. */
 static size_t bench_parse(const char *text, BenchTest *tests, Error *e) {
     size_t n = 0;
     for (const char *c = text;; c++) {
-        BenchTest t = {.generate = strncmp(c, "tg", 2) == 0};
-        const char *start = c;
-        bool ok = n < MAX_TESTS && (t.generate || strncmp(c, "pp", 2) == 0);
-        if (ok) c += 2;
-        ok = ok && bench_number(&c, &t.n) && t.n > 0;
-        if (ok && *c == '@') c++, ok = bench_number(&c, &t.depth);
-        if (!ok || (*c && *c != ',') || (size_t)(c - start) >= sizeof t.name) {
-            fail(e, NULL, "--bench", "expected tests like pp512,tg128,tg128@4096, got \"%s\"",
-                 text);
+        if (n == MAX_TESTS || !bench_test(&c, &tests[n]) || (*c && *c != ',')) {
+            fail(e, NULL, "--bench",
+                 "expected tests like pp512,tg128,tg128@4096,b16 (up to b%d), got \"%s\"",
+                 MAX_BATCH, text);
             return 0;
         }
-        memcpy(t.name, start, (size_t)(c - start));
-        tests[n++] = t;
+        n++;
         if (*c == 0) return n;
     }
+}
+
+/* Sequences that the tests need. */
+static uint32_t bench_sequences(const char *text) {
+    BenchTest tests[MAX_TESTS];
+    Error e;
+    uint32_t most = 1;
+    for (size_t n = bench_parse(text, tests, &e); n-- > 0;)
+        if (tests[n].n_seq > most) most = tests[n].n_seq;
+    return most;
 }
 
 #define READ_UNIT ((size_t)4 << 20)
@@ -3446,24 +3473,53 @@ static double bench_read(const Program *p) {
     return per_second((double)j.bytes * 1e-9, now_seconds() - start);
 }
 
-/* Feed n random tokens, one at a time or together. */
-static bool bench_feed(Program *p, uint32_t n, bool one_by_one, Error *e) {
+static int32_t bench_id(const Program *p, uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (int32_t)((*state >> 33) % (uint32_t)tokenizer_n_tokens(p->model.tokenizer));
+}
+
+/* Read n random tokens as a prompt. */
+static bool bench_read_prompt(Program *p, uint32_t n, Error *e) {
     uint64_t state = p->session.ids.n + 1;
-    uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(p->model.tokenizer);
     int32_t *ids = alloc_array(e, "bench", n, sizeof *ids);
     if (!ids) return false;
-    for (uint32_t i = 0; i < n; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        ids[i] = (int32_t)((state >> 33) % n_vocab);
-    }
-    Fed fed = FED;
-    if (!one_by_one) fed = session_feed(&p->session, ids, n, NULL, e);
-    for (uint32_t i = 0; one_by_one && fed == FED && i < n; i++)
-        fed = session_feed(&p->session, ids + i, 1, NULL, e);
+    for (uint32_t i = 0; i < n; i++) ids[i] = bench_id(p, &state);
+    Fed fed = session_feed(&p->session, ids, n, NULL, e);
     free(ids);
-    if (fed == FED_INTERRUPTED || (fed == FED && interrupts))
-        return fail(e, NULL, "bench", "interrupted");
+    if (fed == FED_INTERRUPTED) return fail(e, NULL, "bench", "interrupted");
     return fed == FED;
+}
+
+/* Generate n random tokens in each of the test's sequences. */
+static bool bench_generate(Program *p, const BenchTest *t, uint32_t n, Error *e) {
+    uint64_t state = t->depth + 1;
+    Token tokens[MAX_BATCH];
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t s = 0; s < t->n_seq; s++)
+            tokens[s] = (Token){bench_id(p, &state), s, t->depth + i, true};
+        forward(&p->engine, tokens, t->n_seq, p->engine.logits);
+        if (interrupts) return fail(e, NULL, "bench", "interrupted");
+    }
+    return true;
+}
+
+/* Fill the caches of the test's sequences to its depth. */
+static bool bench_depth(Program *p, const BenchTest *t, Error *e) {
+    p->session.ids.n = 0;
+    if (t->depth > 0 && !bench_read_prompt(p, t->depth, e)) return false;
+    bool ok = true;
+    for (uint32_t i = 1; ok && i < t->n_seq; i++) {
+        Session other = {.engine = &p->engine, .seq = i};
+        ok = session_copy(&other, &p->session, t->depth, e);
+        ids_free(&other.ids);
+    }
+    return ok;
+}
+
+/* Once the test itself. */
+static bool bench_once(Program *p, const BenchTest *t, Error *e) {
+    p->session.ids.n = t->depth;
+    return t->generate ? bench_generate(p, t, t->n, e) : bench_read_prompt(p, t->n, e);
 }
 
 static int compare_doubles(const void *a, const void *b) {
@@ -3482,16 +3538,16 @@ static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
     double *rates = alloc_array(e, "bench", 3 * repetitions, sizeof *rates);
     if (!rates) return false;
     double *limits = rates + repetitions, *shares = limits + repetitions;
-    double bytes = (double)p->model.token_bytes + kv_read(&p->engine, t->depth + t->n / 2);
-    p->session.ids.n = 0;
-    bool ok = t->depth == 0 || bench_feed(p, t->depth, false, e);
-    ok = ok && bench_feed(p, t->generate ? 1 : t->n, false, e); /* one warm-up */
+    double bytes = (double)p->model.token_bytes / t->n_seq + /* per token */
+                   kv_read(&p->engine, t->depth + t->n / 2);
+    bool ok = bench_depth(p, t, e);
+    /* one warm-up */
+    ok = ok && (t->generate ? bench_generate(p, t, 1, e) : bench_read_prompt(p, t->n, e));
     double read = t->generate ? bench_read(p) : 0;
     for (size_t i = 0; ok && i < repetitions; i++) {
-        p->session.ids.n = t->depth;
         double start = now_seconds();
-        ok = bench_feed(p, t->n, t->generate, e);
-        rates[i] = per_second(t->n, now_seconds() - start);
+        ok = bench_once(p, t, e);
+        rates[i] = per_second((double)t->n * t->n_seq, now_seconds() - start);
         if (!ok || !t->generate) continue;
         double after = bench_read(p);
         limits[i] = (read + after) / 2;
@@ -3759,8 +3815,10 @@ static bool program_open(Program *p, Error *e) {
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
     if (!model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
-        !batch_size(&p->options, &p->model, p->n_prompts, &engine, e) ||
-        !engine_open(&p->engine, &p->model, &engine, e) ||
+        !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
+        return false;
+    if (p->options.bench) engine.n_seq = bench_sequences(p->options.bench);
+    if (!engine_open(&p->engine, &p->model, &engine, e) ||
         !session_open(&p->session, &p->engine, e))
         return false;
     program_sampling(p);

@@ -519,18 +519,19 @@ interrupt_tests() {
 
 bench_tests() {
     columns='^test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,'
-    run 0 "--bench csv" "$qwen" "$model" --bench pp8,tg4,tg2@16 -r 2 --format csv -t 1
+    run 0 "--bench csv" "$qwen" "$model" --bench pp8,tg4,tg2@16,b3,b2@20 -r 2 --format csv -t 1
     check "--bench csv: the header" sh -c "head -n 1 '$out' | grep -qE '$columns'"
-    same "--bench csv: a line for each test" "$(wc -l <"$out")" 4
+    same "--bench csv: a line for each test" "$(wc -l <"$out")" 6
     same "--bench csv: as many fields in every line" "$(awk -F, '{ print NF }' "$out" | uniq | wc -l)" 1
     prints "--bench csv" '^tg2@16,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,'
+    prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,[0-9.]+,[0-9.]+,[0-9.]+$'
     run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
     same "--bench json" "$(grep -cE '^\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}$' "$out")" 2
     run 0 "--bench table" "$qwen" "$model" --bench pp8 -r 1
     prints "--bench table" '^pp8 +[0-9.]+ +[0-9.]+ +[0-9.]+'
     run 0 "--bench without tests" "$qwen" "$model" -r 1 --bench
     prints "--bench without tests" '^tg128 '
-    for tests in pp0 'pp8,' pp8,,tg1 tg1@ pp8x pp99999999; do
+    for tests in pp0 'pp8,' pp8,,tg1 tg1@ pp8x pp99999999 b0 b33 tg1,b b2x; do
         refuse 2 "--bench $tests" "$qwen" "$model" --bench "$tests"
     done
     refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg4@4096
