@@ -32,7 +32,6 @@
 
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
-#define FEW_TOKENS 2 /* so few tokens read each panel straight from memory, without unpacking */
 #define INLINE TARGET static inline KERNEL_INLINE __attribute__((unused))
 
 /* Every island defines the same names; the preprocessor appends the island's own, so that lanes_add
@@ -149,6 +148,7 @@
 #define kernel_max_finite OWN(kernel_max_finite)
 #define kernel_exp_sum OWN(kernel_exp_sum)
 #define kernel_read_all OWN(kernel_read_all)
+#define kernel_dot_all OWN(kernel_dot_all)
 #define table OWN(table)
 
 /* ==== Island: scalar ========================================================================== */

@@ -19,6 +19,7 @@
 
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
 #define STREAMS 2       /* panels that one token reads in lock-step */
+#define DOT_ROUND_OPS 2048
 #define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
 
 /* A weight matrix in panels: w (N rows, K cols). */
@@ -106,6 +107,11 @@ typedef struct {
     /* Reads bytes (a multiple of 64) from p with four streams and returns something that depends on
      * all of them: the memory's own speed, which matmul is measured against. */
     uint64_t (*read_all)(const void *p, size_t bytes);
+    /* Does rounds * DOT_ROUND_OPS multiplications and additions of int8 as matmul does them, but
+     * has its weights in registers: the processor's own speed, which matmul with many tokens is
+     * measured against. Returns how many it did, as the sum that they make shows. rounds <= 2^20.
+     */
+    uint64_t (*dot_all)(uint32_t rounds);
 } Kernels;
 
 /* The table for this CPU, or the one called `name` (NULL: the best). Fails, naming what is missing,

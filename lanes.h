@@ -369,7 +369,7 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
     }
 }
 
-/* STREAMS panels times nt tokens: a chunk of n_blocks. Sums of panel p and token t: [p * nt + t]. */
+/* STREAMS panels times nt tokens: a chunk of n_blocks. s, m: of panel p and token t at p nt + t. */
 INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
                              size_t n_blocks, const Tokens *a, Lanes *s, Lanes *m) {
     const size_t pair_size = pair_bytes(type);
@@ -390,13 +390,14 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
     }
 }
 
-/* STREAMS panels, `step` panels from each other, times nt tokens, all there are: read straight from
- * the panels, because the memory takes longer than the arithmetic. y: at the first panel. */
+/* STREAMS panels, `step` panels from each other, times nt = 1 or 2 tokens, all there are: read
+ * straight from the panels, because the memory takes longer than the arithmetic. y: at the first
+ * panel. */
 INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t step,
                        const Operand *a, float *y, size_t y_stride) {
     const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
     const uint8_t *base = w->data + panel * size;
-    Lanes acc[STREAMS * FEW_TOKENS], s[STREAMS * FEW_TOKENS], m[STREAMS * FEW_TOKENS];
+    Lanes acc[2 * STREAMS], s[2 * STREAMS], m[2 * STREAMS];
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
         const uint8_t *chunk = chunk_at(type, w->cols, base, c);
@@ -548,10 +549,12 @@ INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t step
                           const Operand *a, float *y, size_t y_stride) {
     size_t p = 0;
     y += (size_t)panel * PANEL_ROWS;
-    for (; a->n_tok <= FEW_TOKENS && n_panels - p >= STREAMS; p += STREAMS) {
+    for (; a->n_tok <= 2 && n_panels - p >= STREAMS; p += STREAMS) {
         float *out = y + p * step * PANEL_ROWS;
-        UNROLL for (size_t nt = 1; nt <= FEW_TOKENS; nt++)
-            if (a->n_tok == nt) few_tokens(type, nt, w, panel + p * step, step, a, out, y_stride);
+        if (a->n_tok == 1)
+            few_tokens(type, 1, w, panel + p * step, step, a, out, y_stride);
+        else
+            few_tokens(type, 2, w, panel + p * step, step, a, out, y_stride);
     }
     if (p < n_panels)
         panels_tokens(type, n_panels - p, w, panel + p * step, step, a, y + p * step * PANEL_ROWS,
@@ -777,6 +780,23 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
     return all;
 }
 
+TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
+    enum { CHAINS = 8 }; /* so many instructions may be under way at once */
+    uint8_t ones[2 * LINE_BYTES];
+    memset(ones, 1, sizeof ones);
+    Line x = line_load(ones), y = line_load(ones + LINE_BYTES);
+    Sums s[CHAINS];
+    UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
+    for (uint32_t i = 0; i < rounds; i++) {
+        const int8_t *q = (const int8_t *)ones;
+        __asm__("" : "+r"(q)); /* or a compiler may find out what the loop comes to */
+        UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_dot(s[j], x, y, q);
+    }
+    uint64_t all = 0;
+    for (size_t j = 0; j < CHAINS; j++) all += (uint32_t)sums_total(s[j]);
+    return 2 * all;
+}
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const Kernels table = {
@@ -799,6 +819,7 @@ static const Kernels table = {
     .max_finite = kernel_max_finite,
     .exp_sum = kernel_exp_sum,
     .read_all = kernel_read_all,
+    .dot_all = kernel_dot_all,
 };
 
 #undef MATMUL

@@ -3384,9 +3384,10 @@ typedef struct {
     uint32_t n_seq;
     char name[32];
     double low, median, high; /* tokens/s */
-    double gb_s;              /* tg: bytes read per second */
-    double limit_gb_s;        /* tg: the same memory by a plain read loop */
-    double share;             /* tg: median of one over the other, pair by pair */
+    /* What bounds the test. Generating: GB/s read, and by a plain read loop over the same memory.
+     * A prompt: 10^12 operations/s of the weights' products, and of the instructions for them. */
+    double rate, limit;
+    double share; /* median of one over the other, pair by pair */
 } BenchTest;
 
 #define MAX_TESTS 32
@@ -3473,6 +3474,36 @@ static double bench_read(const Program *p) {
     return per_second((double)j.bytes * 1e-9, now_seconds() - start);
 }
 
+#define DOT_ROUNDS 4000u /* a millisecond or less */
+#define DOT_UNITS 64u    /* per thread, so that whoever is faster does more of them */
+
+static void dot_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    (void)unit, (void)thread;
+    volatile uint64_t sink = ((const Engine *)ctx)->kernels->dot_all(DOT_ROUNDS);
+    (void)sink;
+}
+
+/* 10^12 operations/s of the int8 instructions, by the same threads. */
+static double bench_dot(Program *p) {
+    uint32_t units = DOT_UNITS * p->engine.options.threads;
+    double start = now_seconds();
+    parallel_for(p->engine.pool, units, dot_unit, &p->engine);
+    return per_second(1e-12 * DOT_ROUND_OPS * DOT_ROUNDS * units, now_seconds() - start);
+}
+
+/* Operations of one token of a prompt: a multiplication and an addition per weight of a layer. */
+static double token_ops(const Model *m) {
+    double weights = 0;
+    for (uint32_t i = 0; i < m->config->num_hidden_layers; i++) {
+        const Layer *l = &m->layers[i];
+        const Mat *all[] = {&l->q_proj,    &l->k_proj,  &l->v_proj,   &l->o_proj,
+                            &l->gate_proj, &l->up_proj, &l->down_proj};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            weights += (double)all[j]->rows * all[j]->cols;
+    }
+    return 2 * weights;
+}
+
 static int32_t bench_id(const Program *p, uint64_t *state) {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return (int32_t)((*state >> 33) % (uint32_t)tokenizer_n_tokens(p->model.tokenizer));
@@ -3532,67 +3563,82 @@ static double median(double *values, size_t n) {
     return values[n / 2];
 }
 
-/* Each repetition of tg stands between two plain reads, whose mean is its limit: what disturbs the
- * machine for a while disturbs both. */
+/* What a token costs, in units of 10^9 bytes or 10^12 operations; and how many of them the machine
+ * gives in a second. */
+static double bench_cost(const Program *p, const BenchTest *t) {
+    if (!t->generate) return token_ops(&p->model) * 1e-12;
+    double weights = (double)p->model.token_bytes / t->n_seq;
+    return (weights + kv_read(&p->engine, t->depth + t->n / 2)) * 1e-9;
+}
+static double bench_limit(Program *p, const BenchTest *t) {
+    return t->generate ? bench_read(p) : bench_dot(p);
+}
+
+/* Each repetition stands between two measurements of the limit, whose mean is its own: what
+ * disturbs the machine for a while disturbs both. */
 static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
     double *rates = alloc_array(e, "bench", 3 * repetitions, sizeof *rates);
     if (!rates) return false;
     double *limits = rates + repetitions, *shares = limits + repetitions;
-    double bytes = (double)p->model.token_bytes / t->n_seq + /* per token */
-                   kv_read(&p->engine, t->depth + t->n / 2);
+    double cost = bench_cost(p, t);
     bool ok = bench_depth(p, t, e);
     /* one warm-up */
     ok = ok && (t->generate ? bench_generate(p, t, 1, e) : bench_read_prompt(p, t->n, e));
-    double read = t->generate ? bench_read(p) : 0;
+    double before = bench_limit(p, t);
     for (size_t i = 0; ok && i < repetitions; i++) {
         double start = now_seconds();
         ok = bench_once(p, t, e);
         rates[i] = per_second((double)t->n * t->n_seq, now_seconds() - start);
-        if (!ok || !t->generate) continue;
-        double after = bench_read(p);
-        limits[i] = (read + after) / 2;
-        shares[i] = rates[i] * bytes * 1e-9 / limits[i];
-        read = after;
+        double after = bench_limit(p, t);
+        limits[i] = (before + after) / 2;
+        shares[i] = rates[i] * cost / limits[i];
+        before = after;
     }
-    t->median = median(rates, repetitions);
-    t->low = rates[0];
-    t->high = rates[repetitions - 1];
-    t->gb_s = t->median * bytes * 1e-9;
-    t->limit_gb_s = median(limits, repetitions);
-    t->share = median(shares, repetitions);
+    if (ok) {
+        t->median = median(rates, repetitions);
+        t->low = rates[0];
+        t->high = rates[repetitions - 1];
+        t->rate = t->median * cost;
+        t->limit = median(limits, repetitions);
+        t->share = median(shares, repetitions);
+    }
     free(rates);
     return ok;
 }
 
 static void bench_print(const Program *p, const BenchTest *t, bool first) {
     const char *isa = p->engine.kernels->name, *quant = p->model.file.header->quant;
+    const char *unit = t->generate ? "GB/s" : "TOPS";
     uint32_t threads = p->engine.options.threads;
-    char gb[96] = "", gb_csv[96] = ",,", gb_json[96] = "";
-    if (t->generate) {
-        snprintf(gb, sizeof gb, " %8.1f %8.1f %5.0f %%", t->gb_s, t->limit_gb_s, t->share * 100);
-        snprintf(gb_csv, sizeof gb_csv, "%.3f,%.3f,%.4f", t->gb_s, t->limit_gb_s, t->share);
-        snprintf(gb_json, sizeof gb_json, ",\"gb_s\":%.3f,\"limit_gb_s\":%.3f,\"share\":%.4f",
-                 t->gb_s, t->limit_gb_s, t->share);
-    }
+    /* what limits a prompt is known for int8 only */
+    bool limit = t->generate || p->model.quantized;
+    char values[96] = "";
     if (p->options.format == 1) {
+        if (limit)
+            snprintf(values, sizeof values, "%s,%.3f,%.3f,%.4f", unit, t->rate, t->limit, t->share);
         if (first)
-            printf("test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,quant,gb_s,limit_gb_s,"
+            printf("test,tokens_s,tokens_s_min,tokens_s_max,isa,threads,quant,unit,rate,limit,"
                    "share\n");
         printf("%s,%.3f,%.3f,%.3f,%s,%u,%s,%s\n", t->name, t->median, t->low, t->high, isa, threads,
-               quant, gb_csv);
+               quant, limit ? values : ",,,");
     } else if (p->options.format == 2) {
+        if (limit)
+            snprintf(values, sizeof values,
+                     ",\"unit\":\"%s\",\"rate\":%.3f,\"limit\":%.3f,\"share\":%.4f", unit, t->rate,
+                     t->limit, t->share);
         printf("{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,"
-               "\"isa\":\"%s\","
-               "\"threads\":%u,\"quant\":\"%s\"%s}\n",
-               t->name, t->median, t->low, t->high, isa, threads, quant, gb_json);
+               "\"isa\":\"%s\",\"threads\":%u,\"quant\":\"%s\"%s}\n",
+               t->name, t->median, t->low, t->high, isa, threads, quant, values);
     } else {
+        if (limit)
+            snprintf(values, sizeof values, " %9.2f %9.2f %s %5.0f %%", t->rate, t->limit, unit,
+                     t->share * 100);
         if (first)
-            printf(
-                "%s (%s), %s, %u threads; GB/s: read while generating, and by a plain read loop\n"
-                "%-16s %10s %10s %10s %8s %8s %7s\n",
-                p->model.file.header->name, quant, isa, threads, "test", "tokens/s", "min", "max",
-                "GB/s", "limit", "share");
-        printf("%-16s %10.2f %10.2f %10.2f%s\n", t->name, t->median, t->low, t->high, gb);
+            printf("%s (%s), %s, %u threads; limit: of this machine, measured beside each run\n"
+                   "%-16s %9s %9s %9s %9s %9s %12s\n",
+                   p->model.file.header->name, quant, isa, threads, "test", "tokens/s", "min",
+                   "max", "rate", "limit", "share");
+        printf("%-16s %9.2f %9.2f %9.2f%s\n", t->name, t->median, t->low, t->high, values);
     }
     fflush(stdout);
 }

@@ -524,7 +524,8 @@ bench_tests() {
     same "--bench csv: a line for each test" "$(wc -l <"$out")" 6
     same "--bench csv: as many fields in every line" "$(awk -F, '{ print NF }' "$out" | uniq | wc -l)" 1
     prints "--bench csv" '^tg2@16,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,'
-    prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,[0-9.]+,[0-9.]+,[0-9.]+$'
+    prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,GB/s,[0-9.]+,[0-9.]+,[0-9.]+$'
+    prints "--bench csv" '^pp8,.*,q8,TOPS,[0-9.]+,[0-9.]+,[0-9.]+$'
     run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
     same "--bench json" "$(grep -cE '^\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}$' "$out")" 2
     run 0 "--bench table" "$qwen" "$model" --bench pp8 -r 1

@@ -480,7 +480,9 @@ static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint3
     for (size_t j = keys; j < 16 * blocks; j++) /* behind the keys: anything */
         for (size_t d = 0; d < dim; d++)
             set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, f32,
-                       bad == 0 ? 1000 * q[d] : d % 2 ? NAN : INFINITY);
+                       bad == 0 ? 1000 * q[d]
+                       : d % 2  ? NAN
+                                : INFINITY);
     for (size_t j = 0; j < keys; j++)
         for (size_t d = dim; d < vs; d++) set_cached(vc, j * vs + d, f32, 0);
     if (bad == 1) q[dim / 2] = NAN;
@@ -633,6 +635,12 @@ static void test_rope(const Kernels *k) {
     }
 }
 
+static void test_dot_all(const Kernels *k) {
+    for (uint32_t rounds = 0; rounds < 4; rounds++)
+        CHECK(k->dot_all(rounds) == (uint64_t)rounds * DOT_ROUND_OPS, "dot_all, %s: %u rounds",
+              k->name, rounds);
+}
+
 static void test_read_all(const Kernels *ref, const Kernels *k) {
     for (size_t bytes = 64; bytes < 3000; bytes += 64) {
         uint8_t *p = make(bytes, 1);
@@ -701,6 +709,7 @@ int main(void) {
         test_rows(k);
         test_rope(k);
         test_read_all(scalar, k);
+        test_dot_all(k);
         printf("checked table %s\n", k->name);
     }
     return test_end("kernels");
