@@ -1096,7 +1096,8 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
  *
  * The same ids have the same keys and values, bit for bit, under the same weights and arithmetic
  * alone, so the header says which these were. The file is not trusted: its checksum covers all of
- * it, and nothing of it is used as a size before it was compared with what this model asks for. */
+ * it, and nothing of it is used as a size before it was compared with what this model asks for. It
+ * tells the prompt to whoever can read it. */
 #define CACHE_MAGIC "\x89QKV\r\n\x1a\n" /* 8 bytes */
 #define CACHE_VERSION 1                 /* to be raised when keys or values get other bits */
 
