@@ -6,6 +6,8 @@
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
 # make fuzz TIME=60   every fuzz target so many seconds (clang)
+# make coverage   which lines and branches of parsers, writer, tokenizer and sampler the tests execute
+# make check-long   the long forms of the tests, under every sanitizer and valgrind
 #
 # Objects and test programs live in build/, so that instrumented builds stand beside the plain one.
 
@@ -25,6 +27,7 @@ CONVERT = $(if $(SAN)$(OMP),$(B)/convert/convert,convert/convert)
 SANITIZE_asan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
 SANITIZE_msan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=memory -fno-omit-frame-pointer
+SANITIZE_cov = -O0 -g1 -DKERNEL_INLINE= --coverage
 SANITIZE_fuzz = $(SANITIZE_asan) -fsanitize=fuzzer-no-link -Wno-pass-failed
 CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
@@ -68,6 +71,15 @@ $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
 test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
 
+# The long forms of the tests; also: what the tests execute
+check-long: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
+	@sh test/check_long.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
+coverage: ; @$(MAKE) --no-print-directory SAN=cov run-coverage
+run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
+	@rm -f $(B)/*.gcda $(B)/convert/*.gcda
+	@QUICK=1 sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN) >$(B)/test.log 2>&1 || cat $(B)/test.log
+	@sh test/coverage.sh $(B)
+
 # libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What was found
 # of interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
 TIME = 60
@@ -109,4 +121,4 @@ $(addprefix tidy-,$(TIDY)): tidy-%: %
 clean:
 	rm -rf build qwen convert/convert
 
-.PHONY: all test fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))
+.PHONY: all test check-long coverage run-coverage fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))
