@@ -12,6 +12,18 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+/* NEON's int8 dot product belongs to ARMv8.2: gcc lets one function have it, clang before 16 only a
+ * whole file (-march=armv8.2-a+dotprod, or a processor of Apple's). */
+#if defined(__aarch64__) &&                                                                        \
+    (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__) || __clang_major__ >= 16)
+#define HAVE_NEON_DOT
 #endif
 
 /* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
@@ -665,6 +677,194 @@ static const char *missing_avx512(void) {
 
 #endif /* __x86_64__ */
 
+#if defined(HAVE_NEON_DOT)
+
+/* ==== Island: NEON with the int8 dot product ================================================== */
+
+#define ISLAND neon
+#define ISLAND_NAME "neon"
+#if defined(__ARM_FEATURE_DOTPROD)
+#define TARGET
+#else
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
+#endif
+#define UNROLL UNROLL_8
+#define TILE_TOKENS 2
+#define Q8_OFFSET 0
+
+typedef struct {
+    float32x4_t a, b, c, d;
+} Lanes; /* lanes 0..3, 4..7, 8..11 and 12..15 */
+typedef struct {
+    int32x4_t a, b, c, d;
+} Sums;
+typedef struct {
+    uint8x16_t a, b, c, d;
+} Line; /* rows 0..3, 4..7, 8..11 and 12..15 */
+
+/* f of each quarter of one, two and three operands. */
+#define QUARTERS(f, x) f((x).a), f((x).b), f((x).c), f((x).d)
+#define QUARTERS_2(f, x, y) f((x).a, (y).a), f((x).b, (y).b), f((x).c, (y).c), f((x).d, (y).d)
+#define QUARTERS_3(f, x, y, z)                                                                     \
+    f((x).a, (y).a, (z).a), f((x).b, (y).b, (z).b), f((x).c, (y).c, (z).c), f((x).d, (y).d, (z).d)
+
+INLINE Lanes lanes_load(const float *p) {
+    return (Lanes){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
+}
+INLINE void lanes_store(float *p, Lanes x) {
+    vst1q_f32(p, x.a);
+    vst1q_f32(p + 4, x.b);
+    vst1q_f32(p + 8, x.c);
+    vst1q_f32(p + 12, x.d);
+}
+INLINE Lanes lanes_set1(float f) {
+    float32x4_t x = vdupq_n_f32(f);
+    return (Lanes){x, x, x, x};
+}
+INLINE Lanes lanes_add(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(vaddq_f32, x, y)}; }
+INLINE Lanes lanes_sub(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(vsubq_f32, x, y)}; }
+INLINE Lanes lanes_mul(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(vmulq_f32, x, y)}; }
+INLINE Lanes lanes_div(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(vdivq_f32, x, y)}; }
+/* vfmaq takes the sum first */
+INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
+    return (Lanes){QUARTERS_3(vfmaq_f32, z, x, y)};
+}
+/* Not vmaxq: that gives a NaN where either is one. */
+INLINE float32x4_t larger(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+INLINE Lanes lanes_max(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(larger, x, y)}; }
+INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
+    return (Lanes){
+        vbslq_f32(vcltq_f32(x.a, y.a), yes.a, no.a), vbslq_f32(vcltq_f32(x.b, y.b), yes.b, no.b),
+        vbslq_f32(vcltq_f32(x.c, y.c), yes.c, no.c), vbslq_f32(vcltq_f32(x.d, y.d), yes.d, no.d)};
+}
+INLINE float32x4_t from_f16(uint16x4_t h) { return vcvt_f32_f16(vreinterpret_f16_u16(h)); }
+INLINE Lanes lanes_from_f16(const uint8_t *p) {
+    uint16x8_t low = vreinterpretq_u16_u8(vld1q_u8(p)),
+               high = vreinterpretq_u16_u8(vld1q_u8(p + 16));
+    return (Lanes){from_f16(vget_low_u16(low)), from_f16(vget_high_u16(low)),
+                   from_f16(vget_low_u16(high)), from_f16(vget_high_u16(high))};
+}
+INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
+    vst1_u16(h, vreinterpret_u16_f16(vcvt_f16_f32(x.a)));
+    vst1_u16(h + 4, vreinterpret_u16_f16(vcvt_f16_f32(x.b)));
+    vst1_u16(h + 8, vreinterpret_u16_f16(vcvt_f16_f32(x.c)));
+    vst1_u16(h + 12, vreinterpret_u16_f16(vcvt_f16_f32(x.d)));
+}
+INLINE Lanes lanes_from_bits(Sums s) { return (Lanes){QUARTERS(vreinterpretq_f32_s32, s)}; }
+INLINE Sums lanes_bits(Lanes x) { return (Sums){QUARTERS(vreinterpretq_s32_f32, x)}; }
+INLINE Lanes lanes_from_sums(Sums s) { return (Lanes){QUARTERS(vcvtq_f32_s32, s)}; }
+INLINE float32x4_t from_f16_low(int32x4_t s) {
+    return from_f16(vmovn_u32(vreinterpretq_u32_s32(s)));
+}
+INLINE Lanes lanes_from_f16_low(Sums s) { return (Lanes){QUARTERS(from_f16_low, s)}; }
+INLINE int32x4_t load_sums(const uint8_t *p) { return vreinterpretq_s32_u8(vld1q_u8(p)); }
+INLINE Sums sums_load(const uint8_t *p) {
+    return (Sums){load_sums(p), load_sums(p + 16), load_sums(p + 32), load_sums(p + 48)};
+}
+INLINE void sums_store(int32_t *p, Sums s) {
+    vst1q_s32(p, s.a);
+    vst1q_s32(p + 4, s.b);
+    vst1q_s32(p + 8, s.c);
+    vst1q_s32(p + 12, s.d);
+}
+INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
+    int16x8_t low = vcombine_s16(vmovn_s32(s.a), vmovn_s32(s.b));
+    int16x8_t high = vcombine_s16(vmovn_s32(s.c), vmovn_s32(s.d));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+INLINE Sums sums_set1(int32_t i) {
+    int32x4_t s = vdupq_n_s32(i);
+    return (Sums){s, s, s, s};
+}
+INLINE Sums sums_add(Sums x, Sums y) { return (Sums){QUARTERS_2(vaddq_s32, x, y)}; }
+INLINE Sums sums_and(Sums x, Sums y) { return (Sums){QUARTERS_2(vandq_s32, x, y)}; }
+INLINE Sums sums_max(Sums x, Sums y) { return (Sums){QUARTERS_2(vmaxq_s32, x, y)}; }
+/* Shifts are written as operators: the functions of arm_neon.h want literal counts. */
+INLINE Sums sums_left(Sums s, int by) { return (Sums){s.a << by, s.b << by, s.c << by, s.d << by}; }
+INLINE int32x4_t right(int32x4_t s, int by) {
+    return vreinterpretq_s32_u32(vreinterpretq_u32_s32(s) >> (uint32_t)by);
+}
+INLINE Sums sums_right(Sums s, int by) {
+    return (Sums){right(s.a, by), right(s.b, by), right(s.c, by), right(s.d, by)};
+}
+INLINE Sums sums_from_u8(const uint8_t *p) {
+    uint8x16_t x = vld1q_u8(p);
+    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x)));
+    int16x8_t high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(x)));
+    return (Sums){vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                  vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
+}
+INLINE Sums sums_from_i8(const uint8_t *p) {
+    int8x16_t x = vreinterpretq_s8_u8(vld1q_u8(p));
+    int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
+    return (Sums){vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+                  vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
+}
+INLINE Sums sums_from_u4(const uint8_t *p) {
+    uint8x8_t x = vld1_u8(p), low = vand_u8(x, vdup_n_u8(15)), high = vshr_n_u8(x, 4);
+    uint8_t codes[16];
+    vst1q_u8(codes, vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
+    return sums_from_u8(codes);
+}
+INLINE Line line_load(const uint8_t *p) {
+    return (Line){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)};
+}
+INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
+INLINE void line_store(uint8_t *p, Line x) {
+    vst1q_u8(p, x.a);
+    vst1q_u8(p + 16, x.b);
+    vst1q_u8(p + 32, x.c);
+    vst1q_u8(p + 48, x.d);
+}
+/* A code of each byte, as above. Bits that leave their byte are gone: nothing to mask. */
+INLINE uint8x16_t code(uint8x16_t nibbles, int shift, uint8x16_t high, int by, uint8_t mask) {
+    uint8x16_t low = shift == 4 ? nibbles >> (uint8_t)4 : vandq_u8(nibbles, vdupq_n_u8(15));
+    uint8x16_t h = by < 0 ? high << (uint8_t)-by : high >> (uint8_t)by;
+    return vorrq_u8(low, vandq_u8(h, vdupq_n_u8(mask)));
+}
+INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
+    return (Line){
+        code(nibbles.a, shift, high.a, by, mask), code(nibbles.b, shift, high.b, by, mask),
+        code(nibbles.c, shift, high.c, by, mask), code(nibbles.d, shift, high.d, by, mask)};
+}
+/* Codes up to 63 are the same signed and unsigned. */
+INLINE int32x4_t dot(int32x4_t s, uint8x16_t x, uint8x16_t y, int8x8_t q) {
+    s = vdotq_lane_s32(s, vreinterpretq_s8_u8(x), q, 0);
+    return vdotq_lane_s32(s, vreinterpretq_s8_u8(y), q, 1);
+}
+INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+    int8x8_t eight = vld1_s8(q);
+    return (Sums){dot(s.a, x.a, y.a, eight), dot(s.b, x.b, y.b, eight), dot(s.c, x.c, y.c, eight),
+                  dot(s.d, x.d, y.d, eight)};
+}
+INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
+
+#include "lanes.h"
+
+static const Kernels *const table_of_neon = &table;
+
+#undef ISLAND
+#undef ISLAND_NAME
+#undef TARGET
+#undef UNROLL
+#undef TILE_TOKENS
+#undef Q8_OFFSET
+
+/* ==== What this CPU has ======================================================================= */
+
+/* The int8 dot product, when the system says so; elsewhere what the compiler was promised. */
+static const char *missing_neon(void) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? NULL : "the int8 dot product (asimddp)";
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return NULL;
+#else
+    return "a compiler's option for the int8 dot product (-march=armv8.2-a+dotprod)";
+#endif
+}
+
+#endif /* HAVE_NEON_DOT */
+
 static const char *missing_scalar(void) { return NULL; }
 
 /* ==== The choice ============================================================================== */
@@ -679,6 +879,9 @@ static const Choice choices[] = {
 #if defined(__x86_64__)
     {&table_of_avx512, missing_avx512},
     {&table_of_avx2, missing_avx2},
+#endif
+#if defined(HAVE_NEON_DOT)
+    {&table_of_neon, missing_neon},
 #endif
     {&table_of_scalar, missing_scalar},
 };

@@ -430,7 +430,8 @@ static double nll_row(size_t pos, int32_t next) {
     size_t v = now.model.config->vocab_size;
     const float *row = all_logits + pos * v;
     double max = row[0], sum = 0;
-    for (size_t i = 0; i < v; i++) max = fmax(max, (double)row[i]);
+    for (size_t i = 0; i < v; i++)
+        if ((double)row[i] > max) max = row[i]; /* gcc 12 for aarch64 cannot compile fmax here */
     for (size_t i = 0; i < v; i++) sum += exp((double)row[i] - max);
     /* cppcheck-suppress invalidFunctionArg ; sum is at least 1 */
     return log(sum) + max - (double)row[next];
