@@ -5,6 +5,10 @@
  * first: plain C that says what each primitive means. To add one (amx, neon), write another block
  * of the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing
  * else changes. An island may also include lanes.h and replace single functions of the table. */
+#if defined(__aarch64__) && !defined(__clang__)
+/* gcc would move loads far ahead of their use, and for want of registers through the stack. */
+#pragma GCC optimize("no-schedule-insns")
+#endif
 #include "kernels.h"
 
 #include <math.h>
@@ -41,6 +45,10 @@
 #ifndef KERNEL_INLINE
 #define KERNEL_INLINE __attribute__((always_inline))
 #endif
+
+/* From here on the compiler does not know where p points: it reads again, which is cheap, what it
+ * would otherwise have kept in registers that it does not have, so on the stack. */
+#define FORGET(p) __asm__("" : "+r"(p))
 
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
@@ -787,13 +795,13 @@ INLINE int32x4_t right(int32x4_t s, int by) {
 INLINE Sums sums_right(Sums s, int by) {
     return (Sums){right(s.a, by), right(s.b, by), right(s.c, by), right(s.d, by)};
 }
-INLINE Sums sums_from_u8(const uint8_t *p) {
-    uint8x16_t x = vld1q_u8(p);
+INLINE Sums widen(uint8x16_t x) {
     int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x)));
     int16x8_t high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(x)));
     return (Sums){vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
                   vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
 }
+INLINE Sums sums_from_u8(const uint8_t *p) { return widen(vld1q_u8(p)); }
 INLINE Sums sums_from_i8(const uint8_t *p) {
     int8x16_t x = vreinterpretq_s8_u8(vld1q_u8(p));
     int16x8_t low = vmovl_s8(vget_low_s8(x)), high = vmovl_s8(vget_high_s8(x));
@@ -802,9 +810,7 @@ INLINE Sums sums_from_i8(const uint8_t *p) {
 }
 INLINE Sums sums_from_u4(const uint8_t *p) {
     uint8x8_t x = vld1_u8(p), low = vand_u8(x, vdup_n_u8(15)), high = vshr_n_u8(x, 4);
-    uint8_t codes[16];
-    vst1q_u8(codes, vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
-    return sums_from_u8(codes);
+    return widen(vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
 }
 INLINE Line line_load(const uint8_t *p) {
     return (Line){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)};
@@ -816,11 +822,11 @@ INLINE void line_store(uint8_t *p, Line x) {
     vst1q_u8(p + 32, x.c);
     vst1q_u8(p + 48, x.d);
 }
-/* A code of each byte, as above. Bits that leave their byte are gone: nothing to mask. */
+/* A code of each byte, as above: the bits from `high`, then the nibble put below them, by a shift
+ * that keeps the upper half of its target or by a choice of bits. */
 INLINE uint8x16_t code(uint8x16_t nibbles, int shift, uint8x16_t high, int by, uint8_t mask) {
-    uint8x16_t low = shift == 4 ? nibbles >> (uint8_t)4 : vandq_u8(nibbles, vdupq_n_u8(15));
-    uint8x16_t h = by < 0 ? high << (uint8_t)-by : high >> (uint8_t)by;
-    return vorrq_u8(low, vandq_u8(h, vdupq_n_u8(mask)));
+    uint8x16_t h = vandq_u8(by < 0 ? high << (uint8_t)-by : high >> (uint8_t)by, vdupq_n_u8(mask));
+    return shift == 4 ? vsriq_n_u8(h, nibbles, 4) : vbslq_u8(vdupq_n_u8(15), nibbles, h);
 }
 INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
     return (Line){
