@@ -46,8 +46,9 @@
 #define KERNEL_INLINE __attribute__((always_inline))
 #endif
 
-/* From here on the compiler does not know where p points: it reads again, which is cheap, what it
- * would otherwise have kept in registers that it does not have, so on the stack. */
+/* From here on the compiler does not know where p points. Otherwise gcc keeps addresses and loaded
+ * lines for a later use in registers that it does not have: on the stack. Reading twice is cheaper.
+ */
 #define FORGET(p) __asm__("" : "+r"(p))
 
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
@@ -787,6 +788,12 @@ INLINE Sums sums_set1(int32_t i) {
 INLINE Sums sums_add(Sums x, Sums y) { return (Sums){QUARTERS_2(vaddq_s32, x, y)}; }
 INLINE Sums sums_and(Sums x, Sums y) { return (Sums){QUARTERS_2(vandq_s32, x, y)}; }
 INLINE Sums sums_max(Sums x, Sums y) { return (Sums){QUARTERS_2(vmaxq_s32, x, y)}; }
+INLINE int32_t sums_largest(Sums s) {
+    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(s.a, s.b), vmaxq_s32(s.c, s.d)));
+}
+INLINE int32_t sums_total(Sums s) {
+    return vaddvq_s32(vaddq_s32(vaddq_s32(s.a, s.b), vaddq_s32(s.c, s.d)));
+}
 /* Shifts are written as operators: the functions of arm_neon.h want literal counts. */
 INLINE Sums sums_left(Sums s, int by) { return (Sums){s.a << by, s.b << by, s.c << by, s.d << by}; }
 INLINE int32x4_t right(int32x4_t s, int by) {

@@ -364,7 +364,7 @@ INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *c
 INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
     UNROLL for (size_t i = 0; i < np; i++) {
         const uint8_t *from = p + i * apart;
-        __asm__("" : "+r"(from)); /* or gcc keeps one address per line in registers it lacks */
+        FORGET(from); /* or gcc keeps one address per line */
         for (size_t at = 0; at < bytes; at += LINE_BYTES) __builtin_prefetch(from + at, 0, 2);
     }
 }
@@ -379,6 +379,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
+            FORGET(pair); /* the second half reads the lines of nibbles again */
             BlockScales w[STREAMS];
             UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
                 block_scales(type, chunk + p * apart, pair + p * apart, block);
