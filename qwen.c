@@ -46,6 +46,7 @@
 #define PROMPT_CHUNK 256 /* tokens of a prompt that go through the layers together */
 #define MAX_THREADS 256
 #define DECODE_ROWS 32 /* tokens of one decoding pass, of all sequences together */
+#define MAX_DRAFT 15   /* guessed ones among them, of one sequence */
 
 /* ============================================================================================
  * Part I: the model
@@ -85,6 +86,13 @@ typedef struct {
 
 typedef struct Pool Pool;
 
+/* What decoding passes cost, and what guesses (section 8) have saved. */
+typedef struct {
+    double seconds[DECODE_ROWS + 1]; /* of a pass of so many tokens, lately; 0: not known */
+    uint32_t plain, guessed;         /* passes without guesses; those with, since the last one */
+    double balance; /* seconds that guesses saved, less those that they cost, within bounds */
+} Pace;
+
 typedef struct {
     uint32_t threads, ctx; /* ctx: positions of each sequence */
     uint32_t n_seq;        /* sequences */
@@ -120,6 +128,7 @@ typedef struct {
     Operand act;      /* room for terms T tokens of H, or T tokens of the widest input */
     float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
+    Pace pace;
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
@@ -1011,12 +1020,19 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
 
 /* ---- 6. Session ------------------------------------------------------------------------------ */
 
+/* Guesses that were right, by how many tokens before them were found to be the same. */
+#define MATCH_CLASSES 5
+typedef struct {
+    double tried[MATCH_CLASSES], right[MATCH_CLASSES];
+} Record;
+
 /* One conversation: what stands in the cache of one of the engine's sequences. A new prompt that
  * begins with the same tokens does not compute them again. */
 typedef struct {
     Engine *engine;
     uint32_t seq;  /* 0 unless it is set after opening */
     Ids ids;       /* tokens whose keys and values are cached, in order */
+    Record record; /* how good guesses were */
     float *logits; /* (V) of the last token fed */
 } Session;
 
@@ -1408,19 +1424,22 @@ typedef struct {
     SamplerOptions sampler;
     int64_t max_tokens; /* -1: until the model stops or the context is full */
     bool loop_guard, ignore_eos;
+    int64_t lookup; /* tokens to guess for each pass: 0: none; LOOKUP_AUTO: as it pays */
     ProgressFn progress;
 } GenerateOptions;
+#define LOOKUP_AUTO (-1)
 
 typedef enum { FINISH_STOP, FINISH_LENGTH, FINISH_LOOP, FINISH_INTERRUPT, FINISH_ERROR } Finish;
 static const char *const finish_names[] = {"stop", "length", "loop", "interrupt", "error"};
 
 typedef struct {
     size_t n_prompt, n_cached, n_generated;
-    size_t n_decoded;    /* tokens behind the first of each answer */
-    double prompt_s;     /* reading the prompt */
-    double first_s;      /* until the first token */
-    double decode_s;     /* all after it */
-    double decode_bytes; /* weights, keys and values read for the tokens after the first */
+    size_t n_decoded;             /* tokens behind the first of each answer */
+    size_t n_drafted, n_accepted; /* guessed ones, and those of them that the answer has */
+    double prompt_s;              /* reading the prompt */
+    double first_s;               /* until the first token */
+    double decode_s;              /* all after it */
+    double decode_bytes;          /* weights, keys and values read for the tokens after the first */
     Finish finish;
     uint64_t hash; /* FNV-1a of the generated ids, four bytes each */
     bool not_finite;
@@ -1460,9 +1479,13 @@ typedef struct {
     double start;
     bool going;   /* there is more to come */
     int32_t next; /* the latest token, which was not fed yet */
-    /* the decoding pass under way: */
-    int32_t picked; /* what was chosen from its logits */
-    bool failed;    /* they are not finite: see error */
+    /* The decoding pass under way: */
+    uint32_t row;      /* the first of its logits' rows that are this run's */
+    uint32_t n_drafts; /* guesses behind the latest token, at the end of session->ids */
+    uint32_t match;    /* tokens that were found again and led to them */
+    uint32_t n_picked;
+    int32_t picked[1 + MAX_DRAFT]; /* what was chosen from the rows, as far as guesses were right */
+    bool failed;                   /* a row is not finite: see error */
     Error error;
 } Run;
 
@@ -1558,40 +1581,205 @@ static bool run_close(Run *r, bool ok, Error *e) {
     return ok;
 }
 
-/* Choose the token behind a run's latest one, from row `unit` of the logits. */
+/* Guesses. Where the latest tokens stood before, in prompt or answer, other tokens followed: a pass
+ * is fed those too. It reads the weights once, however many tokens there are, which is most of its
+ * time; and behind every guess that turns out to be what the sampler chooses, the next token's
+ * logits are there already. The other guesses are forgotten. So the answer never depends on them,
+ * nor on the clock that decides how many there are: every token is chosen from the same logits by
+ * the same random number. */
+
+#define MATCH_MIN 2u
+#define MATCH_MAX 16u
+
+static uint32_t match_class(uint32_t match) {
+    return match < 4 ? match - MATCH_MIN : match < 6 ? 2 : match < 10 ? 3 : 4;
+}
+
+/* How likely is the guess behind so many matching tokens? Until there is a record: as in ordinary
+ * text. */
+static double match_chance(const Record *r, uint32_t match) {
+    static const double first[MATCH_CLASSES] = {0.25, 0.35, 0.5, 0.7, 0.85};
+    uint32_t c = match_class(match);
+    return (r->right[c] + 4 * first[c]) / (r->tried[c] + 4);
+}
+
+static void record_guess(Record *r, uint32_t match, bool right) {
+    uint32_t c = match_class(match);
+    if (r->tried[c] >= 64) r->tried[c] /= 2, r->right[c] /= 2;
+    r->tried[c]++;
+    r->right[c] += right;
+}
+
+/* Where else do the last tokens of ids[0..n) stand? Takes the latest of the longest matches;
+ * returns the place behind it, 0 when there is none. */
+static size_t lookup_find(const int32_t *ids, size_t n, uint32_t *match) {
+    size_t place = 0;
+    *match = MATCH_MIN - 1;
+    for (size_t i = n - 1; i-- > 0 && *match < MATCH_MAX;) {
+        if (ids[i] != ids[n - 1]) continue;
+        uint32_t same = 1;
+        while (same < MATCH_MAX && same <= i && ids[i - same] == ids[n - 1 - same]) same++;
+        if (same > *match) *match = same, place = i + 1;
+    }
+    return place;
+}
+
+/* Seconds of a pass of m tokens, where at least that of one of fewer was measured: measured too, or
+ * between the two next measured ones, or beyond them a hopeful guess. */
+static double pace_seconds(const Pace *p, uint32_t m) {
+    uint32_t low = m, high = m;
+    while (low > 1 && p->seconds[low] == 0) low--;
+    while (high < DECODE_ROWS && p->seconds[high] == 0) high++;
+    double from = p->seconds[low], to = p->seconds[high];
+    if (low == m) return from;
+    if (to == 0) return from * (1 + 0.15 * (m - low) / low);
+    return from + (to - from) * (m - low) / (high - low);
+}
+
+/* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses.
+ * Guesses may cost a hundredth of the time before they pay; what they saved long ago they may not
+ * lose again. Costs that were not measured for long are forgotten: a machine that was busy may be
+ * so no longer. */
+static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds) {
+    double plain = pace_seconds(p, n_runs);
+    p->seconds[m] += (seconds - p->seconds[m]) / (p->seconds[m] == 0 ? 1 : 8);
+    if (m == n_runs) {
+        p->guessed = 0;
+        if (p->plain++ == 0) p->balance = plain / 2;
+        for (uint32_t i = m + 1; i <= DECODE_ROWS; i++)
+            if (p->seconds[i] > 0) p->seconds[i] += (p->seconds[m] - p->seconds[i]) / 128;
+    } else {
+        p->guessed++;
+        p->balance += accepted * plain / n_runs - (seconds - plain);
+    }
+    p->balance = fmin(fmax(p->balance + seconds / 100, -8 * plain), 4 * plain);
+}
+
+/* May guesses be made? Not before it is known what a pass without any costs, nor when they have
+ * lost too much; and now and then a pass without keeps that knowledge fresh, more often where
+ * little is to be won. */
+static bool pace_allows(const Pace *p, uint32_t n_runs) {
+    bool pays = p->balance > 2 * pace_seconds(p, n_runs);
+    return p->plain >= 4 && p->balance > 0 && p->guessed < (pays ? 64 : 8);
+}
+
+/* How many tokens to guess behind `match` matching ones, at most `most`, for a pass that is to feed
+ * m tokens so far and expected to give `gain` of them: as many as make it give the most in a
+ * second.
+ */
+static uint32_t lookup_length(const Engine *e, const Record *r, uint32_t match, uint32_t most,
+                              uint32_t m, double *gain) {
+    double expected = *gain, chance = 1, best = expected / pace_seconds(&e->pace, m);
+    uint32_t length = 0;
+    for (uint32_t k = 1; k <= most; k++) {
+        chance *= match_chance(r, match + k - 1);
+        expected += chance;
+        double rate = expected / pace_seconds(&e->pace, m + k);
+        if (rate <= best) continue;
+        best = rate;
+        length = k;
+        *gain = expected;
+    }
+    return length;
+}
+
+/* Put guesses behind the tokens of a run's session, at most so many, when they are allowed and
+ * likely to pay; m and gain: of the pass, with this run's own token. */
+static bool run_guess(Run *r, bool allowed, uint32_t most, uint32_t m, double *gain, Error *err) {
+    Session *s = r->session;
+    const Engine *e = s->engine;
+    int64_t lookup = r->options->lookup;
+    const GenerateOptions *o = r->options;
+    most = (uint32_t)min_size(min_size(most, MAX_DRAFT), e->options.ctx - s->ids.n);
+    if (o->max_tokens >= 0)
+        most = (uint32_t)min_size(most, (size_t)o->max_tokens - r->stats->n_generated - 1);
+    r->n_drafts = 0;
+    if (lookup == 0 || most == 0) return true;
+    if (lookup == LOOKUP_AUTO && !allowed) return true;
+    size_t from = lookup_find(s->ids.ids, s->ids.n, &r->match);
+    if (from == 0) return true;
+    uint32_t n = lookup == LOOKUP_AUTO ? lookup_length(e, &s->record, r->match, most, m, gain)
+                                       : (uint32_t)min_size((size_t)lookup, most);
+    for (; r->n_drafts < n; r->n_drafts++) /* may reach its own guesses: then they go round */
+        if (!ids_add(&s->ids, s->ids.ids[from + r->n_drafts], err)) return false;
+    return true;
+}
+
+/* Choose the token behind a run's latest one, from its first row of the logits; and, as long as the
+ * guess was that very token, those behind the guesses. */
 static void pick_unit(void *ctx, uint32_t unit, uint32_t thread) {
     (void)thread;
     Run *r = ((Run **)ctx)[unit];
     const Session *s = r->session;
     Engine *e = s->engine;
-    float *logits = e->logits + unit * logits_stride(e->model);
-    r->failed = !check_finite(e, logits, s->ids.n - 1, &r->error);
-    if (!r->failed)
-        r->picked = sample(&r->sampler, logits, s->ids.ids, s->ids.n, r->stats->n_prompt);
+    size_t n = s->ids.n - r->n_drafts;
+    for (r->n_picked = 0; r->n_picked <= r->n_drafts; n++) {
+        float *logits = e->logits + (r->row + r->n_picked) * logits_stride(e->model);
+        r->failed = !check_finite(e, logits, n - 1, &r->error);
+        if (r->failed) return;
+        int32_t id = sample(&r->sampler, logits, s->ids.ids, n, r->stats->n_prompt);
+        r->picked[r->n_picked++] = id;
+        if (r->n_picked > r->n_drafts || id != s->ids.ids[n]) return;
+    }
 }
 
-/* One decoding pass: feed the latest token of each of n runs (1 .. DECODE_ROWS, all going, of
- * sequences of one engine) and take the next one. On an error one of them has st->finish ERROR. */
-static bool runs_step(Run **runs, uint32_t n, Error *err) {
-    Engine *e = runs[0]->session->engine;
-    Token tokens[DECODE_ROWS];
+/* What the tokens of a pass are, for every run its latest one and guesses; their number in *m. */
+static bool runs_tokens(Run **runs, uint32_t n, Token *tokens, uint32_t *m, Error *err) {
+    const Engine *e = runs[0]->session->engine;
+    uint32_t room = (uint32_t)min_size(DECODE_ROWS, e->chunk) - n;
+    bool allowed = pace_allows(&e->pace, n);
+    double gain = n;
+    *m = 0;
     for (uint32_t i = 0; i < n; i++) {
         Run *r = runs[i];
         Session *s = r->session;
         size_t pos = s->ids.n;
-        if (!ids_add(&s->ids, r->next, err)) return false;
-        tokens[i] = (Token){r->next, s->seq, (uint32_t)pos, true};
-        r->stats->decode_bytes += (double)e->model->token_bytes / n + kv_read(e, pos);
+        if (!ids_add(&s->ids, r->next, err) || !run_guess(r, allowed, room, *m + n - i, &gain, err))
+            return false;
+        room -= r->n_drafts;
+        r->row = *m;
+        for (; pos < s->ids.n; pos++)
+            tokens[(*m)++] = (Token){s->ids.ids[pos], s->seq, (uint32_t)pos, true};
+        r->stats->n_drafted += r->n_drafts;
+        r->stats->decode_bytes += (double)e->model->token_bytes / n + kv_read(e, pos - 1);
     }
-    forward(e, tokens, n, e->logits);
+    return true;
+}
+
+/* Take what was picked for a run, and forget the guesses that were wrong. */
+static bool run_take_picked(Run *r, uint32_t *accepted, Error *err) {
+    Session *s = r->session;
+    size_t n = s->ids.n - r->n_drafts;
+    for (uint32_t i = 0; i < min_size(r->n_drafts, r->n_picked); i++)
+        record_guess(&s->record, r->match + i, r->picked[i] == s->ids.ids[n + i]);
+    s->ids.n = n;
+    r->going = r->n_picked > 0;
+    for (uint32_t i = 0; i < r->n_picked && r->going; i++) {
+        s->ids.n = n + i;
+        if (!run_take(r, r->picked[i], err)) return false;
+        if (i > 0) ++*accepted, r->stats->n_accepted++;
+    }
+    if (!r->failed || (r->n_picked > 0 && !r->going)) return true;
+    *err = r->error;
+    r->stats->not_finite = true;
+    return r->going = false;
+}
+
+/* One decoding pass: feed the latest token of each of n runs (1 .. DECODE_ROWS, all going, of
+ * sequences of one engine), with guesses at those behind it, and take the next ones. On an error
+ * one of the runs is not going any more. */
+static bool runs_step(Run **runs, uint32_t n, Error *err) {
+    Engine *e = runs[0]->session->engine;
+    Token tokens[DECODE_ROWS];
+    uint32_t m, accepted = 0;
+    if (!runs_tokens(runs, n, tokens, &m, err)) return runs[0]->going = false;
+    double start = now_seconds();
+    forward(e, tokens, m, e->logits);
     parallel_for(e->pool, n, pick_unit, runs);
-    for (uint32_t i = 0; i < n; i++) {
-        Run *r = runs[i];
-        r->going = false;
-        r->stats->not_finite = r->failed;
-        if (r->failed) *err = r->error;
-        if (r->failed || !run_take(r, r->picked, err)) return false;
-    }
+    double seconds = now_seconds() - start;
+    for (uint32_t i = 0; i < n; i++)
+        if (!run_take_picked(runs[i], &accepted, err)) return false;
+    pace_note(&e->pace, n, m, accepted, seconds);
     return true;
 }
 
@@ -2109,7 +2297,9 @@ static void print_help(void) {
            "2 wrong\n"
            "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=scalar|avx2|avx512 "
            "forces\n"
-           "an instruction set.\n",
+           "an instruction set; QWEN_LOOKUP=N guesses N tokens of each pass from what was said "
+           "before (0:\n"
+           "none) instead of as many as pay. The answer is the same either way.\n",
            QWEN_VERSION);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
@@ -2348,6 +2538,7 @@ typedef struct {
     GenerateOptions generate;
     Buffer text;      /* the prompt's text, or that of all prompts, where there is one */
     size_t n_prompts; /* lines of --prompts */
+    int64_t lookup;   /* see GenerateOptions */
     double load_s;
 } Program;
 
@@ -2442,14 +2633,14 @@ static Rates run_rates(const RunStats *st) {
 /* The statistics line on stderr; its grammar is fixed. */
 static void print_stats(const Program *p, const RunStats *st) {
     Rates r = run_rates(st);
-    fprintf(
-        stderr,
-        "prompt %zu tokens (%zu cached) %.1f tokens/s | answer %zu tokens %.1f tokens/s %.1f GB/s "
-        "| load %.0f ms | first token %.0f ms | %s %u threads | seed %" PRIu64 " | %s | %016" PRIx64
-        "\n",
-        st->n_prompt, st->n_cached, r.prompt, st->n_generated, r.decode, r.gb, p->load_s * 1e3,
-        st->first_s * 1e3, p->engine.kernels->name, p->engine.options.threads,
-        p->generate.sampler.seed, finish_names[st->finish], st->hash);
+    fprintf(stderr,
+            "prompt %zu tokens (%zu cached) %.1f tokens/s | answer %zu tokens (%zu drafted, %zu "
+            "accepted) %.1f tokens/s %.1f GB/s | load %.0f ms | first token %.0f ms | %s %u "
+            "threads | seed %" PRIu64 " | %s | %016" PRIx64 "\n",
+            st->n_prompt, st->n_cached, r.prompt, st->n_generated, st->n_drafted, st->n_accepted,
+            r.decode, r.gb, p->load_s * 1e3, st->first_s * 1e3, p->engine.kernels->name,
+            p->engine.options.threads, p->generate.sampler.seed, finish_names[st->finish],
+            st->hash);
 }
 
 static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e) {
@@ -2472,12 +2663,13 @@ static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e
                s->repeat_last_n, s->presence_penalty, s->frequency_penalty) &&
            buffer_printf(b, e,
                          ",\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"generated_tokens\":%zu,"
+                         "\"drafted_tokens\":%zu,\"accepted_tokens\":%zu,"
                          "\"load_ms\":%.3f,\"first_token_ms\":%.3f,\"prompt_tokens_s\":%.3f,"
                          "\"decode_tokens_s\":%.3f,\"gb_s\":%.3f,\"peak_memory_mib\":%.1f,"
                          "\"finish\":\"%s\",\"hash\":\"%016" PRIx64 "\"}\n",
-                         st->n_prompt, st->n_cached, st->n_generated, p->load_s * 1e3,
-                         st->first_s * 1e3, r.prompt, r.decode, r.gb, peak_memory_mib(),
-                         finish_names[st->finish], st->hash);
+                         st->n_prompt, st->n_cached, st->n_generated, st->n_drafted, st->n_accepted,
+                         p->load_s * 1e3, st->first_s * 1e3, r.prompt, r.decode, r.gb,
+                         peak_memory_mib(), finish_names[st->finish], st->hash);
 }
 
 /* Write b to a regular file so that it is absent or complete, or straight into what is no regular
@@ -2693,6 +2885,8 @@ static void batch_count(Batch *b, const Slot *s) {
     all->n_cached += st->n_cached;
     all->n_generated += st->n_generated;
     all->n_decoded += st->n_decoded;
+    all->n_drafted += st->n_drafted;
+    all->n_accepted += st->n_accepted;
     all->prompt_s += st->prompt_s;
     all->decode_bytes += st->decode_bytes;
     all->hash += hash_id(st->hash, (int32_t)s->index);
@@ -3853,14 +4047,23 @@ static void program_sampling(Program *p) {
                                     .max_tokens = o->max_tokens != UNSET ? o->max_tokens : -1,
                                     .loop_guard = !o->no_loop_guard,
                                     .ignore_eos = o->ignore_eos,
+                                    .lookup = p->lookup,
                                     .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
+}
+
+/* QWEN_LOOKUP changes only the time that an answer takes, so it is no option. */
+static bool lookup_setting(int64_t *to, Error *e) {
+    const char *text = getenv("QWEN_LOOKUP");
+    *to = LOOKUP_AUTO;
+    if (!text || parse_int(text, 0, MAX_DRAFT, to)) return true;
+    return fail(e, NULL, "QWEN_LOOKUP", "expected 0 to %d, got \"%s\"", MAX_DRAFT, text);
 }
 
 static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
     EngineOptions engine = {0};
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
-    if (!model_load(&p->model, p->options.model, e) ||
+    if (!lookup_setting(&p->lookup, e) || !model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;

@@ -168,7 +168,8 @@ big_tests() {
 
 # ---- Prompts and answers -------------------------------------------------------------------------
 
-grammar='^prompt [0-9]+ tokens \([0-9]+ cached\) [0-9.]+ tokens/s \| answer [0-9]+ tokens [0-9.]+'
+grammar='^prompt [0-9]+ tokens \([0-9]+ cached\) [0-9.]+ tokens/s \| answer [0-9]+ tokens'
+grammar="$grammar \([0-9]+ drafted, [0-9]+ accepted\) [0-9.]+"
 grammar="$grammar tokens/s [0-9.]+ GB/s \| load [0-9]+ ms \| first token [0-9]+ ms \| [a-z0-9]+ [0-9]+"
 grammar="$grammar threads \| seed [0-9]+ \| (stop|length|loop) \| [0-9a-f]{16}\$"
 
@@ -307,7 +308,7 @@ stats_tests() {
     same "--stats: one line" "$(wc -l <"$scratch/stats.json")" 1
     for field in model name quant isa threads context kv exact seed sampler temperature top_k top_p \
         min_p repeat_penalty repeat_last_n presence_penalty frequency_penalty prompt_tokens \
-        cached_tokens generated_tokens load_ms first_token_ms prompt_tokens_s decode_tokens_s gb_s \
+        cached_tokens generated_tokens drafted_tokens accepted_tokens load_ms first_token_ms prompt_tokens_s decode_tokens_s gb_s \
         peak_memory_mib finish hash; do
         check "--stats: $field" grep -q "\"$field\":" "$scratch/stats.json"
     done
@@ -328,6 +329,20 @@ machine_tests() {
     ask "the context fills up" "$model" -p 'a' --ignore-eos --no-loop-guard -c 64
     says "the context fills up" '\| length \|'
     refuse 1 "an unknown QWEN_ISA" env QWEN_ISA=mmx "$qwen" "$model" -p a
+    for lookup in '' x -1 16 1.5; do
+        refuse 1 "QWEN_LOOKUP='$lookup'" env QWEN_LOOKUP="$lookup" "$qwen" "$model" -p a
+    done
+    want=''
+    for lookup in 0 1 15; do
+        run 0 "QWEN_LOOKUP=$lookup" env QWEN_LOOKUP=$lookup "$qwen" "$model" -p 'a' --temp 0 -n 300 -t 1 \
+            --presence-penalty -100 --ignore-eos --no-loop-guard
+        [ -n "$want" ] || want=$(hash)
+        same "QWEN_LOOKUP=$lookup: the same answer" "$(hash)" "$want"
+        case $lookup in
+        0) says "QWEN_LOOKUP=0: no guesses" 'answer 300 tokens \(0 drafted, 0 accepted\)' ;;
+        *) says "QWEN_LOOKUP=$lookup: guesses" 'answer 300 tokens \([0-9]+ drafted, [12][0-9][0-9] accepted\)' ;;
+        esac
+    done
 }
 
 # cached WHAT TOKENS LINES ARGUMENTS...: the answer is the one without --cache, TOKENS come from the file, and
