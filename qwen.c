@@ -2289,18 +2289,19 @@ static void print_wrapped(const char *text, size_t column, size_t margin) {
 }
 
 static void print_help(void) {
-    printf("qwen.c %s: Qwen2.5 on a CPU\n\n"
-           "  ./qwen MODEL                     chat on a terminal\n"
-           "  echo TEXT | ./qwen MODEL         answer a pipe: stdout gets the answer alone\n"
-           "  ./qwen MODEL -p TEXT             answer TEXT\n\n"
-           "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, "
-           "2 wrong\n"
-           "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=scalar|avx2|avx512 "
-           "forces\n"
-           "an instruction set; QWEN_LOOKUP=N guesses N tokens of each pass from what was said "
-           "before (0:\n"
-           "none) instead of as many as pay. The answer is the same either way.\n",
-           QWEN_VERSION);
+    printf(
+        "qwen.c %s: Qwen2.5 on a CPU\n\n"
+        "  ./qwen MODEL                     chat on a terminal\n"
+        "  echo TEXT | ./qwen MODEL         answer a pipe: stdout gets the answer alone\n"
+        "  ./qwen MODEL -p TEXT             answer TEXT\n\n"
+        "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, "
+        "2 wrong\n"
+        "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=NAME forces an "
+        "instruction\n"
+        "set of those that --version lists; QWEN_LOOKUP=N guesses N tokens of each pass from what "
+        "was\n"
+        "said before (0: none) instead of as many as pay. The answer is the same either way.\n",
+        QWEN_VERSION);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left[64], range[64], help[640];
