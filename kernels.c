@@ -135,6 +135,7 @@
 #define prefetch_streams OWN(prefetch_streams)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
+#define prefetch_next OWN(prefetch_next)
 #define chunk_unpack OWN(chunk_unpack)
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)

@@ -391,14 +391,13 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
     }
 }
 
-/* STREAMS panels, `step` panels from each other, times nt = 1 or 2 tokens, all there are: read
- * straight from the panels, because the memory takes longer than the arithmetic. y: at the first
- * panel. */
+/* STREAMS panels, `step` panels from each other, times nt tokens, all there are: read straight from
+ * the panels, because the memory takes longer than the arithmetic. y: at the first panel. */
 INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t step,
                        const Operand *a, float *y, size_t y_stride) {
     const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
     const uint8_t *base = w->data + panel * size;
-    Lanes acc[2 * STREAMS], s[2 * STREAMS], m[2 * STREAMS];
+    Lanes acc[4 * STREAMS], s[4 * STREAMS], m[4 * STREAMS];
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
         const uint8_t *chunk = chunk_at(type, w->cols, base, c);
@@ -423,12 +422,19 @@ typedef struct {
     float first[16], second[16];
 } Block;
 
-/* Unpack the blocks of a chunk, except q8's, and fetch the chunk behind it meanwhile. */
+/* Fetch pair `pair` of blocks of the chunk behind this one. */
+INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
+    const size_t size = pair_bytes(type);
+    prefetch_streams(chunk + chunk_bytes(type) + chunk_head_bytes(type) + pair * size, 1, 0, size);
+}
+
+/* Unpack the blocks of a chunk and fetch the chunk behind it meanwhile. (q8 has nothing to unpack:
+ * see token_tile.) */
 INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
+    if (type == TYPE_Q8) return;
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
-        prefetch_streams(pair + chunk_bytes(type), 1, 0, pair_bytes(type));
-        if (type == TYPE_Q8) continue;
+        prefetch_next(type, chunk, b / 2);
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
@@ -448,6 +454,7 @@ typedef struct {
     const uint8_t *super[2]; /* scales of the 256-wide block */
     const Block (*blocks)[8];
     size_t n_blocks;
+    bool fetch; /* q8: the first tile fetches the chunk behind, as it goes */
 } ChunkPair;
 
 /* Block b of both panels times nt tokens, added to acc. */
@@ -477,7 +484,13 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
     Lanes s[8];
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
-    for (size_t b = 0; b < w->n_blocks; b++) chunk_pair_block(type, nt, w, b, a, i, s);
+    for (size_t b = 0; b < w->n_blocks; b++) {
+        if (type == TYPE_Q8 && w->fetch && i == 0 && b % 2 == 0) {
+            prefetch_next(type, w->chunk[0], b / 2);
+            prefetch_next(type, w->chunk[1], b / 2);
+        }
+        chunk_pair_block(type, nt, w, b, a, i, s);
+    }
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
         float *out = y + j / nt * y_panel + j % nt * 16;
         if (is_super(type)) {
@@ -520,6 +533,7 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
         }
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
+            pair.fetch = g == 0;
             group_tiles(type, &pair, &t, sums[0][g], TOKEN_RUN * 16);
         }
     }
@@ -548,14 +562,19 @@ INLINE void panels_tokens(Type type, size_t np, const Mat *w, size_t panel, size
 
 INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                           const Operand *a, float *y, size_t y_stride) {
+    const size_t few = TILE_TOKENS > 2 ? TILE_TOKENS : 2;
     size_t p = 0;
     y += (size_t)panel * PANEL_ROWS;
-    for (; a->n_tok <= 2 && n_panels - p >= STREAMS; p += STREAMS) {
+    for (; a->n_tok <= few && n_panels - p >= STREAMS; p += STREAMS) {
         float *out = y + p * step * PANEL_ROWS;
         if (a->n_tok == 1)
             few_tokens(type, 1, w, panel + p * step, step, a, out, y_stride);
-        else
+        else if (a->n_tok == 2)
             few_tokens(type, 2, w, panel + p * step, step, a, out, y_stride);
+        else if (few > 2 && a->n_tok == 3)
+            few_tokens(type, 3, w, panel + p * step, step, a, out, y_stride);
+        else if (few > 2)
+            few_tokens(type, 4, w, panel + p * step, step, a, out, y_stride);
     }
     if (p < n_panels)
         panels_tokens(type, n_panels - p, w, panel + p * step, step, a, y + p * step * PANEL_ROWS,
