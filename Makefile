@@ -77,7 +77,8 @@ check-long: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults
 coverage: ; @$(MAKE) --no-print-directory SAN=cov run-coverage
 run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@rm -f $(B)/*.gcda $(B)/convert/*.gcda
-	@QUICK=1 sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN) >$(B)/test.log 2>&1 || cat $(B)/test.log
+	@QUICK=1 sh test/run.sh $(B) $(QWEN) $(CONVERT) none >$(B)/test.log 2>&1 || cat $(B)/test.log
+	@QUICK=1 sh test/test_cli.sh $(QWEN) $(CONVERT) none $(B)/scratch >>$(B)/test.log 2>&1 || cat $(B)/test.log
 	@sh test/coverage.sh $(B)
 
 # libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What was found

@@ -40,7 +40,8 @@ for file in $files; do
 done
 
 # The sampler is a section of qwen.c, which test_engine includes.
-(cd "$build/gcov" && gcov -b -c -o "$build/test_engine-test_engine.gcda" test_engine.c >/dev/null 2>&1)
+(cd "$root" && gcov -b -c -o "$build/test_engine-test_engine.gcda" test/test_engine.c >/dev/null 2>&1
+    mv -- qwen.c.gcov "$build/gcov/" && rm -f -- *.gcov)
 from=$(grep -n '^/\* ---- 5. Sampler' "$root/qwen.c" | cut -d: -f1)
 to=$(grep -n '^/\* ---- 6. ' "$root/qwen.c" | cut -d: -f1)
 if [ -f "$build/gcov/qwen.c.gcov" ] && [ -n "$from" ] && [ -n "$to" ]; then

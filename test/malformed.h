@@ -17,7 +17,9 @@ typedef enum {
     VOCAB,
     MERGES,
     ADDED, /* the older tokenizer files */
-    INDEX, /* of shards */
+    PLAIN_CONFIG,
+    PLAIN_TOKENIZER_CONFIG, /* beside them */
+    INDEX,                  /* of shards */
     ADAPTER,
     ADAPTER_WEIGHTS, /* a LoRA adapter */
     N_TARGETS
@@ -35,16 +37,18 @@ static const struct {
     [VOCAB] = {"files", "vocab.json", false},
     [MERGES] = {"files", "merges.txt", false},
     [ADDED] = {"files", "added_tokens.json", false},
+    [PLAIN_CONFIG] = {"files", "config.json", false},
+    [PLAIN_TOKENIZER_CONFIG] = {"files", "tokenizer_config.json", false},
     [INDEX] = {"shards", "model.safetensors.index.json", false},
     [ADAPTER] = {"hf/adapter", "adapter_config.json", false},
     [ADAPTER_WEIGHTS] = {"hf/adapter", "adapter_model.safetensors", true},
 };
 
+/* at: a place in the JSON, like "/a/0/b"; else the text that is replaced; NULL: everything.
+ * to: the new text; a JSON member that is not there is added; NULL: the member is taken away. */
 typedef struct {
     Target target;
-    const char
-        *at; /* "/a/0/b": this value of the JSON; else the text that is replaced; NULL: all */
-    const char *to;   /* the new text; a JSON member that is not there is added; NULL: taken away */
+    const char *at, *to;
     const char *want; /* in the message */
     long cut;         /* bytes taken off the end of the file, added when negative */
     bool whole;       /* the whole file is `to`, no header before it */
@@ -145,6 +149,8 @@ static const FileCase file_cases[] = {
     EDIT(CONFIG, "/num_key_value_heads", "0", "num_key_value_heads: expected"),
     EDIT(CONFIG, "/num_key_value_heads", "3", "num_key_value_heads: expected a divisor"),
     EDIT(CONFIG, "/num_key_value_heads", "8", "num_key_value_heads: expected a divisor"),
+    EDIT(CONFIG, "\"num_attention_heads\":4", "\"head_dim\":256,\"num_attention_heads\":1024",
+         "num_attention_heads: expected at most 65536 values in all heads"),
     EDIT(CONFIG, "/head_dim", "63", "head_dim: expected an even number"),
     EDIT(CONFIG, "/head_dim", "0", "head_dim: expected a whole number"),
     EDIT(CONFIG, "/num_hidden_layers", "257", "num_hidden_layers: expected"),
@@ -204,6 +210,8 @@ static const FileCase file_cases[] = {
          "pre_tokenizer: unknown pattern"),
     EDIT(TOKENIZER, "\\\\p{L}+|\\\\p{N}|", "[\\\\p{L}\\\\p{M}]+|\\\\p{N}|", "unknown pattern"),
     EDIT(TOKENIZER, "/pre_tokenizer/pretokenizers/0/behavior", "\"Removed\"", "behavior"),
+    EDIT(TOKENIZER, "/pre_tokenizer/pretokenizers/0/type", "\"Digits\"",
+         "expected Qwen2's sequence"),
     EDIT(TOKENIZER, "/pre_tokenizer/pretokenizers/0/invert", "true", "behavior"),
     EDIT(TOKENIZER, "/pre_tokenizer/pretokenizers/1/use_regex", "true", "use_regex"),
     EDIT(TOKENIZER, "/pre_tokenizer/pretokenizers/1", NULL, "expected Qwen2's sequence"),
@@ -276,6 +284,11 @@ static const FileCase file_cases[] = {
     EDIT(ADDED, "/<|im_start|>", "276", "two tokens have the same id"),
     EDIT(ADDED, "/<|im_end|>", NULL, "the chat template needs <|im_end|>"),
     WHOLE(ADDED, "7", "expected an object"),
+    EDIT(PLAIN_CONFIG, "/eos_token_id", NULL, "eos_token_id: missing: generation would never stop"),
+    EDIT(PLAIN_TOKENIZER_CONFIG, "/added_tokens_decoder", "{\"x\":{}}",
+         "added_tokens_decoder: expected ids"),
+    EDIT(PLAIN_TOKENIZER_CONFIG, "/added_tokens_decoder", "{\"276\":{}}",
+         "276: content is missing"),
 
     /* model.safetensors */
     WHOLE(WEIGHTS, "", "empty"),
@@ -379,6 +392,8 @@ static const FileCase file_cases[] = {
     EDIT(ADAPTER_WEIGHTS, LORA_A, NULL, "there is a hole"),
     EDIT(ADAPTER_WEIGHTS, LORA_B, NULL, "size: the tensors end at"),
     EDIT(ADAPTER_WEIGHTS, LORA_A "/shape", "[256,4]", "shape: the configuration implies 4 x 256"),
+    EDIT(ADAPTER_WEIGHTS, "q_proj.lora_B.weight", "q_proj.lora_A.default.weight",
+         "stands there twice"),
     EDIT(ADAPTER_WEIGHTS, "q_proj.lora_A", "q_proj.lora_C", "expected base_model.model.NAME"),
     EDIT(ADAPTER_WEIGHTS, "base_model.model.model", "model", "expected base_model.model.NAME"),
     EDIT(ADAPTER_WEIGHTS, "layers.0.self_attn.q_proj.lora_A", "layers.2.self_attn.q_proj.lora_A",
@@ -692,6 +707,7 @@ static const GgufCase gguf_cases[] = {
     KEY("rms_epsilon", "qwen2.attention.layer_norm_rms_epsilon", F32, 0xb58637bd),
     KEY("rms_epsilon: expected a real number", "qwen2.attention.layer_norm_rms_epsilon", U32, 1),
     KEY("qwen2.rope.freq_base", "qwen2.rope.freq_base", F32, 0x7fc00000),
+    KEY("qwen2.rope.freq_base: expected 1 to", "qwen2.rope.freq_base", F64, 0),
     KEY("qwen2.rope.freq_base", "qwen2.rope.freq_base", F32, 0x7f800000),
     KEY("qwen2.rope.freq_base", "qwen2.rope.freq_base", F32, 0xbf800000),
     TEXT("qwen2.rope.scaling.type: linear is not supported", "qwen2.rope.scaling.type", "linear"),
@@ -734,6 +750,7 @@ static const GgufCase gguf_cases[] = {
          "\3\0\0\0\0\0\0\0a c"),
     TEXT("tokenizer.ggml.model: llama is not supported", "tokenizer.ggml.model", "llama"),
     TEXT("tokenizer.ggml.pre: gpt-2 is not supported", "tokenizer.ggml.pre", "gpt-2"),
+    KEY("tokenizer.ggml.add_bos_token: expected a bool", "tokenizer.ggml.add_bos_token", U32, 1),
     KEY("tokenizer.ggml.add_bos_token: true is not", "tokenizer.ggml.add_bos_token", BOOL, 1),
     KEY("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eos_token_id", U32, 260),
     KEY("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eos_token_id", U32, 1u << 31),
