@@ -2,7 +2,7 @@
  *
  * An island is: its target macro, three vector types, and the primitives on them, in the same order
  * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
- * first: plain C that says what each primitive means. To add one (amx, neon), write another block
+ * first: plain C that says what each primitive means. To add one (amx), write another block
  * of the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing
  * else changes. An island may also include lanes.h and replace single functions of the table. */
 #if defined(__aarch64__) && !defined(__clang__)

@@ -61,7 +61,7 @@ typedef struct {
 } Attend;
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avx512", ... */
+    const char *name; /* "scalar", "avx2", "avx512", "neon" */
 
     /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x|
      * (compared as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0,

@@ -7,11 +7,11 @@
  *   Sums    16 int32
  *   Line    64 bytes: one line of a weight panel, 16 rows x 4 columns
  *
- * A Lanes is one zmm register, two ymm registers or a plain array of 16 floats; what is written
- * here does the same operations in the same order on all of them, so all islands give the same
- * bits. Each island says by hand how to multiply int8 with int8 (sums_dot): there the instruction
- * sets differ, and there the sums are exact. TILE_TOKENS is how many tokens share a loaded
- * weight: as many as the registers hold.
+ * A Lanes is one zmm register, two ymm or four NEON registers or a plain array of 16 floats; what
+ * is written here does the same operations in the same order on all of them, so all islands give
+ * the same bits. Each island says by hand how to multiply int8 with int8 (sums_dot): there the
+ * instruction sets differ, and there the sums are exact. TILE_TOKENS is how many tokens share a
+ * loaded weight: as many as the registers hold.
  *
  * The functions named in Kernels come in its order; the table itself is at the end. INLINE
  * functions take their small counts and the type as constants, so that every loop over them unrolls
@@ -801,16 +801,22 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
 }
 
 TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
-    enum { CHAINS = 8 }; /* so many instructions may be under way at once */
+    enum { CHAINS = 8 }; /* sums under way, as many at once as in a tile of matmul */
     uint8_t ones[2 * LINE_BYTES];
     memset(ones, 1, sizeof ones);
-    Line x = line_load(ones), y = line_load(ones + LINE_BYTES);
+    const uint8_t *at = ones;
+    FORGET(at); /* or gcc sees that all parts of the lines are equal, and multiplies one of them */
+    Line x = line_load(at), y = line_load(at + LINE_BYTES);
     Sums s[CHAINS];
     UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
-    for (uint32_t i = 0; i < rounds; i++) {
+    UNROLL for (size_t first = 0; first < CHAINS; first += 2 * TILE_TOKENS) {
         const int8_t *q = (const int8_t *)ones;
-        __asm__("" : "+r"(q)); /* or a compiler may find out what the loop comes to */
-        UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_dot(s[j], x, y, q);
+        for (uint32_t i = 0; i < rounds; i++) {
+            UNROLL for (size_t j = first; j < first + 2 * TILE_TOKENS; j++) {
+                FORGET(q); /* or that all products are */
+                s[j] = sums_dot(s[j], x, y, q);
+            }
+        }
     }
     uint64_t all = 0;
     for (size_t j = 0; j < CHAINS; j++) all += (uint32_t)sums_total(s[j]);

@@ -160,7 +160,9 @@ bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size
 
 /* Pages of [from, to) that lie in it whole are given back; they are read again when needed. */
 static void drop_range(const Map *m, size_t from, size_t to) {
-    size_t page = 4096, begin, end = to == m->bytes ? to : to / page * page;
+    long asked = sysconf(_SC_PAGESIZE); /* 4, 16 or 64 KiB on ARM */
+    size_t page = asked > 0 ? (size_t)asked : 4096, begin;
+    size_t end = to == m->bytes ? to : to / page * page;
     if (!round_up_ok(from, page, &begin) || begin >= end) return;
     /* Only a hint: when it fails, memory stays a little fuller. */
     (void)madvise((void *)(m->data + begin), end - begin, MADV_DONTNEED);
