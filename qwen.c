@@ -1637,12 +1637,14 @@ static double pace_seconds(const Pace *p, uint32_t m) {
 }
 
 /* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses.
- * Guesses may cost a hundredth of the time before they pay; what they saved long ago they may not
- * lose again. Costs that were not measured for long are forgotten: a machine that was busy may be
- * so no longer. */
+ * Guesses may cost what they saved before, and half a hundredth of the time. A pass that took
+ * longer than the tokens can be the reason of was held up by something else. Costs that were not
+ * measured for long are forgotten: a machine that was busy may be so no longer. */
 static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds) {
     double plain = pace_seconds(p, n_runs);
-    p->seconds[m] += (seconds - p->seconds[m]) / (p->seconds[m] == 0 ? 1 : 8);
+    if (plain == 0) plain = seconds; /* the first pass of all */
+    seconds = fmin(seconds, m == n_runs ? 2 * plain : 1.25 * plain * m / n_runs);
+    p->seconds[m] += (seconds - p->seconds[m]) / (p->seconds[m] > 0 ? 8 : 1);
     if (m == n_runs) {
         p->guessed = 0;
         if (p->plain++ == 0) p->balance = plain / 2;
@@ -1652,7 +1654,7 @@ static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, d
         p->guessed++;
         p->balance += accepted * plain / n_runs - (seconds - plain);
     }
-    p->balance = fmin(fmax(p->balance + seconds / 100, -8 * plain), 4 * plain);
+    p->balance = fmin(fmax(p->balance + seconds / 200, -4 * plain), 32 * plain);
 }
 
 /* May guesses be made? Not before it is known what a pass without any costs, nor when they have
