@@ -133,6 +133,7 @@
 #define chunk_at OWN(chunk_at)
 #define super_at OWN(super_at)
 #define prefetch_streams OWN(prefetch_streams)
+#define prefetch_pair OWN(prefetch_pair)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)

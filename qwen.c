@@ -1592,7 +1592,7 @@ static bool run_close(Run *r, bool ok, Error *e) {
 #define MATCH_MAX 16u
 
 static uint32_t match_class(uint32_t match) {
-    return match < 4 ? match - MATCH_MIN : match < 6 ? 2 : match < 10 ? 3 : 4;
+    return match < 3 ? 0 : match < 4 ? 1 : match < 6 ? 2 : match < 10 ? 3 : 4;
 }
 
 /* How likely is the guess behind so many matching tokens? Until there is a record: as in ordinary
@@ -3694,10 +3694,9 @@ static double token_ops(const Model *m) {
     double weights = 0;
     for (uint32_t i = 0; i < m->config->num_hidden_layers; i++) {
         const Layer *l = &m->layers[i];
-        const Mat *all[] = {&l->q_proj,    &l->k_proj,  &l->v_proj,   &l->o_proj,
-                            &l->gate_proj, &l->up_proj, &l->down_proj};
-        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
-            weights += (double)all[j]->rows * all[j]->cols;
+        const Mat *all[7] = {&l->q_proj,    &l->k_proj,  &l->v_proj,   &l->o_proj,
+                             &l->gate_proj, &l->up_proj, &l->down_proj};
+        for (size_t j = 0; j < 7; j++) weights += (double)all[j]->rows * all[j]->cols;
     }
     return 2 * weights;
 }
