@@ -2946,6 +2946,8 @@ static bool slot_open(Batch *b, Slot *s, Error *e) {
     s->options = p->generate;
     s->options.progress = NULL;
     s->options.sampler.seed += index;
+    s->stats = (RunStats){.hash = HASH_START, .finish = FINISH_ERROR};
+    s->run = (Run){.out = &s->out, .stats = &s->stats}; /* for slot_close, if sharing fails */
     ok = slot_share(b, s, e) &&
          run_open(&s->run, &s->session, &s->prompt.ids, &s->options, &s->out, &s->stats, e);
     if (ok && s->run.going) return true;

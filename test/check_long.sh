@@ -31,8 +31,8 @@ valgrind_catalogue() {
     WRAP='valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=all' "$build/test_malformed"
 }
 valgrind_programs() {
-    for program in base json tokenizer gguf chat; do
-        valgrind -q --error-exitcode=99 --leak-check=full "$build/test_$program" "$golden" || return 1
+    for program in base json tokenizer gguf chat convert; do
+        SLOW=1 valgrind -q --error-exitcode=99 --leak-check=full "$build/test_$program" none || return 1
     done
 }
 
