@@ -4,7 +4,7 @@
  *   FAULT=open:3        the third call of open fails, FAULT=open:3+ the third and all after it
  *   FAULT=open:0        none fails
  *   FAULT=short:1       every read, write and pwrite moves one byte, and is interrupted before it
- *   FAULT_CUT=FILE      the call does not fail: this file is cut to 5000 bytes before it
+ *   FAULT_CUT=FILE      the call does not fail: before it this file is cut to FAULT_SIZE bytes
  *   FAULT_COUNT=FILE    how often each was called is written there at the end: lines of name,
  * number
  */
@@ -71,8 +71,8 @@ static bool fails(const char *name, int error) {
     long n = count(name);
     if (strcmp(name, fault.name) != 0) return false;
     if (fault.at == 0 || (fault.forever ? n < fault.at : n != fault.at)) return false;
-    const char *cut = getenv("FAULT_CUT");
-    if (cut) return truncate(cut, 5000) != 0 && (abort(), true);
+    const char *cut = getenv("FAULT_CUT"), *size = getenv("FAULT_SIZE");
+    if (cut) return truncate(cut, size ? strtol(size, NULL, 10) : 0) != 0 && (abort(), true);
     errno = error;
     return true;
 }

@@ -200,14 +200,16 @@ static void test_scenario(size_t s) {
 /* ---- A mapped file that shrinks ---------------------------------------------------------------
  */
 
-/* Before some call of `call` the scenario's file is cut: a line and status 1, unless all of it had
- * been read. */
-static void test_cut(size_t s, const char *call, const char *file) {
-    char path[1100], fault[64];
+/* Before some call of `call` the scenario's file is cut to `size` bytes, or by -size: a line and
+ * status 1, unless all of it had been read. */
+static void test_cut(size_t s, const char *call, const char *file, long size) {
+    char path[1100], fault[64], left[32];
     Buffer whole = {0}, good = {0};
     long n[N_CALLS], calls_made = 0, refused = 0;
     snprintf(path, sizeof path, "%s", in_root(file));
     need(read_file(path, 1u << 30, &whole, &scratch), path);
+    snprintf(left, sizeof left, "%ld", size > 0 ? size : (long)whole.n + size);
+    setenv("FAULT_SIZE", left, 1);
     run(s, NULL, 0);
     read_counts(n);
     if (scenarios[s].makes) {
@@ -318,12 +320,14 @@ int main(int argc, char **argv) {
     snprintf(test.out, sizeof test.out, "%s/out", test.root);
     make_good(argv[0]);
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
-    test_cut(0, "pwrite", "hf/model.safetensors");
-    test_cut(0, "calloc", "hf/model.safetensors");
-    test_cut(2, "pwrite", "good.gguf");
-    test_cut(4, "calloc", "good.bin");
-    test_cut(4, "realloc", "good.bin");
-    test_cut(7, "calloc", "good.bin");
+    test_cut(0, "pwrite", "hf/model.safetensors", 5000);
+    test_cut(0, "calloc", "hf/model.safetensors", 5000);
+    test_cut(2, "pwrite", "good.gguf", 5000);
+    test_cut(0, "pwrite", "hf/model.safetensors", -100);
+    test_cut(2, "pwrite", "good.gguf", -1);
+    test_cut(4, "calloc", "good.bin", 5000);
+    test_cut(4, "realloc", "good.bin", 5000);
+    test_cut(7, "calloc", "good.bin", 5000);
     test_kills();
     printf("%zu failing calls, %zu refused with status 1\n", test.points, test.refused);
     char *rm[] = {"rm", "-rf", test.root, NULL};

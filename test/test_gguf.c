@@ -78,6 +78,39 @@ static void test_good(void) {
     source_close(&s);
 }
 
+/* The template of the Qwen2.5 Instruct models, as far as it tells them from others. */
+static const char instruct_template[] =
+    "{%- if tools %}{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a "
+    "helpful assistant.\\n\\n# Tools\\n\\nYou may call one or more functions to assist with the "
+    "user "
+    "query.\\n\\nYou are provided with function signatures within <tools></tools> XML tags:\\n"
+    "<tools>' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '\\n</tools>\\n\\nFor "
+    "each function call, return a json object with function name and arguments within <tool_call>"
+    "</tool_call> XML tags:<|im_end|>\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, "
+    "created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}{%- if message.role == 'tool' %}{{- '<|im_start|>user\\n"
+    "<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}{%- else %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- endif %}";
+
+/* Sampling defaults that the file does not have are those of the Instruct models. */
+static void test_instruct(void) {
+    GgufCase c = {.key = "tokenizer.chat_template", .type = STRING + 1, .text = instruct_template};
+    Source s;
+    Error e;
+    bool ok = open_case(&c, &s, &e);
+    CHECK(ok, "an Instruct model: %s", e.text);
+    if (!ok) return;
+    const ModelDefaults *d = &s.header.defaults;
+    CHECK(s.header.chat_family == CHAT_QWEN25 && s.header.default_system_len == 68, "template: %s",
+          s.chat_note);
+    CHECK(d->do_sample == 1 && d->temperature == 0.7f && d->top_p == 0.8f && d->top_k == 20 &&
+              d->repetition_penalty == 1.1f,
+          "sampling defaults");
+    source_close(&s);
+}
+
 /* Other files that must open. */
 static void test_variants(void) {
     GgufCase c = {.at = 4, .n = 4, .patch = 2};
@@ -252,6 +285,7 @@ int main(int argc, char **argv) {
     close(fd);
     test_good();
     test_variants();
+    test_instruct();
     test_random_damage();
     test_random_model();
     test_golden(argc > 1 ? argv[1] : "../shared/golden");
