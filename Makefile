@@ -1,5 +1,6 @@
 # make            builds ./qwen and ./convert/convert with cc, libc and pthreads alone
 # make test       builds and runs every test (under five minutes)
+# make run        converts the demo model and runs the catalogue on it, in seconds
 # make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
 # make lint       clang-tidy, cppcheck, shellcheck and the style limits
 # make OMP=1      the same program on OpenMP instead of its own thread pool
@@ -67,6 +68,14 @@ $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 -include $(wildcard $(B)/*.d $(B)/convert/*.d)
 
+# The first minute: the demo model (demo/README.md), from its checkpoint to answers. One thread: the
+# model is so small that a second one would mostly be waited for. Votes are asked for on a terminal.
+run: all demo/demo.bin
+	@./run_bench.sh --threads 1
+	@./run_bench.sh --report
+demo/demo.bin: $(wildcard demo/model/*) | $(CONVERT)
+	./$(CONVERT) demo/model -o $@
+
 # Every test program prints its own count; run.sh adds them up.
 test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@sh test/run.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
@@ -120,6 +129,6 @@ $(addprefix tidy-,$(TIDY)): tidy-%: %
 	@clang-tidy --quiet --warnings-as-errors='*' $< -- -std=c11 -D_GNU_SOURCE -I. 2>/dev/null
 
 clean:
-	rm -rf build qwen convert/convert
+	rm -rf build qwen convert/convert demo/demo.bin
 
-.PHONY: all test check-long coverage run-coverage fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))
+.PHONY: all run test check-long coverage run-coverage fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))
