@@ -74,7 +74,7 @@ run: all demo/demo.bin
 	@./run_bench.sh --threads 1
 	@./run_bench.sh --report
 demo/demo.bin: $(wildcard demo/model/*) | $(CONVERT)
-	./$(CONVERT) demo/model -o $@
+	./$(CONVERT) demo/model -o $@ --name demo
 
 # Every test program prints its own count; run.sh adds them up.
 test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
