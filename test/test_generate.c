@@ -276,7 +276,7 @@ static void test_together(Engine *engine, int64_t max) {
 static void test_copy(Engine *engine) {
     size_t bytes = engine->model->config->vocab_size * sizeof(float);
     for (size_t n = 0; n < 40; n += 3) {
-        Session a, b;
+        Session a = {.seq = 0}, b = {.seq = 0};
         Ids prompt = {0};
         Error e;
         make_prompt(&prompt, 4, 5);
@@ -288,7 +288,7 @@ static void test_copy(Engine *engine) {
              session_copy(&b, &a, n, &e) &&
              session_feed(&b, prompt.ids + n, prompt.n - n, NULL, &e) == FED;
         CHECK(ok, "%s", e.text);
-        CHECK(b.ids.n == prompt.n && memcmp(a.logits, b.logits, bytes) == 0,
+        CHECK(ok && b.ids.n == prompt.n && memcmp(a.logits, b.logits, bytes) == 0,
               "the logits behind %zu copied tokens", n);
         session_close(&a);
         session_close(&b);
