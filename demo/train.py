@@ -4,14 +4,16 @@
     demo/train.py DATA RUN --steps N [--resume]     DATA: shards written by demo/tokenizer.py encode
     demo/train.py --export RUN MODEL                RUN's last checkpoint -> MODEL/model.safetensors
 
+README.md has the commands that made the shipped model.
+
 The model is Qwen2ForCausalLM, written out here with nothing but tensors: what a line of model.h says
 about a layer can be found in `Model.forward`. On a CPU every worker is a process with one thread (two
 threads in one process wait for each other at every small operation), gradients are averaged over the
 workers; on a GPU there is one worker.
 
 Matrices are trained with Muon: the momentum's singular values are all made 1, so that every
-direction learns at the same pace, which at a few thousand steps is worth about twice the steps of
-AdamW. Embedding, biases and norms are trained with AdamW.
+direction learns at the same pace; there are only a few thousand steps, and rare things must be learned
+as well. Embedding, biases and norms are trained with AdamW.
 """
 import argparse
 import ctypes
@@ -385,9 +387,10 @@ def show(step, last, loss, answer, lr, tokens_per_s, seconds):
 
 
 def worker(rank, world, args):
-    libc = ctypes.CDLL(None)
-    libc.mallopt(-4, 0)  # no mmap for large blocks: their pages would be zeroed again and again
-    libc.mallopt(-1, 2**31 - 1)
+    if sys.platform == "linux":  # keep large blocks: fresh pages would be zeroed again and again
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     torch.set_num_threads(1)
     torch.manual_seed(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -28,7 +28,7 @@ holds "bytes of the checkpoint" "$(cat "$root"/demo/model/* | wc -c)" "<=" 12000
 QWEN=$qwen CONVERT=$convert EVALUATE_DIR=$scratch/evaluate sh "$root/demo/evaluate" --short \
     >"$scratch/figures" 2>&1
 holds "exit status of demo/evaluate" $? "==" 0
-holds "perplexity, f32" "$(figure 's/^f32 perplexity \([0-9.]*\),.*/\1/p')" "<" 4
+holds "perplexity, f32" "$(figure 's/^f32 perplexity \([0-9.]*\)$/\1/p')" "<" 4
 holds "KL divergence, q8" "$(figure 's/^q8 .* f32 \([^ ]*\) per token/\1/p')" "<=" 0.001
 holds "KL divergence, q5" "$(figure 's/^q5 .* f32 \([^ ]*\) per token/\1/p')" "<=" 0.01
 holds "KL divergence, q5 from q8's" "$(figure 's/^q5 .* f32 \([^ ]*\) per token/\1/p')" ">" \
