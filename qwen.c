@@ -1802,9 +1802,10 @@ static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Ou
 /* ---- 9. Threads ------------------------------------------------------------------------------ */
 
 /* parallel_for is all that Part I knows of threads. Each thread has a share of the units, which it
- * takes from the front one by one; whoever is done first helps the others. Threads wait for the
- * next call by spinning, since the next call is microseconds away; after a while without one they
- * sleep. Which thread runs a unit never changes a result. */
+ * takes from the front one by one; whoever is done first helps the others. A call ends when all
+ * units are done: a thread that another program keeps from running is not waited for, unless it
+ * has one in hand. Threads wait for the next call by spinning, since the next call is microseconds
+ * away; after a while without one they sleep. Which thread runs a unit never changes a result. */
 
 #ifdef QWEN_OMP
 
@@ -1831,9 +1832,9 @@ static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
 
 #else
 
+/* Next and end in one word: whoever takes a unit learns in the same step whether there is one. */
 typedef struct {
-    _Alignas(64) atomic_uint next; /* first unit of this thread's share that nobody has taken */
-    uint32_t end;
+    _Alignas(64) atomic_uint_least64_t range; /* low half: first unit that nobody took; high: end */
 } Share;
 
 struct Pool {
@@ -1842,9 +1843,9 @@ struct Pool {
     Share *shares; /* (threads) */
     UnitFn fn;
     void *ctx;
-    uint32_t spins;                   /* looks before a waiting thread gives up its processor */
-    _Alignas(64) atomic_uint call;    /* counts calls: a change starts the workers */
-    _Alignas(64) atomic_uint running; /* workers that have not finished the call */
+    uint32_t spins;                /* looks before a waiting thread gives up its processor */
+    _Alignas(64) atomic_uint call; /* counts calls: a change starts the workers */
+    _Alignas(64) atomic_uint left; /* units of the call that are not done */
     atomic_uint sleeping;
     atomic_bool quit;
     pthread_mutex_t lock;
@@ -1864,11 +1865,18 @@ static void cpu_relax(void) {
 #endif
 }
 
-/* Units of thread t's share, until it is empty. */
+/* Units of thread t's share, until it is empty. A worker that comes late may take units of the call
+ * after the one that woke it: fn and ctx were written before those units could be taken, and stay
+ * until they are done. */
 static void share_run(Pool *p, uint32_t t, uint32_t thread) {
-    Share *s = &p->shares[t];
-    for (uint32_t i; (i = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed)) < s->end;)
-        p->fn(p->ctx, i, thread);
+    uint32_t done = 0;
+    for (;; done++) {
+        uint64_t range = atomic_fetch_add_explicit(&p->shares[t].range, 1, memory_order_acquire);
+        uint32_t unit = (uint32_t)range, end = (uint32_t)(range >> 32);
+        if (unit >= end) break;
+        p->fn(p->ctx, unit, thread);
+    }
+    if (done > 0) atomic_fetch_sub_explicit(&p->left, done, memory_order_release);
 }
 
 static void shares_run(Pool *p, uint32_t thread) {
@@ -1903,10 +1911,9 @@ static void *worker_main(void *arg) {
     pthread_sigmask(SIG_BLOCK, &interrupt, NULL);
     for (;;) {
         worker_wait(p, seen);
-        seen++;
+        seen = atomic_load(&p->call);
         if (atomic_load(&p->quit)) return NULL;
         shares_run(p, thread);
-        atomic_fetch_sub_explicit(&p->running, 1, memory_order_release);
     }
 }
 
@@ -1914,7 +1921,6 @@ static void *worker_main(void *arg) {
  * `sleeping` is read, and a worker counts itself as sleeping before it reads the counter: one of
  * the two sees the other. */
 static void pool_start(Pool *p) {
-    atomic_store(&p->running, p->n_workers);
     atomic_fetch_add(&p->call, 1);
     if (atomic_load(&p->sleeping) == 0) return;
     pthread_mutex_lock(&p->lock);
@@ -1929,14 +1935,14 @@ static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
     }
     p->fn = fn;
     p->ctx = ctx;
+    atomic_store_explicit(&p->left, n, memory_order_relaxed);
     for (uint32_t t = 0; t < p->threads; t++) {
-        atomic_store_explicit(&p->shares[t].next, (uint32_t)((uint64_t)n * t / p->threads),
-                              memory_order_relaxed);
-        p->shares[t].end = (uint32_t)((uint64_t)n * (t + 1) / p->threads);
+        uint64_t begin = (uint64_t)n * t / p->threads, end = (uint64_t)n * (t + 1) / p->threads;
+        atomic_store_explicit(&p->shares[t].range, end << 32 | begin, memory_order_release);
     }
     pool_start(p);
     shares_run(p, 0);
-    for (uint32_t i = 0; atomic_load_explicit(&p->running, memory_order_acquire) != 0; i++)
+    for (uint32_t i = 0; atomic_load_explicit(&p->left, memory_order_acquire) != 0; i++)
         if (i < p->spins)
             cpu_relax();
         else
