@@ -91,7 +91,7 @@ static void seed_model(const char *quant) {
     need(read_file(path, 1u << 30, &b, &seed_error), path);
     const ModelHeader *h = (const void *)b.data;
     seed("model", quant, "", 0, b.data, h->header_bytes);
-    remove(path);
+    need(remove(path) == 0, path);
     buffer_free(&b);
 }
 
@@ -118,7 +118,7 @@ static void seed_gguf(void) {
     size_t start = b.n;
     for (size_t i = 0; i < s.n_tensors; i++) start = min_size(start, s.tensors[i].offset);
     source_close(&s);
-    remove(path);
+    need(remove(path) == 0, path);
     uint32_t zeros = (uint32_t)(b.n - start);
     seed("gguf", "plain", &zeros, sizeof zeros, b.data, start);
     buffer_free(&b);
