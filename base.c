@@ -343,6 +343,17 @@ void map_close(Map *m) {
     *m = (Map){.data = NULL, .bytes = 0, .fd = -1};
 }
 
+bool may_replace(const char *path, const char *begins, Error *e) {
+    struct stat st;
+    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size == 0) return true;
+    Map m;
+    if (!map_open(&m, path, e)) return false;
+    size_t n = strlen(begins);
+    bool ok = m.bytes >= n && memcmp(m.data, begins, n) == 0;
+    map_close(&m);
+    return ok || fail(e, path, NULL, "exists and is something else: left as it is");
+}
+
 /* Read fd to its end, at most `limit` bytes, and append to out. */
 static bool read_all(int fd, const char *path, size_t limit, Buffer *out, Error *e) {
     size_t total = 0;

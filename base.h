@@ -124,6 +124,10 @@ bool newfile_pwrite(NewFile *f, const void *bytes, size_t n, uint64_t at, Error 
 bool newfile_commit(NewFile *f, Error *e); /* closes it in every case */
 void newfile_abort(NewFile *f);            /* nothing to do when already committed */
 
+/* May an output named `path` replace what is there? Yes when that is nothing, no regular file (a
+ * device), empty, or begins with the text `begins`. A slip of the keyboard costs nobody a file. */
+bool may_replace(const char *path, const char *begins, Error *e);
+
 /* Text with every byte outside 0x20..0x7e shown as \xNN, cut to fit (NUL-terminated). */
 void printable(char *out, size_t room, const char *text, size_t n);
 

@@ -8,7 +8,6 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -274,18 +273,6 @@ static void *hash_source(void *arg) {
 
 /* ---- Preparation ----------------------------------------------------------------------------- */
 
-/* A file that is there is only replaced when it is a model.bin: inputs never are, and a slip of the
- * keyboard should not cost anyone a file. */
-static bool check_target(const char *path, Error *e) {
-    struct stat st;
-    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size == 0) return true;
-    Map m;
-    if (!map_open(&m, path, e)) return false;
-    bool ok = m.bytes >= 8 && memcmp(m.data, MODEL_MAGIC, 8) == 0;
-    map_close(&m);
-    return ok || fail(e, path, NULL, "exists and is no model.bin: not replaced (remove it first)");
-}
-
 static bool check_space(const char *path, uint64_t need, Error *e) {
     const char *slash = strrchr(path, '/');
     char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
@@ -375,7 +362,7 @@ bool write_model(WriteJob *job, const char *path, Error *e) {
     w->started = now_seconds();
     crc_init(&w->crc);
     pthread_mutex_init(&w->chunk.lock, NULL);
-    bool ok = check_target(path, e) && alloc_workers(w, e) &&
+    bool ok = may_replace(path, MODEL_MAGIC, e) && alloc_workers(w, e) &&
               check_space(path, job->plan->file_bytes, e) && newfile_open(&w->file, path, e) &&
               write_all(w, e);
     if (!ok && job->progress) fprintf(job->progress, "\r\x1b[K");

@@ -177,6 +177,11 @@ static void test_newfile(const char *folder) {
     CHECK(newfile_open(&f, path, &e) && newfile_write(&f, "new", 3, &e), "replace");
     CHECK(newfile_commit(&f, &e) && file_is(path, "new") && entries(folder) == 1, "replaced");
     CHECK(!newfile_pwrite(&f, "x", 1, UINT64_MAX, &e), "offset overflow");
+    CHECK(may_replace(path, "ne", &e) && may_replace("no/such", "ne", &e), "%s", e.text);
+    CHECK(may_replace(folder, "ne", &e) && may_replace("/dev/null", "ne", &e), "%s", e.text);
+    CHECK(!may_replace(path, "now", &e) && strstr(e.text, "left as it is"), "%s", e.text);
+    CHECK(!may_replace(path, "news", &e) && file_is(path, "new"), "shorter than its beginning");
+    CHECK(truncate(path, 0) == 0 && may_replace(path, "news", &e), "an empty file");
 
     CHECK(!newfile_open(&f, folder, &e) && strstr(e.text, "is a folder"), "%s", e.text);
     newfile_abort(&f);
