@@ -1434,6 +1434,7 @@ static const char *const finish_names[] = {"stop", "length", "loop", "interrupt"
 
 typedef struct {
     size_t n_prompt, n_cached, n_generated;
+    size_t n_read;                /* of the prompt, in this run */
     size_t n_decoded;             /* tokens behind the first of each answer */
     size_t n_drafted, n_accepted; /* guessed ones, and those of them that the answer has */
     double prompt_s;              /* reading the prompt */
@@ -1533,7 +1534,10 @@ static bool run_prompt(Run *r, const Ids *prompt, Error *e) {
     st->n_cached = session_rewind(s, prompt);
     Fed fed = session_feed(s, prompt->ids + st->n_cached, prompt->n - st->n_cached,
                            r->options->progress, e);
+    st->n_read = s->ids.n - st->n_cached;
     st->prompt_s = now_seconds() - r->start;
+    if (fed == FED_INTERRUPTED && r->options->progress) /* takes its line away */
+        r->options->progress(prompt->n, prompt->n, st->prompt_s);
     st->finish = fed == FED_INTERRUPTED ? FINISH_INTERRUPT : FINISH_LENGTH;
     st->not_finite = fed == FED_NOT_FINITE;
     if (fed == FED_INTERRUPTED || (fed == FED && r->options->max_tokens == 0)) return true;
@@ -2458,6 +2462,9 @@ static bool options_check(const Options *o, Error *e) {
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
+    if (o->stats && modes > 0) return fail(e, NULL, "--stats", "goes with a prompt to answer");
+    if (!o->bench && (o->repetitions != UNSET || o->format != 0))
+        return fail(e, NULL, o->format != 0 ? "--format" : "--repetitions", "goes with --bench");
     if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
     if (o->prompts && modes > 0)
         return fail(e, NULL, "--prompts", "its lines are answered; nothing else is done with them");
@@ -2634,7 +2641,7 @@ typedef struct {
 } Rates;
 
 static Rates run_rates(const RunStats *st) {
-    return (Rates){per_second((double)(st->n_prompt - st->n_cached), st->prompt_s),
+    return (Rates){per_second((double)st->n_read, st->prompt_s),
                    per_second((double)st->n_decoded, st->decode_s),
                    per_second(st->decode_bytes * 1e-9, st->decode_s)};
 }
@@ -2663,9 +2670,9 @@ static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e
            buffer_printf(
                b, e,
                ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
-               "\"seed\":%" PRIu64 ",\"sampler\":{\"temperature\":%.9g,\"top_k\":%" PRId64
-               ",\"top_p\":%.9g,\"min_p\":%.9g,\"repeat_penalty\":%.9g,\"repeat_last_n\":%" PRId64
-               ",\"presence_penalty\":%.9g,\"frequency_penalty\":%.9g}",
+               "\"seed\":%" PRIu64 ",\"sampler\":{\"temperature\":%.7g,\"top_k\":%" PRId64
+               ",\"top_p\":%.7g,\"min_p\":%.7g,\"repeat_penalty\":%.7g,\"repeat_last_n\":%" PRId64
+               ",\"presence_penalty\":%.7g,\"frequency_penalty\":%.7g}",
                p->engine.kernels->name, p->engine.options.threads, p->engine.options.ctx,
                p->engine.options.kv_f32 ? "f32" : "f16", p->options.exact ? "true" : "false",
                s->seed, s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty,
@@ -2892,6 +2899,7 @@ static void batch_count(Batch *b, const Slot *s) {
     if (all->n_prompt == 0) all->first_s = st->first_s;
     all->n_prompt += st->n_prompt;
     all->n_cached += st->n_cached;
+    all->n_read += st->n_read;
     all->n_generated += st->n_generated;
     all->n_decoded += st->n_decoded;
     all->n_drafted += st->n_drafted;
@@ -3070,6 +3078,12 @@ typedef struct {
     bool block, command; /* the latest input: it came between """; it began with a slash */
 } Chat;
 
+/* Positions of the context that are taken. The end of an answer that filled it is not among them.
+ */
+static size_t chat_used(const Chat *c) {
+    return min_size(c->prompt.ids.n, c->program->engine.options.ctx);
+}
+
 static const char chat_help[] =
     "/set system TEXT           a system message, from here on\n"
     "/set parameter NAME VALUE  temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n,\n"
@@ -3123,8 +3137,9 @@ static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
 static bool chat_save(const Chat *c, const char *path, Error *e) {
     Buffer b = {0};
     if (c->messages.n == 0) return fail(e, NULL, "/save", "nothing was said yet");
-    bool ok = buffer_puts(&b, "[", e) && buffer_add(&b, c->messages.data, c->messages.n, e) &&
-              buffer_puts(&b, "]\n", e) && write_whole(path, &b, e);
+    bool ok = may_replace(path, "[", e) && buffer_puts(&b, "[", e) &&
+              buffer_add(&b, c->messages.data, c->messages.n, e) && buffer_puts(&b, "]\n", e) &&
+              write_whole(path, &b, e);
     buffer_free(&b);
     if (ok) fprintf(stderr, "(saved to %s)\n", path);
     return ok;
@@ -3140,12 +3155,14 @@ typedef struct {
 static bool chat_parse(const Model *m, const char *path, Loaded *to, Error *e) {
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
-    bool ok = chat_render(&m->chat, m->tokenizer, json_root(doc), NULL, false, false, path,
-                          &to->prompt, e);
-    for (const Json *item = ok ? json_root(doc)->child : NULL; ok && item; item = item->next)
+    const Json *messages = json_root(doc), *inner = json_get(messages, "messages");
+    if (inner) messages = inner;
+    bool ok =
+        chat_render(&m->chat, m->tokenizer, messages, NULL, false, false, path, &to->prompt, e);
+    for (const Json *item = ok ? messages->child : NULL; ok && item; item = item->next)
         ok = (to->messages.n == 0 || buffer_puts(&to->messages, ",\n", e)) &&
              buffer_add(&to->messages, item->source, item->source_len, e);
-    const Json *first = ok ? json_root(doc)->child : NULL, *text = json_get(first, "content");
+    const Json *first = ok ? messages->child : NULL, *text = json_get(first, "content");
     to->has_system =
         json_is(json_get(first, "role"), "system") && text && text->kind == JSON_STRING;
     if (to->has_system) ok = buffer_add(&to->system, text->string, text->string_len, e);
@@ -3249,7 +3266,7 @@ static void chat_show_info(const Chat *chat) {
            c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
            c->num_key_value_heads, c->intermediate_size, c->vocab_size);
     printf("context %u of %u positions, %zu used; %s keys and values; %s, %u threads\n",
-           p->engine.options.ctx, context_limit(c, yarn), chat->prompt.ids.n,
+           p->engine.options.ctx, context_limit(c, yarn), chat_used(chat),
            p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
            p->engine.options.threads);
 }
@@ -3349,7 +3366,7 @@ static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
 }
 
 static void chat_warn_context(const Chat *c) {
-    size_t used = c->prompt.ids.n, ctx = c->program->engine.options.ctx;
+    size_t used = chat_used(c), ctx = c->program->engine.options.ctx;
     if (used >= ctx - ctx / 4)
         fprintf(stderr, "(%zu of the context's %zu tokens are used; /clear begins anew)\n", used,
                 ctx);
@@ -3538,7 +3555,7 @@ static int chat_loop(Chat *c, Error *e) {
         else if (!c->command)
             chat_report(c, &st);
         if (!c->command) chat_warn_context(c);
-        interrupts = 0;
+        line.seen = interrupts = st.finish == FINISH_INTERRUPT; /* then the next ^C leaves */
         if (st.not_finite) {
             status = 3;
             break;
@@ -3831,9 +3848,10 @@ static void bench_print(const Program *p, const BenchTest *t, bool first) {
             snprintf(values, sizeof values,
                      ",\"unit\":\"%s\",\"rate\":%.3f,\"limit\":%.3f,\"share\":%.4f", unit, t->rate,
                      t->limit, t->share);
-        printf("{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,"
-               "\"isa\":\"%s\",\"threads\":%u,\"quant\":\"%s\"%s}\n",
-               t->name, t->median, t->low, t->high, isa, threads, quant, values);
+        printf("%s{\"test\":\"%s\",\"tokens_s\":%.3f,\"tokens_s_min\":%.3f,\"tokens_s_max\":%.3f,"
+               "\"isa\":\"%s\",\"threads\":%u,\"quant\":\"%s\"%s}",
+               first ? "[" : ",\n ", t->name, t->median, t->low, t->high, isa, threads, quant,
+               values);
     } else {
         if (limit)
             snprintf(values, sizeof values, " %9.2f %9.2f %s %5.0f %%", t->rate, t->limit, unit,
@@ -3863,6 +3881,7 @@ static int run_bench(Program *p) {
         if (!bench_run(p, &tests[i], repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
         bench_print(p, &tests[i], i == 0);
     }
+    if (p->options.format == 2) printf("]\n");
     return 0;
 }
 
@@ -3884,6 +3903,7 @@ typedef struct {
     Engine *engine;
     float *logits; /* (SCORE_ROWS, V) */
     double nll;    /* the sum of its negative log-likelihoods */
+    bool not_finite;
 } Scored;
 
 typedef struct {
@@ -3900,7 +3920,8 @@ static bool score_likelihoods(Scored *s, const Token *tokens, const int32_t *nex
     for (uint32_t i = 0; i < n; i++) {
         if (!tokens[i].want_logits) continue;
         double nll = negative_log_likelihood(s->engine, row, next[i]);
-        if (isnan(nll)) return fail(e, s->model->path, "logits", "not a finite number");
+        s->not_finite = isnan(nll);
+        if (s->not_finite) return fail(e, s->model->path, "logits", "not a finite number");
         s->nll += nll;
         row += logits_stride(s->model);
     }
@@ -4016,7 +4037,8 @@ static int run_perplexity(Program *p) {
     model_unload(&reference);
     ids_free(&ids);
     buffer_free(&text);
-    return ok ? 0 : complain(&e, interrupts ? 130 : 1);
+    int status = interrupts ? 130 : s.model.not_finite || s.reference.not_finite ? 3 : 1;
+    return ok ? 0 : complain(&e, status);
 }
 
 typedef struct {
@@ -4137,6 +4159,10 @@ int main(int argc, char **argv) {
             return complain(&e, status);
         }
         if (o->prompts) p.n_prompts = count_lines(&p.text);
+    }
+    if (o->stats && !may_replace(o->stats, "{", &e)) {
+        buffer_free(&p.text);
+        return complain(&e, 1);
     }
     signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
     if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))

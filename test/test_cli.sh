@@ -316,6 +316,9 @@ stats_tests() {
         '"generated_tokens":' '"temperature":0.[67]' '"top_k":20,'; do
         check "--stats: $text" grep -q "$text" "$scratch/stats.json"
     done
+    cp "$model" "$scratch/kept.bin"
+    refuse 1 "--stats in place of a model" "$qwen" "$model" -p a -n 1 --stats "$scratch/kept.bin"
+    check "--stats in place of a model: it stays" cmp -s "$model" "$scratch/kept.bin"
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
 }
 
@@ -542,7 +545,11 @@ bench_tests() {
     prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,GB/s,[0-9.]+,[0-9.]+,[0-9.]+$'
     prints "--bench csv" '^pp8,.*,q8,TOPS,[0-9.]+,[0-9.]+,[0-9.]+$'
     run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
-    same "--bench json" "$(grep -cE '^\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}$' "$out")" 2
+    same "--bench json: an array" "$(tr -d '\n' <"$out" | sed 's/[0-9.]*[0-9]/N/g; s/{[^}]*}/{}/g')" '[{}, {}]'
+    same "--bench json" "$(grep -cE '^[[ ]\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}[],]$' "$out")" 2
+    refuse 2 "--format without --bench" "$qwen" "$model" -p a --format csv
+    refuse 2 "-r without --bench" "$qwen" "$model" -p a -r 3
+    refuse 2 "--stats with --bench" "$qwen" "$model" --bench tg2 -r 1 --stats "$scratch/none.json"
     run 0 "--bench table" "$qwen" "$model" --bench pp8 -r 1
     prints "--bench table" '^pp8 +[0-9.]+ +[0-9.]+ +[0-9.]+'
     run 0 "--bench without tests" "$qwen" "$model" -r 1 --bench
