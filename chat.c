@@ -250,6 +250,36 @@ static bool is_true(const Json *v) {
     }
 }
 
+/* Content in parts, as OpenAI's API sends it: [{"type": "text", "text": ...}, ...]. The official
+ * template knows no such thing, so neither does a comparison with references. */
+static bool is_parts(const Writer *w, const Json *content) {
+    if (w->parse_special || !content || content->kind != JSON_ARRAY) return false;
+    for (const Json *part = content->child; part; part = part->next) {
+        const Json *type = json_get(part, "type");
+        if (!type || type->kind != JSON_STRING) return false;
+    }
+    return content->n > 0;
+}
+
+/* The parts' texts, one behind the other. Images and the like are refused by name. */
+static bool put_parts(Writer *w, const Json *content, size_t index) {
+    size_t i = 0;
+    for (const Json *part = content->child; part; part = part->next, i++) {
+        const Json *type = json_get(part, "type"), *text = json_get(part, "text");
+        char where[64], shown[80];
+        if (!json_is(type, "text")) {
+            snprintf(where, sizeof where, "messages[%zu].content[%zu]", index, i);
+            printable(shown, sizeof shown, type->string, type->string_len);
+            return fail(w->e, w->file, where, "expected type \"text\", got \"%s\"", shown);
+        }
+        snprintf(where, sizeof where, ".content[%zu].text", i);
+        if (!text || text->kind != JSON_STRING)
+            return message_error(w, index, where, "a string", text);
+        if (!put_text(w, text->string, text->string_len)) return false;
+    }
+    return true;
+}
+
 /* {{ value }}: a missing one prints as nothing, a string as it is, all else as Python's str(). */
 static bool put_printed(Writer *w, const Json *v) {
     if (!v) return true;
@@ -257,9 +287,16 @@ static bool put_printed(Writer *w, const Json *v) {
     return put_value(&w->out->text, &PYTHON_REPR, v, w->e);
 }
 
-/* Content that the template joins to a string: anything else is an error there too. */
+/* Content that the template prints. */
+static bool put_printed_content(Writer *w, const Json *message, size_t index) {
+    const Json *content = json_get(message, "content");
+    return is_parts(w, content) ? put_parts(w, content, index) : put_printed(w, content);
+}
+
+/* Content that the template joins to a string: anything else but parts is an error there too. */
 static bool put_content(Writer *w, const Json *message, size_t index) {
     const Json *content = json_get(message, "content");
+    if (is_parts(w, content)) return put_parts(w, content, index);
     if (!content || content->kind != JSON_STRING)
         return message_error(w, index, ".content", "a string", content);
     return put_text(w, content->string, content->string_len);
@@ -314,7 +351,7 @@ static bool put_tools(Writer *w, const Json *first, const Json *tools) {
     const ChatTemplate *t = w->tpl;
     if (!put_start_of_turn(w, "system", 6)) return false;
     if (json_is(json_get(first, "role"), "system")) {
-        if (!put_printed(w, json_get(first, "content"))) return false;
+        if (!put_printed_content(w, first, 0)) return false;
     } else if (t->has_default_system && !put_text(w, t->default_system, t->default_system_len)) {
         return false;
     }
@@ -325,6 +362,9 @@ static bool put_tools(Writer *w, const Json *first, const Json *tools) {
     return put_scaffold(w, TOOLS_TAIL);
 }
 
+/* Arguments that are a string, as OpenAI's API sends them, are printed as a JSON string, quoted a
+ * second time: that is what the official template makes of them, and what the references hold.
+ * Whoever wants the form that the model was trained on sends an object. */
 static bool put_tool_call(Writer *w, const Json *call, size_t index) {
     const Json *function = json_get(call, "function");
     if (function) call = function;
@@ -353,9 +393,9 @@ static bool put_tool_calls(Writer *w, const Json *message, size_t index) {
 }
 
 /* Results of tools are the user's turn; neighbours share one. */
-static bool put_tool_result(Writer *w, const Json *message, bool first, bool last) {
+static bool put_tool_result(Writer *w, const Json *message, size_t index, bool first, bool last) {
     if (first && !put_scaffold(w, "<|im_start|>user")) return false;
-    return put_scaffold(w, "\n<tool_response>\n") && put_printed(w, json_get(message, "content")) &&
+    return put_scaffold(w, "\n<tool_response>\n") && put_printed_content(w, message, index) &&
            put_scaffold(w, "\n</tool_response>") && (!last || put_scaffold(w, "<|im_end|>\n"));
 }
 
@@ -379,7 +419,8 @@ static bool render_qwen25(Writer *w, const Json *messages, const Json *tools) {
         else if (is_role(m, "assistant"))
             ok = put_tool_calls(w, m, index);
         else if (is_role(m, "tool"))
-            ok = put_tool_result(w, m, !is_role(before, "tool"), !is_role(m->next, "tool"));
+            ok = put_tool_result(w, m, index, !is_role(before, "tool"),
+                                 !is_role(m->next, "tool"));
         if (!ok) return false;
     }
     return true;

@@ -41,8 +41,9 @@ void chat_prompt_free(ChatPrompt *p);
 
 /* Render `messages` (a JSON array of {"role", "content", "tool_calls"}) with `tools` (an array, or
  * NULL) and append to *out. With add_generation_prompt the assistant's turn is opened at the end.
- * parse_special: text that spells a special token becomes it, as apply_chat_template + encode would
- * do (for comparison with references only; default off).
+ * Content is a string, or an array of {"type": "text", "text"} whose texts are joined.
+ * parse_special: all as apply_chat_template + encode would do (for comparison with references only;
+ * default off): text that spells a special token becomes it, and content is not joined.
  * Errors name the message: "messages[2].role: ..."; *out then holds a part of the prompt. Tools are
  * refused for a family that has none. */
 bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *messages,

@@ -193,23 +193,56 @@ static bool render(const Toy *toy, const Case *c, bool parse_special, ChatPrompt
     return ok;
 }
 
-static void test_cases(const Toy *toy) {
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const Case *c = &cases[i];
-        Error e;
-        ChatPrompt p = {0};
-        size_t n_added;
-        bool ok = render(toy, c, i % 2, &p, &e);
-        if (c->text) {
-            CHECK(ok, "case %zu: %s", i, e.text);
-            CHECK(ok && p.text.n == strlen(c->text) && !memcmp(p.text.data, c->text, p.text.n),
-                  "case %zu: got %s, not %s", i, p.text.data ? p.text.data : "", c->text);
-            CHECK(spells(toy, &p, &n_added) && n_added > 0, "case %zu: ids spell the text", i);
-        } else {
-            CHECK(!ok && strstr(e.text, c->error), "case %zu: %s, not %s", i, e.text, c->error);
-        }
-        chat_prompt_free(&p);
+static void check_case(const Toy *toy, const Case *c, size_t i, bool parse_special) {
+    Error e;
+    ChatPrompt p = {0};
+    size_t n_added;
+    bool ok = render(toy, c, parse_special, &p, &e);
+    if (c->text) {
+        CHECK(ok, "case %zu: %s", i, e.text);
+        CHECK(ok && p.text.n == strlen(c->text) && !memcmp(p.text.data, c->text, p.text.n),
+              "case %zu: got %s, not %s", i, p.text.data ? p.text.data : "", c->text);
+        CHECK(spells(toy, &p, &n_added) && n_added > 0, "case %zu: ids spell the text", i);
+    } else {
+        CHECK(!ok && strstr(e.text, c->error), "case %zu: %s, not %s", i, e.text, c->error);
     }
+    chat_prompt_free(&p);
+}
+
+static void test_cases(const Toy *toy) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_case(toy, &cases[i], i, i % 2);
+}
+
+/* Content in parts: joined, but not where the official template is to be followed. */
+#define TEXT(text) "{\"type\":\"text\",\"text\":\"" text "\"}"
+#define SAYS(role, parts) "{\"role\":\"" role "\",\"content\":[" parts "]}"
+
+static const Case in_parts[] = {
+    {Q25, false, "[" SAYS("user", TEXT("yo") "," TEXT("") "," TEXT(" you")) "]", 0,
+     S "system\nSys." E S "user\nyo you" E, 0},
+    {Q25, false, "[" SAYS("tool", TEXT("4") "," TEXT("2")) "]", 0,
+     S "system\nSys." E S "user\n<tool_response>\n42\n</tool_response>" E, 0},
+    {Q25, false, "[" SAYS("system", TEXT("Be.")) "]", "[1]",
+     S "system\nBe." TOOLS_A "\n1" TOOLS_B, 0},
+    {Q2, false, "[" SAYS("system", TEXT("a")) "]", 0, S "system\na" E, 0},
+    {Q25, true, "[" SAYS("user", TEXT("a") ",{\"type\":\"image_url\",\"image_url\":{}}") "]", 0, 0,
+     "c: messages[0].content[1]: expected type \"text\", got \"image_url\""},
+    {Q25, true, "[" SAYS("user", "{\"type\":\"text\"}") "]", 0, 0,
+     "c: messages[0].content[0].text: expected a string, got nothing"},
+    {Q25, true, "[" SAYS("user", "{\"type\":1,\"text\":\"a\"}") "]", 0, 0,
+     "c: messages[0].content: expected a string, got an array"},
+};
+
+static void test_parts(const Toy *toy) {
+    for (size_t i = 0; i < sizeof in_parts / sizeof *in_parts; i++)
+        check_case(toy, &in_parts[i], i, false);
+    Error e;
+    ChatPrompt p = {0};
+    CHECK(!render(toy, &in_parts[0], true, &p, &e) &&
+              strstr(e.text, "messages[0].content: expected a string, got an array"),
+          "no parts in a comparison with references");
+    chat_prompt_free(&p);
 }
 
 /* ---- ids ------------------------------------------------------------------------------------- */
@@ -391,6 +424,7 @@ int main(void) {
     Toy toy = toy_open(4);
     if (toy.tok) {
         test_cases(&toy);
+        test_parts(&toy);
         test_ids(&toy);
         test_literal(&toy);
         test_running(&toy);
