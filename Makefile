@@ -112,7 +112,7 @@ $(FUZZ:%=run-fuzz-%): run-fuzz-%: $(B)/fuzz_% | $(B)/seeds
 
 check-golden: all $(B)/golden
 	@rm -rf $(B)/scratch && mkdir -p $(B)/scratch
-	@$(B)/golden $(GOLDEN) $(CONVERT) $(B)/scratch
+	@$(B)/golden --required $(GOLDEN) $(CONVERT) $(B)/scratch
 
 # One clang-tidy per file, on all processors. cppcheck takes a cast of a cast (float)(int8_t)
 # for a statement, the address of a float for an array, %u of a #define for wrong, and an Error that

@@ -1,11 +1,12 @@
-/* golden.c: compare the program with reference data. `golden DIR CONVERT SCRATCH`
+/* golden.c: compare the program with reference data. `golden [--required] DIR CONVERT SCRATCH`
  *
  * DIR holds, under whatever names:
  *   tokenizer/ *.tsv, *.jsonl     text <-> ids of the tokenizer in qwen2.5/
  *   chat/ and chat/variants/      conversations -> text and ids, templates in qwen2.5/templates/
  *   logits/CASE/                  checkpoints with float64 reference logits (cases.txt)
  * CONVERT is the converter; SCRATCH a folder for what it makes. Checks that need something which is
- * not there are counted as skipped, with the reason. */
+ * not there are counted as skipped, with the reason. --required is for people who name a folder: to
+ * find nothing in it is a failure then, and the last line counts without a name. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
@@ -705,17 +706,9 @@ static void check_checkpoint(const char *dir) {
     check_case(model, quantized ? &both : &narrow);
 }
 
-int main(int argc, char **argv) {
-    if (argc != 4) return fprintf(stderr, "usage: golden DIR CONVERT SCRATCH\n"), 2;
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    where.dir = argv[1];
-    where.convert = argv[2];
-    where.scratch = argv[3];
+static void check_all(void) {
     char path[4096];
-    if (!exists(where.dir)) {
-        test_skip(1, "there is no folder of golden data");
-        return test_end("golden");
-    }
+    if (!exists(where.dir)) return test_skip(1, "there is no folder of golden data");
     if (open_shell()) {
         for_each(join(path, sizeof path, where.dir, "tokenizer"), ".tsv", check_tsv);
         for_each(join(path, sizeof path, where.dir, "tokenizer"), ".jsonl", check_token_file);
@@ -730,5 +723,23 @@ int main(int argc, char **argv) {
         test_skip(1, "the tokenizer's files could not be converted");
     }
     for_each(join(path, sizeof path, where.dir, "logits"), "", check_checkpoint);
-    return test_end("golden");
+}
+
+int main(int argc, char **argv) {
+    bool required = argc == 5 && strcmp(argv[1], "--required") == 0;
+    if (argc != 4 && !required)
+        return fprintf(stderr, "usage: golden [--required] DIR CONVERT SCRATCH\n"), 2;
+    argv += required;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    where.dir = argv[1];
+    where.convert = argv[2];
+    where.scratch = argv[3];
+    check_all();
+    if (!required) return test_end("golden");
+    if (test_count.passed + test_count.failed == 0)
+        CHECK(false, "%s: no golden data there", where.dir);
+    printf("\n%d passed, %d failed", test_count.passed, test_count.failed);
+    if (test_count.skipped) printf(", %d skipped", test_count.skipped);
+    printf("\n");
+    return test_count.failed ? 1 : 0;
 }
