@@ -440,6 +440,9 @@ static bool add_added_files(TokenBuilder *b, Folder *f, const Json *config, Erro
     }
     JsonDoc *list;
     if (!read_optional(f, "added_tokens.json", &list, e)) return false;
+    if (!list && !config) /* without them there is nothing to stop at */
+        return fail(e, f->folder, "tokenizer_config.json",
+                    "missing: vocab.json and merges.txt do not hold the special tokens");
     bool ok = !list || add_added_json(b, json_root(list), config, f->path, e);
     json_free(list);
     return ok;

@@ -474,6 +474,9 @@ static void test_tokenizer_files(const Model *m) {
               "merges.txt %zu gives tokenizer.json's section", i);
         if (ok) source_close(&b);
     }
+    CHECK(unlink(in_folder("tokenizer_config.json")) == 0 && !source_open(folder, &b, &e) &&
+              strstr(e.text, "tokenizer_config.json: missing"),
+          "nothing names the special tokens: %s", e.text);
     static const char list[] = "{\"<|endoftext|>\":260,\"<|im_start|>\":261,\"<|im_end|>\":262,"
                                "\"<tool_call>\":263}";
     static const char config[] =
