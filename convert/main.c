@@ -114,6 +114,8 @@ static bool check_options(const Options *o, Error *e) {
     if (o->random && o->lora) return fail(e, NULL, "--random", "expected no --lora beside it");
     if (o->seed && !o->random) return fail(e, NULL, "--seed", "expected --random beside it");
     if (!o->output) return fail(e, NULL, "--output", "missing: expected -o FILE");
+    if (strcmp(o->output, "-") == 0)
+        return fail(e, NULL, "--output", "expected a file, got \"-\" (pipes do not do)");
     if (o->name && strlen(o->name) >= sizeof((ModelHeader *)0)->name)
         return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu",
                     sizeof((ModelHeader *)0)->name - 1, strlen(o->name));

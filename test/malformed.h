@@ -900,6 +900,7 @@ static const struct {
     {1, "convert @S/hf -o @S/none/x.bin", "none/x.bin: cannot write here"},
     {1, "convert @S/hf -o /dev/full", "/dev/full: exists and is not a regular file"},
     {1, "convert @S/hf -o @S/fifo", "fifo: exists and is not a regular file"},
+    {2, "convert @S/hf -o -", "--output: expected a file, got \"-\""},
     {1, "convert @S/hf -o @S/hf/config.json", "config.json: exists and is something else"},
     {1, "convert @S/hf -o @S/loop", "loop: cannot write here"},
     {1, "convert @S/hf -o x.bin/", "x.bin/: "},
