@@ -134,7 +134,7 @@ typedef struct {
     ModelDefaults defaults;   /* 64 bytes */
     char name[128];           /* for people: general.name, or the source folder's name */
     char quant[16];           /* "q8", "q5", "f32", "Q5_K_M" ...: what the file was asked to be */
-    char source[128];         /* file or folder it was made from, without its path */
+    char source[128];         /* file or folder it was made from, without its path; "+ lora DIR" */
     uint8_t source_sha256[32];/* of that file; of several: of "hex  name\n" lines in name order */
     char converter[32];       /* "qwen.c convert 1" */
     uint32_t has_default_system;

@@ -102,9 +102,6 @@ void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size
 /* Are the weight files as long as they were when they were opened? A mapped file that was cut shows
  * zeros up to the end of its last page. */
 bool source_unchanged(const Source *s, Error *e);
-/* ModelHeader.source_sha256 of the weight files; zeros for a random model. False when *stop is
- * set. */
-bool source_hash(const Source *s, atomic_int *stop, uint8_t out[32]);
 /* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */
 void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out);
 
@@ -116,6 +113,10 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
 const char *looks_like(const uint8_t *head, size_t n);
 
 typedef struct Lora Lora; /* an adapter, below */
+
+/* ModelHeader.source_sha256 of the weight files and the adapter's (l may be NULL); zeros for a
+ * random model. False when *stop is set. */
+bool source_hash(const Source *s, const Lora *l, atomic_int *stop, uint8_t out[32]);
 
 /* ---- Members of a JSON object, with errors that name them ------------------------------------ */
 
@@ -194,6 +195,11 @@ Lora *lora_open(const char *dir, const Source *s, Error *e);
 bool lora_touches(const Lora *l, const SourceTensor *t);
 /* rows (n, cols) += scale * B[first .. first+n) A */
 void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows);
+/* The adapter's own name: its folder's, without the path. */
+const char *lora_name(const Lora *l);
+/* File i of the adapter's, LORA_FILES in all, and its name. */
+#define LORA_FILES 2
+const Map *lora_file(const Lora *l, size_t i, const char **name);
 void lora_close(Lora *l);
 
 /* ---- SHA-256 --------------------------------------------------------------------------------- */

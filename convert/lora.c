@@ -23,7 +23,8 @@ typedef struct {
 } Part;
 
 struct Lora {
-    Map map;
+    Map map, config;  /* adapter_model.safetensors, adapter_config.json */
+    char name[128];
     double alpha;
     bool root_scale;  /* rslora */
     Part *parts;      /* (n_parts) one for every tensor of the source */
@@ -67,7 +68,7 @@ static bool read_config(const char *dir, Lora *l, Error *e) {
     if (!buffer_printf(&path, e, "%s/adapter_config.json", dir)) return false;
     JsonDoc *doc = json_read(path.data, 1u << 20, e);
     const Json *c = doc ? json_root(doc) : NULL;
-    bool ok = doc && check_plain(c, path.data, e);
+    bool ok = doc && check_plain(c, path.data, e) && map_open(&l->config, path.data, e);
     if (ok && !field_get(c, "lora_alpha")) ok = fail(e, path.data, "lora_alpha", "missing");
     ok = ok && field_real(c, "lora_alpha", 1e-6, 1e6, &l->alpha, path.data, e) &&
          field_bool(c, "use_rslora", &l->root_scale, path.data, e);
@@ -142,10 +143,20 @@ static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
     return ok;
 }
 
+/* As a source is named: "." and links are resolved. */
+static void name_adapter(const char *dir, Lora *l) {
+    char *real = realpath(dir, NULL);
+    const char *path = real ? real : dir, *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path;
+    printable(l->name, sizeof l->name, name, strlen(name));
+    free(real);
+}
+
 Lora *lora_open(const char *dir, const Source *s, Error *e) {
     Lora *l = alloc_array(e, "adapter", 1, sizeof *l);
     if (!l) return NULL;
-    l->map.fd = -1;
+    l->map.fd = l->config.fd = -1;
+    name_adapter(dir, l);
     l->n_parts = s->n_tensors;
     l->parts = alloc_array(e, "adapter", l->n_parts, sizeof *l->parts);
     if (l->parts && read_config(dir, l, e) && read_adapter(dir, s, l, e)) return l;
@@ -156,8 +167,16 @@ Lora *lora_open(const char *dir, const Source *s, Error *e) {
 void lora_close(Lora *l) {
     if (!l) return;
     map_close(&l->map);
+    map_close(&l->config);
     free(l->parts);
     free(l);
+}
+
+const char *lora_name(const Lora *l) { return l->name; }
+
+const Map *lora_file(const Lora *l, size_t i, const char **name) {
+    *name = i == 0 ? "adapter_config.json" : "adapter_model.safetensors";
+    return i == 0 ? &l->config : &l->map;
 }
 
 /* ---- Adding ---------------------------------------------------------------------------------- */

@@ -203,34 +203,52 @@ static bool hash_file(const Map *m, atomic_int *stop, uint8_t out[32]) {
     return true;
 }
 
-static bool hash_shards(const Source *s, atomic_int *stop, uint8_t out[32]) {
+/* File i of the source's and then the adapter's. */
+static const Map *hashed_file(const Source *s, const Lora *l, size_t i, const char **name) {
+    if (i >= s->n_files) return lora_file(l, i - s->n_files, name);
+    *name = s->file_names[i];
+    return &s->files[i];
+}
+
+/* How many of n files come before file i in the order of names? */
+static size_t name_rank(const Source *s, const Lora *l, size_t n, size_t i) {
+    const char *name, *other;
+    size_t rank = 0;
+    hashed_file(s, l, i, &name);
+    for (size_t j = 0; j < n; j++) {
+        hashed_file(s, l, j, &other);
+        int order = strcmp(other, name);
+        rank += order < 0 || (order == 0 && j < i);
+    }
+    return rank;
+}
+
+static bool hash_list(const Source *s, const Lora *l, size_t n, atomic_int *stop, uint8_t out[32]) {
     Sha256 list;
     sha256_init(&list);
-    for (size_t done = 0; done < s->n_files; done++) {
-        size_t i = 0; /* the file whose name has `done` smaller ones */
-        for (; i < s->n_files; i++) {
-            size_t smaller = 0;
-            for (size_t j = 0; j < s->n_files; j++)
-                smaller += strcmp(s->file_names[j], s->file_names[i]) < 0;
-            if (smaller == done) break;
-        }
+    for (size_t done = 0; done < n; done++) {
+        size_t i = 0;
+        while (name_rank(s, l, n, i) != done) i++;
         uint8_t one[32];
         char hex[65];
-        if (i == s->n_files || !hash_file(&s->files[i], stop, one)) return false;
+        const char *name;
+        const Map *m = hashed_file(s, l, i, &name);
+        if (!hash_file(m, stop, one)) return false;
         for (size_t k = 0; k < 32; k++) snprintf(hex + 2 * k, 3, "%02x", one[k]);
         sha256_update(&list, hex, 64);
         sha256_update(&list, "  ", 2);
-        sha256_update(&list, s->file_names[i], strlen(s->file_names[i]));
+        sha256_update(&list, name, strlen(name));
         sha256_update(&list, "\n", 1);
     }
     sha256_final(&list, out);
     return true;
 }
 
-bool source_hash(const Source *s, atomic_int *stop, uint8_t out[32]) {
+bool source_hash(const Source *s, const Lora *l, atomic_int *stop, uint8_t out[32]) {
     memset(out, 0, 32);
     if (s->n_files == 0) return true;
-    return s->n_files == 1 ? hash_file(&s->files[0], stop, out) : hash_shards(s, stop, out);
+    size_t n = s->n_files + (l ? LORA_FILES : 0);
+    return n == 1 ? hash_file(&s->files[0], stop, out) : hash_list(s, l, n, stop, out);
 }
 
 /* ---- Members of a JSON object ---------------------------------------------------------------- */

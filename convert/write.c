@@ -236,6 +236,9 @@ static bool write_header(Writer *w, const uint8_t sha256[32], Error *e) {
     uint8_t *page = alloc_array(e, "header", p->header_bytes, 1);
     if (!page) return false;
     ModelHeader h = s->header;
+    if (w->job->lora) /* both names, cut when they are long */
+        snprintf(h.source, sizeof h.source, "%.58s + lora %.58s", s->header.source,
+                 lora_name(w->job->lora));
     memcpy(h.magic, MODEL_MAGIC, sizeof h.magic);
     h.version = MODEL_VERSION;
     h.file_bytes = p->file_bytes;
@@ -267,7 +270,7 @@ typedef struct {
 
 static void *hash_source(void *arg) {
     HashTask *h = arg;
-    h->ok = source_hash(h->job->source, h->job->stop, h->sha256);
+    h->ok = source_hash(h->job->source, h->job->lora, h->job->stop, h->sha256);
     return NULL;
 }
 

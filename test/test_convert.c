@@ -637,6 +637,43 @@ static void put_adapter(const char *config, const char *tensor, size_t rows) {
     write_file("adapter_model.safetensors", head, 8 + (size_t)n, data, 768 + 12 * rows);
 }
 
+/* sha256 of the named files, as sha256sum prints them and then of that list. */
+static void hash_listed(const char *const *names, size_t n, uint8_t out[32]) {
+    Buffer list = {0};
+    Error e;
+    Sha256 sha;
+    for (size_t i = 0; i < n; i++) {
+        Map m;
+        if (!map_open(&m, in_folder(names[i]), &e)) {
+            CHECK(0, "%s", e.text);
+            continue;
+        }
+        sha256_init(&sha);
+        sha256_update(&sha, m.data, m.bytes);
+        sha256_final(&sha, out);
+        map_close(&m);
+        for (size_t k = 0; k < 32; k++) CHECK(buffer_printf(&list, &e, "%02x", out[k]), "memory");
+        CHECK(buffer_printf(&list, &e, "  %s\n", names[i]), "memory");
+    }
+    sha256_init(&sha);
+    sha256_update(&sha, list.data, list.n);
+    sha256_final(&sha, out);
+    buffer_free(&list);
+}
+
+/* A merged model says so: both names, and all files in the checksum. */
+static void check_provenance(const ModelHeader *h) {
+    static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors",
+                                        "model.safetensors"};
+    const char *slash = strrchr(folder, '/'), *own = slash ? slash + 1 : folder;
+    char want[700];
+    uint8_t sha256[32];
+    snprintf(want, sizeof want, "%s + lora %s", own, own);
+    CHECK(strcmp(h->source, want) == 0, "source \"%s\", not \"%s\"", h->source, want);
+    hash_listed(names, 3, sha256);
+    CHECK(memcmp(h->source_sha256, sha256, 32) == 0, "the checksum covers the adapter");
+}
+
 static void check_merged(double scale) {
     ModelFile f;
     Error e;
@@ -646,6 +683,7 @@ static void check_merged(double scale) {
     if (!ok) return;
     ok = model_open(&f, in_folder("one.bin"), &e);
     CHECK(ok, "%s", e.text);
+    if (ok) check_provenance(f.header);
     for (uint32_t i = 0; ok && i < f.header->n_tensors; i++) {
         const TensorEntry *t = &f.tensors[i];
         bool touched = strcmp(t->name, "model.layers.1.self_attn.v_proj.weight") == 0;
