@@ -461,10 +461,11 @@ url_stats() {
         /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
             found()
             at = seconds($1)
+            answer = /<= Recv data/
             if (!start && /=> Send header/) start = at
             next
         }
-        /^[0-9a-f]+: / { data = data substr($0, 7) }
+        answer && /^[0-9a-f]+: / { data = data substr($0, 7) }
         END { found(); printf "%.3f %.3f\n", (first - start) * 1000, last - first }' "$work/trace" >"$work/times"
     read -r first_ms decode_s <"$work/times"
     awk -v first="$first_ms" -v decode="$decode_s" '
@@ -560,7 +561,7 @@ run_checks() {
     chars=$(tr -cd '\344-\351' <"$1" | wc -c)
     awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" >"$work/checks"
     auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
-    auto_detail=$(sed 's/^ok //; s/^no /NOT: /' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
+    auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
 }
 
 # ---- Your vote ---------------------------------------------------------------------------------------
@@ -922,11 +923,12 @@ score_store() {
 
 # Show an answer without a name; prompt and checks with it.
 score_show() {
-    read -r _ run number output <<EOF
+    read -r _ run shown output <<EOF
 $1
 EOF
     settings_read
     set_find
+    number=$shown
     task_prepare "$number"
     printf '\n%s\n%s\n' "${bold}[$position/$n_items] $name$plain" "$dim$(cat "$work/prompt")$plain"
     printf '%s' "$green"

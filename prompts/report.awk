@@ -54,10 +54,11 @@ function add_row(    task, v, n, part) {
     quant[R] = get("quant")
     set[R] = get("prompts")
     profile[R] = get("profile")
+    if (get("finish") ~ /^failed/) return
     n = get("prompt_tok") - get("cached_tok")
-    if (get("prefill_tps") > 0) { prompt_n[R] += n; prompt_s[R] += n / get("prefill_tps") }
+    if (get("prefill_tps") + 0 > 0) { prompt_n[R] += n; prompt_s[R] += n / get("prefill_tps") }
     n = get("out_tok") - 1
-    if (get("decode_tps") > 0 && n > 0) { decode_n[R] += n; decode_s[R] += n / get("decode_tps") }
+    if (get("decode_tps") + 0 > 0 && n > 0) { decode_n[R] += n; decode_s[R] += n / get("decode_tps") }
     if (get("ttft_ms") != "") { first_s[R] += get("ttft_ms") / 1000; first_n[R]++ }
     if (get("peak_rss_mb") + 0 > peak[R]) peak[R] = get("peak_rss_mb") + 0
     if (split(get("auto_pass"), part, "/") == 2) { good[R] += part[1]; checks[R] += part[2] }

@@ -3,8 +3,8 @@
  *
  * It listens on a free port of 127.0.0.1, writes that port to PORTFILE, and answers one request
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
- * chunks, cut at odd places and with some milliseconds between them. Every request is appended to
- * LOGFILE whole. A model named "broken" gets an error. */
+ * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
+ * to LOGFILE whole. A model named "broken" gets an error. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -74,7 +74,7 @@ static void answer(int fd) {
         char event[512];
         int n = snprintf(event, sizeof event, "data: %s\n\n", pieces[i]);
         size_t cut = (size_t)n / 3;
-        usleep(4000);
+        usleep(i == 1 ? 100000 : 4000);
         ok = send_chunk(fd, event, cut) && send_chunk(fd, event + cut, (size_t)n - cut);
     }
     if (ok) send_all(fd, "0\r\n\r\n", 5);

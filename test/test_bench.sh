@@ -1,6 +1,6 @@
 #!/bin/sh
 # test_bench.sh QWEN CONVERT GOLDEN SCRATCH: run_bench.sh, mostly on a stand-in for ./qwen that answers at
-# once, typed at through bench_pty.c; --url on bench_server.c. LONG=1 kills 50 times and interrupts 20 times.
+# once, typed at through bench_pty.c; --url on bench_server.c.
 #
 # shellcheck disable=SC2015,SC2016,SC2059 # "test && good || bad", $ and % in single quotes: as they are meant
 LC_ALL=C
@@ -76,7 +76,7 @@ echo model >"$scratch/model.bin"
 rm -rf "$scratch/set"
 mkdir "$scratch/set"
 printf 'task: warm-up\n---\nWarm.\n' >"$scratch/set/00-warm-up.txt"
-printf 'task: one, "two"\nsampling: profile\nmax-tokens: 50\ncheck: sentences 1\ncheck: contains nothing\n---\nFirst.\n\n' \
+printf 'task: one, "two"\nsampling: profile\nmax-tokens: 50\ncheck: sentences 1\ncheck: contains nothing\ncheck: grounded\ncheck: no-table\n---\nFirst.\n\n' \
     >"$scratch/set/01-a.txt"
 printf 'task: include\r\nsampling: temp=0.9\r\n---\r\nSecond.\r\n@include part.txt\r\nEnd.\r\n' >"$scratch/set/02-b.txt"
 printf 'Part one.\nPart two.\n' >"$scratch/set/part.txt"
@@ -147,10 +147,11 @@ mask() { sed 's/20[0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9:]*Z/TIME/; s/,avx2,4,[^,
 common=',typed,TIME,"Fake ""1B""",HASH,q8,avx2,4,CPU'
 tail_of() { echo "40,0.95,0.05,1.31,64,$1,4096,120,20,11,stop,1.500,50.250,1990.05,25.00,64.5,$2,$scratch/set"; }
 sha() { printf '%s\n' "$@" | sha256sum | cut -c1-8; }
+details='NOT: 2 sentences (asked 1); NOT: lacks ""nothing""; no strange years or percentages; no table'
 {
     sed -n "s/^header=\\(\\\$header\\)\\{0,1\\}'\\(.*\\)'\$/\\2/p" "$bench" | tr -d '\n'
     printf '\r\n'
-    echo "1,\"one, \"\"two\"\"\",4,\"good, but \"\"short\"\"; =1+1\"$common,7,rbyf,0.15,$(tail_of 50 "0/2,\"NOT: 2 sentences (asked 1); NOT: lacks \"\"nothing\"\"\""),$(sha First. ''),typed/01.txt$cr"
+    echo "1,\"one, \"\"two\"\"\",4,\"good, but \"\"short\"\"; =1+1\"$common,7,rbyf,0.15,$(tail_of 50 "2/4,\"$details\""),$(sha First. ''),typed/01.txt$cr"
     printf '2,include,3,"first line\n\nsecond, ""line""\nno end!"'
     echo "$common,7,rbyf,0.9,$(tail_of 1500 ,),$(sha Second. 'Part one.' 'Part two.' End.),typed/02.txt$cr"
     echo "3,three,5,$common,8,rbyf,0.15,$(tail_of 1500 ,),$(sha Third.),typed/03.txt$cr"
@@ -243,8 +244,8 @@ storm() {
         "$(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do printf '%d|36||stop ' $i; done)"
     check "$1 $2 times: nothing is left behind" same "$(cd "$results/$1" && echo [!0-9]*)" settings
 }
-storm killed "$([ -n "$LONG" ] && echo 50 || echo 8)" "kill 9" 137
-storm interrupted "$([ -n "$LONG" ] && echo 20 || echo 5)" interrupt 130
+storm killed 50 "kill 9" 137
+storm interrupted 20 interrupt 130
 unset FAKE_DELAY FAKE_CALLS
 
 fresh
@@ -371,6 +372,11 @@ done
 echo 'expect shown twice' >>"$scratch/votes"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other --seed 5
 check "--score asks for each different answer, and for one again" same $? 0
+esc=$(printf '\033')
+check "--score shows each answer under its own prompt" same "$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | tr -d '\r' | awk '
+    /^\[[0-9]+\/11\]/ { getline prompt }
+    /^Answer to: / { sub(/ \(seed.*/, ""); n += substr($0, 12) == prompt }
+    END { print n + 0 }')" 11
 check "--score shows no names" lacks "$scratch/out" 'Fake\|night\|other'
 check "--score fills in every row" same "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
 for name in day other; do
@@ -408,6 +414,8 @@ check "a run that is not there" same $? 2
 if command -v curl >/dev/null; then
     fresh
     rm -f "$scratch/port" "$scratch/requests"
+    # The server waits 100 ms before its first piece; 26 tokens of the prompt are new.
+    echo 'csv_add($0) { n += CSV[28] >= 100 && CSV[28] < 9000 && CSV[29] > 0 && CSV[29] <= 260 } END { print n + 0 }' >"$scratch/times.awk"
     "$scratch/server" "$scratch/port" "$scratch/requests" &
     server=$!
     i=0
@@ -424,6 +432,7 @@ if command -v curl >/dev/null; then
     check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer secret'
     check "--url keeps no key" [ -z "$(grep -rl secret "$results")" ]
     check "--url counts tokens and times them" has "$results/served.csv" ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
+    check "--url: the times are those of the answer" same "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
     run --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
     check "--url: the server's error ends the run" same $? 1
     check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
@@ -433,7 +442,7 @@ if command -v curl >/dev/null; then
     check "--url: no server ends the run" same $? 1
     rm "$scratch/set/05-f.txt"
 else
-    skip 11 "no curl"
+    skip 12 "no curl"
 fi
 
 # ---- Checks ------------------------------------------------------------------------------------------
@@ -489,11 +498,29 @@ refused 2 "no such run" --resume nothing
 refused 2 "whole number" --seed x y
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
 check "a model that does not open leaves no run" same "$(ls "$results")" ""
-printf 'task: fails\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
+printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
 new --auto --run failing >"$scratch/out" 2>&1
 check "a failing answer is a row that says so" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
     "01|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
+
+# Every awk that is here: a run with a failed row, and the same report.
+for awk in mawk gawk original-awk busybox; do
+    if ! path=$(command -v $awk); then
+        skip 3 "no $awk"
+        continue
+    fi
+    rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
+    PATH=$scratch/awk:$PATH new --auto --run $awk >"$scratch/out" 2>&1
+    check "$awk: a run" same "$(rows "$results/$awk.csv")" "$(rows "$results/failing.csv")"
+    PATH=$scratch/awk:$PATH run --report $awk >"$scratch/out" 2>&1
+    check "$awk: a failed row's checks and speeds do not count" same "$?$(sed -n 's/^\(checks passed\|answer tokens\/s\)  */\1 /p' "$scratch/out" | tr '\n' ' ')" \
+        "0checks passed 3/4 answer tokens/s 25.0 "
+    cp "$here"/bench/*.csv "$results/"
+    PATH=$scratch/awk:$PATH run --report first second third 2>&1 | sed '$d' >"$scratch/report.txt"
+    check "$awk: the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
+    rm -f "$results"/first* "$results"/second* "$results"/third* "$results"/repeats*
+done
 
 # What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for names,
 # times and speeds; and from the second task with the article on, it is counted as cached.
