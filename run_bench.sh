@@ -30,14 +30,15 @@ n_fields=36
 usage() {
     cat <<'EOF'
 ./run_bench.sh [MODEL]             run the catalogue on a model.bin and ask for your scores
-./run_bench.sh --resume RUN        go on with a run that was left or broke off
+./run_bench.sh --resume RUN        go on with a run that was left or broke off; failed tasks again
 ./run_bench.sh --score RUN...      score answers later, blind: shuffled, without names
 ./run_bench.sh --report [RUN...]   compare runs (all of them by default): text here, and results/report.html
 
   --auto               run without asking for scores
   --prompts SET        en (default), zh, or a directory of your own (prompts/README.md)
   --profile NAME       rbyf (default): temperature 0.15 (warm-up 0.25), top-k 40, top-p 0.95, min-p 0.05,
-                       repeat penalty 1.31 over the last 64 tokens, at most 1500 tokens, context 8192;
+                       repeat penalty 1.31 over the last 64 tokens (of prompt and answer),
+                       at most 1500 tokens, context 8192;
                        model: the model's own generation defaults
   --context-first      put the article before the instruction: it is then read once for all tasks
   --url URL            ask an OpenAI-compatible server, like http://localhost:8000/v1
@@ -49,7 +50,7 @@ usage() {
   --html FILE          where --report writes its page
 
 OPENAI_API_KEY is sent to the server if it is set.
-Exit status: 0, 1 bad file or system, 2 wrong command line, 130 after ^C.
+Exit status: 0, 1 bad file or system, or a task that failed, 2 wrong command line, 130 after ^C.
 EOF
 }
 
@@ -181,8 +182,6 @@ csv_cut() { dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null; }
 # Append the record that lies in $work/row: one write, then to the disk. What could be written only in
 # part is cut off again. Signals wait until the row is there.
 csv_append() {
-    [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
-        die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
     row_bytes=$(file_size "$work/row")
     if ! (trap '' INT TERM HUP && dd bs=1048576 count=1 <"$work/row" 2>/dev/null >>"$csv") ||
         [ "$(file_size "$csv")" != $((csv_bytes + row_bytes)) ]; then
@@ -220,9 +219,32 @@ csv_repair() {
     csv_bytes=$(file_size "$csv")
 }
 
-# The numbers of the tasks that have a row.
+# A failed answer that nobody has voted on is no result: --resume asks again.
+csv_open='CSV[3] == "" && CSV[26] ~ /^failed/'
+
+# The numbers of the tasks that have a result.
 csv_done() {
-    csv_awk 'csv_add($0) && records++ { print CSV[1] }' "$csv"
+    csv_awk "csv_add(\$0) && records++ && !($csv_open) { print CSV[1] }" "$csv"
+}
+csv_failed() {
+    csv_awk "csv_add(\$0) && records++ && ($csv_open) { n++ } END { print n + 0 }" "$csv"
+}
+
+# Put the record in $work/row behind the others, in the place of task $1's failed row where there is one:
+# then the file is replaced as a whole.
+csv_store() {
+    [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
+        die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
+    csv_awk "csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open) { printf \"%s\\n\", CSV_TEXT }" \
+        task="$1" "$csv" >"$work/others" || die 1 "$csv: the row could not be written (is the disk full?)"
+    if [ "$(file_size "$work/others")" = "$csv_bytes" ]; then
+        csv_append
+        return
+    fi
+    cat "$work/row" >>"$work/others" &&
+        { sync "$work/others" 2>/dev/null || sync; } && mv "$work/others" "$csv" ||
+        die 1 "$csv: the row could not be written; $log has it all"
+    csv_bytes=$(file_size "$csv")
 }
 
 # ---- Prompts -----------------------------------------------------------------------------------------
@@ -494,6 +516,7 @@ url_stats() {
 answer_url() {
     url_request "$1" >"$work/request"
     : >"$work/events"
+    : >"$work/end"
     (
         umask 077
         printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n' "${url%/}"
@@ -501,12 +524,17 @@ answer_url() {
     ) >"$work/curl"
     {
         curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" --trace-time \
-            --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>"$work/errors"
+            --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>>"$work/errors"
         echo "curl_status $?"
     } | while IFS= read -r line; do
         line=${line%"$cr"}
         case $line in
-        'data: [DONE]'* | '' | :*) ;;
+        'data: [DONE]'* | 'data:[DONE]'*) say '[DONE]' >>"$work/end" ;;
+        '' | :*) ;;
+        data:*'"error":'[!n]* | data:*'"error": '[!n]*) # null is none
+            printf '%s\n' "$line" >>"$work/errors"
+            echo error >>"$work/end"
+            ;;
         data:*)
             printf '%s\n' "$line" >>"$work/events"
             printf %b "$(printf '%s\n' "$line" | url_piece)"
@@ -523,6 +551,12 @@ answer_url() {
     if [ -s "$work/answer" ]; then printf '\n' | tee -a "$work/answer"; fi
     url_stats
     json_values "$work/stats"
+    if grep -q error "$work/end"; then
+        answer_status=1
+    elif [ "$answer_status" = 0 ] && [ -z "$s_finish" ] && ! [ -s "$work/end" ]; then
+        answer_status=1
+        say "$url: the stream ended with neither finish_reason nor [DONE]" >>"$work/errors"
+    fi
     s_quant='' s_isa='' s_threads='' s_ctx='' s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p
     s_rep_pen=$rep_pen s_last_n=$last_n
 }
@@ -730,7 +764,7 @@ run_task() {
     say "---- vote ${vote:-none}${remark:+: $remark}" | log_add
     mv "$work/answer" "$results/$run/$(printf %02d "$1").txt" &&
         task_row "$1" >"$work/row" || die 1 "$results/$run: cannot be written (is the disk full?)"
-    csv_append
+    csv_store "$1"
     spent_s=$((spent_s + answer_s))
 }
 
@@ -745,7 +779,7 @@ warm_up() {
     [ "$answer_status" = 0 ] || exit 1
 }
 
-# A run's tasks that have no row yet.
+# A run's tasks that have no result yet.
 run_tasks() {
     done_tasks=" $(csv_done | tr '\n' ' ')"
     spent_s=0 expected_s=0 # of computing
@@ -778,6 +812,8 @@ run_total() {
             if (voted < records - 1) print again " asks for the missing scores."
         }' again="$again --score $run" "$csv"
     say "$csv, $log"
+    failed=$(csv_failed)
+    [ "$failed" = 0 ] || die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
 }
 
 work_open() {

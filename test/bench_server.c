@@ -4,7 +4,8 @@
  * It listens on a free port of 127.0.0.1, writes that port to PORTFILE, and answers one request
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
  * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
- * to LOGFILE whole. A model named "broken" gets an error. */
+ * to LOGFILE whole. A model named "broken" gets an error, "midway" one after three
+ * pieces, and "cut" nothing after them. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -65,14 +66,15 @@ static const char *const pieces[] = {
     "[DONE]",
 };
 
-static void answer(int fd) {
+/* Send the first n pieces, and then, if it is not NULL, an error. */
+static void answer(int fd, size_t n_pieces, const char *error) {
     const char *head =
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
         "Connection: close\r\n\r\n";
     bool ok = send_all(fd, head, strlen(head));
-    for (size_t i = 0; ok && i < sizeof pieces / sizeof *pieces; i++) {
+    for (size_t i = 0; ok && i < n_pieces + (error != NULL); i++) {
         char event[512];
-        int n = snprintf(event, sizeof event, "data: %s\n\n", pieces[i]);
+        int n = snprintf(event, sizeof event, "data: %s\n\n", i < n_pieces ? pieces[i] : error);
         size_t cut = (size_t)n / 3;
         usleep(i == 1 ? 100000 : 4000);
         ok = send_chunk(fd, event, cut) && send_chunk(fd, event + cut, (size_t)n - cut);
@@ -116,8 +118,12 @@ int main(int argc, char **argv) {
         }
         if (strstr(request, "\"model\":\"broken\""))
             refuse(fd);
+        else if (strstr(request, "\"model\":\"midway\""))
+            answer(fd, 3, "{\"error\":{\"message\":\"out of memory\"}}");
+        else if (strstr(request, "\"model\":\"cut\""))
+            answer(fd, 3, NULL);
         else if (n > 0)
-            answer(fd);
+            answer(fd, sizeof pieces / sizeof *pieces, NULL);
         close(fd);
     }
 }

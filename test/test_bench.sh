@@ -62,7 +62,7 @@ line=${prompt:+$(head -n 1 "$prompt")}
 [ -z "$FAKE_DELAY" ] || [ -z "$prompt" ] || sleep "$FAKE_DELAY"
 [ -z "$prompt" ] || echo "$line${FAKE_SEEDED:+ (seed $seed)}"
 case $line in *Second*) [ -z "$FAKE_MEDDLE" ] || echo >>"$FAKE_MEDDLE" ;; esac
-case $line in *fails*) echo "qwen: logits: not a finite number" >&2; exit 3 ;; esac
+case $FAKE_MENDED$line in This*fails*) echo "qwen: logits: not a finite number" >&2; exit 3 ;; esac
 cat >"$stats" <<END
 {"model":"$model","name":"Fake \\"1B\\"","quant":"q8","isa":"avx2","threads":4,"context":4096,"kv":"f16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,"top_p":0.949999988,"min_p":0.05,"repeat_penalty":1.31,"repeat_last_n":64,"presence_penalty":0,"frequency_penalty":0},"prompt_tokens":120,"cached_tokens":20,"generated_tokens":11,"load_ms":1.500,"first_token_ms":50.250,"prompt_tokens_s":1990.049,"decode_tokens_s":25.004,"gb_s":1.1,"peak_memory_mib":64.5,"finish":"stop","hash":"0123456789abcdef"}
 END
@@ -436,13 +436,19 @@ if command -v curl >/dev/null; then
     run --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
     check "--url: the server's error ends the run" same $? 1
     check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
+    run --url "$url" --model midway --auto --prompts "$scratch/set" --run midway >"$scratch/out" 2>&1
+    check "--url: an error in mid-stream is a failure" same $? 1
+    check "--url: an error in mid-stream is shown" has "$scratch/out" "no answer: .*out of memory"
+    run --url "$url" --model cut --auto --prompts "$scratch/set" --run cut >"$scratch/out" 2>&1
+    check "--url: a stream without an end is a failure" same $? 1
+    check "--url: a stream without an end is explained" has "$scratch/out" "neither finish_reason nor"
     kill $server
     wait $server 2>/dev/null
     run --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
     check "--url: no server ends the run" same $? 1
     rm "$scratch/set/05-f.txt"
 else
-    skip 12 "no curl"
+    skip 16 "no curl"
 fi
 
 # ---- Checks ------------------------------------------------------------------------------------------
@@ -501,8 +507,22 @@ check "a model that does not open leaves no run" same "$(ls "$results")" ""
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
 new --auto --run failing >"$scratch/out" 2>&1
 check "a failing answer is a row that says so" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
-    "01|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
+    "11|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
+check "a run with a failed task says so" has "$scratch/out" "1 of 5 tasks failed; .* --resume failing tries"
+again() { # WHAT STATUS ROWS CALLS: --resume failing
+    rm -f "$scratch/calls"
+    FAKE_CALLS=$scratch/calls run --resume failing --auto >"$scratch/out" 2>&1
+    check "$1" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" "$2$3"
+    check "$1: calls" same "$(cat "$scratch/calls" 2>/dev/null)" "$4"
+}
+whole='1|36||stop 3|36||stop 4|36||stop 10|36||stop'
+cp "$results/failing.csv" "$scratch/failing.csv"
+again "--resume tries a failed task again" 1 "$whole 2|36||failed 3 " "This fails."
+FAKE_MENDED=1 again "--resume puts a result in the failed row's place" 0 "$whole 2|36||stop " "This fails."
+sed 's/^2,fails,,/2,fails,0,/' "$scratch/failing.csv" >"$results/failing.csv"
+again "a failed task that has a vote is over" 0 "$(rows "$results/failing.csv" | tr '\n' ' ')" ""
+cp "$scratch/failing.csv" "$results/failing.csv"
 
 # Every awk that is here: a run with a failed row, and the same report.
 for awk in mawk gawk original-awk busybox; do
