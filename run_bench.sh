@@ -249,16 +249,39 @@ csv_store() {
 
 # ---- Prompts -----------------------------------------------------------------------------------------
 
-# A task's header: name, sampling, limit, and checks, one a line.
+# A task's header: name, sampling, limit, and checks, one a line. Lines that it does not know are errors.
 task_header() {
     awk '
+        function word_good(w) {
+            return w == "profile" ||
+                w ~ /^(temp|top-k|top-p|min-p|repeat-penalty|repeat-last-n)=-?[0-9]+([.][0-9]+)?$/
+        }
+        function wrong(expected) {
+            print "run_bench: " FILENAME ":" FNR ": expected " expected ", got \"" $0 "\"" >"/dev/stderr"
+            exit failed = 1
+        }
         { sub(/\r$/, ""); sub(/[ \t]+$/, "") }
         /^---$/ { exit }
-        /^task: / { name = substr($0, 7) }
-        /^sampling: / { sampling = substr($0, 11) }
-        /^max-tokens: [0-9]+$/ { limit = substr($0, 13) }
-        /^check: / { checks = checks substr($0, 8) "\n" }
-        END { printf "%s\n%s\n%s\n%s", name, sampling, limit, checks }' "$1"
+        /^task: / { name = substr($0, 7); next }
+        /^sampling: / {
+            sampling = substr($0, 11)
+            n = split(sampling, word, " ")
+            for (i = 1; i <= n; i++) if (!word_good(word[i])) wrong("profile or temp=0.2 and the like")
+            next
+        }
+        /^max-tokens: [0-9]+$/ { limit = substr($0, 13); next }
+        /^expect: [0-9]+$/ || /^$/ { next }
+        /^(max-tokens|expect):/ { wrong($1 " and a whole number") }
+        /^check: (sentences|paragraphs|items|words|chars|list)( |$)/ && NF != 3 ||
+            /^check: (sentences|paragraphs|items|words|chars|list) / && $3 !~ /^[0-9]+(-[0-9]+)?$/ {
+            wrong("check: " $2 " and a number or range")
+        }
+        /^check: / { checks = checks substr($0, 8) "\n"; next }
+        { wrong("task:, sampling:, max-tokens:, expect:, check: or ---") }
+        END {
+            if (!failed) printf "%s\n%s\n%s\n%s", name, sampling, limit, checks
+            exit failed
+        }' "$1" || exit 2
 }
 
 # For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens, name.
@@ -319,6 +342,15 @@ set_find() {
     done
     label=$set
     if [ "$context_first" = 1 ]; then label="$set, context first"; fi
+}
+
+# Read every header before the first answer is paid for; is there sampling that the profile does not rule?
+set_check() {
+    own=''
+    for file in "$set_dir"/[0-9][0-9]-*.txt; do
+        head=$(task_header "$file") || exit
+        case $(printf '%s\n' "$head" | sed -n 2p) in *=*) own=" (with the tasks' own sampling)" ;; esac
+    done
 }
 
 task_number() {
@@ -387,7 +419,6 @@ sampling_set() {
         min-p=*) min_p=${word#*=} ;;
         repeat-penalty=*) rep_pen=${word#*=} ;;
         repeat-last-n=*) last_n=${word#*=} ;;
-        *) die 2 "task $1: sampling: expected profile or temp=0.2 and the like, got \"$word\"" ;;
         esac
     done
 }
@@ -722,7 +753,7 @@ estimate_text() {
 
 task_prepare() { # NUMBER: file, name, limits and prompt
     file=$(task_file "$1")
-    task_header "$file" >"$work/head"
+    task_header "$file" >"$work/head" || exit
     {
         read -r name; read -r sampling; read -r max_tokens
         CHECKS=$(cat)
@@ -730,13 +761,15 @@ task_prepare() { # NUMBER: file, name, limits and prompt
     export CHECKS # for checks.awk
     [ -n "$name" ] || die 2 "$file: expected a line \"task: NAME\""
     sampling_set "$1" "$sampling"
+    row_profile=$profile
+    case $sampling in *=*) row_profile=$profile+task ;; esac # the task has its own
     max_tokens=${max_tokens:-1500}
     task_prompt "$file" >"$work/prompt" || exit
 }
 
 task_row() {
     csv_record "$1" "$name" "$vote" "$remark" "$run" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$model_name" "$model_id" \
-        "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" "$profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" \
+        "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" "$row_profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" \
         "$s_rep_pen" "$s_last_n" "$max_tokens" "${s_ctx:-}" "$s_prompt" "$s_cached" "$s_out" "$s_finish" \
         "$s_load" "$s_ttft" "$s_prefill" "$s_decode" "$s_peak" "$auto_pass" "$auto_detail" "$label" \
         "$(hash8 <"$work/prompt")" "$run/$(printf %02d "$1").txt"
@@ -866,6 +899,7 @@ model_probe() {
 run_new() {
     tty_or_auto
     set_find
+    set_check
     if [ -z "$run" ]; then
         run=$(date +%Y%m%d)-$(od -An -tu1 -N5 /dev/urandom | awk '{ for (i = 1; i <= 5; i++)
             printf "%s", substr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", $i % 36 + 1, 1) }')
@@ -880,9 +914,9 @@ run_new() {
     {
         say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
-        say "prompts $label, profile $profile, seed $seed, context ${n_ctx:-of the server}, $cpu"
+        say "prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}, $cpu"
     } | log_add
-    say "Run $run: $model_name, prompts $label, profile $profile, seed $seed, context ${n_ctx:-of the server}"
+    say "Run $run: $model_name, prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
     warm_up
     printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv" || die 1 "$csv: cannot be written"
     csv_bytes=$(file_size "$csv")
@@ -897,13 +931,14 @@ run_resume() {
     settings_read
     tty_or_auto
     set_find
+    set_check
     if [ ! -e "$csv" ]; then printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; fi # ended in its warm-up
     csv_repair
     if [ -z "$url" ] && [ "$(model_hash "$model")" != "$model_id" ]; then
         die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi
     say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add
-    say "Run $run goes on: $model_name, prompts $label, profile $profile"
+    say "Run $run goes on: $model_name, prompts $label, profile $profile$own"
     s_decode=''
     run_tasks
 }
@@ -1058,7 +1093,10 @@ need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
 whole() { case $2 in '' | *[!0-9]* | ????????????????*) die 2 "$1: expected a whole number, got \"$2\"" ;; esac; }
 run_name() { case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats) die 2 "expected a run's name, got \"$1\"" ;; esac; }
 
+mode_set() { [ "$mode" = new ] || [ "$mode" = "$1" ] || die 2 "--$1: does not go with --$mode"; mode=$1; }
+given=''
 while [ $# -gt 0 ]; do
+    case $1 in -*) given="$given $1" ;; esac
     case $1 in
     --auto) auto=1 ;;
     --context-first) context_first=1 ;;
@@ -1071,8 +1109,8 @@ while [ $# -gt 0 ]; do
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;
-    --resume) need "$@"; run_name "$2"; run=$2 mode=resume; shift ;;
-    --score | --report) mode=${1#--} ;;
+    --resume) need "$@"; run_name "$2"; mode_set resume; run=$2; shift ;;
+    --score | --report) mode_set "${1#--}" ;;
     -h | --help) usage; exit 0 ;;
     -*) die 2 "$1: no such option (--help lists them)" ;;
     *)
@@ -1085,6 +1123,20 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+# What a mode would not look at is refused.
+case $mode in
+resume) known='--resume --auto --results' ;;
+score) known='--score --seed --results' ;;
+report) known='--report --html --results' ;;
+new) known='--auto --prompts --profile --context-first --url --model --seed --threads --run --results' ;;
+esac
+for option in $given; do
+    case " $known " in
+    *" $option "*) ;;
+    *) [ "$mode" = new ] && die 2 "$option: goes with --report" || die 2 "$option: does not go with --$mode" ;;
+    esac
+done
+[ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
 case $profile in rbyf | model) ;; *) die 2 "--profile: expected rbyf or model, got \"$profile\"" ;; esac
 case $results in
 results) again=./run_bench.sh ;;

@@ -54,6 +54,7 @@ function add_row(    task, v, n, part) {
     quant[R] = get("quant")
     set[R] = get("prompts")
     profile[R] = get("profile")
+    if (sub(/[+]task$/, "", profile[R])) own[R] = " (with the tasks' own sampling)"
     if (get("finish") ~ /^failed/) return
     n = get("prompt_tok") - get("cached_tok")
     if (get("prefill_tps") + 0 > 0) { prompt_n[R] += n; prompt_s[R] += n / get("prefill_tps") }
@@ -75,11 +76,18 @@ function letter(r) {
 }
 function title(r) { return model[r] (quant[r] != "" ? " " quant[r] : "") }
 
+# A total without every task is not to be held against one with all.
+function star(r) { return votes[r] && votes[r] < n_tasks ? "*" : "" }
+function star_line(    r) {
+    for (r = 1; r <= R; r++) if (star(r)) return "* without a score for every task: not to be compared with whole totals"
+    return ""
+}
+
 # ---- What a table says ------------------------------------------------------------------------------
 
 # Value of a summary line for run r.
 function summary(line, r) {
-    if (line == 1) return votes[r] ? total[r] : "-"
+    if (line == 1) return votes[r] ? total[r] star(r) : "-"
     if (line == 2) return votes[r] + 0
     if (line == 3) return checks[r] ? good[r] "/" checks[r] : "-"
     if (line == 4) return rate(prompt_n[r], prompt_s[r])
@@ -167,7 +175,7 @@ function report_text(    r, t, line, a, b) {
     printf "%d run%s, %d tasks\n\n", R, (R == 1 ? "" : "s"), n_tasks
     for (r = 1; r <= R; r++)
         printf "%3s  %s (run %s%s%s)\n", letter(r), title(r), run[r],
-            (set[r] != "" ? ", prompts " set[r] : ""), (profile[r] != "" ? ", profile " profile[r] : "")
+            (set[r] != "" ? ", prompts " set[r] : ""), (profile[r] != "" ? ", profile " profile[r] own[r] : "")
     printf "\n%-52s", "task"
     for (r = 1; r <= R; r++) printf "%9s", letter(r)
     printf "\n"
@@ -183,6 +191,7 @@ function report_text(    r, t, line, a, b) {
         for (r = 1; r <= R; r++) printf "%9s", summary(line, r)
         printf "\n"
     }
+    if (star_line() != "") print star_line()
     if (n_pairs) printf "\nDifferences, task by task (exact permutation test; sign test)\n"
     for (a = 1; a <= R; a++) for (b = a + 1; b <= R; b++) if (votes[a] && votes[b]) {
         compare(a, b)
@@ -227,7 +236,7 @@ function page_runs(    r) {
     out("<div class=\"wide\"><table><tr><th>run</th><th class=\"text\">model</th><th class=\"text\">prompts</th><th class=\"text\">profile</th></tr>")
     for (r = 1; r <= R; r++)
         out("<tr><td>" letter(r) " &nbsp; " esc(run[r]) "</td><td class=\"text\">" esc(title(r)) \
-            "</td><td class=\"text\">" esc(set[r]) "</td><td class=\"text\">" esc(profile[r]) "</td></tr>")
+            "</td><td class=\"text\">" esc(set[r]) "</td><td class=\"text\">" esc(profile[r] own[r]) "</td></tr>")
     out("</table></div>")
 }
 
@@ -262,6 +271,7 @@ function page_grid(    fill, ink, r, t, x, y, left, w, h, v, i) {
     for (r = 1; r <= R; r++)
         out("<text x=\"" left + (r - 0.5) * w "\" y=\"" y + 17 "\" text-anchor=\"middle\" class=\"head\">" summary(1, r) "</text>")
     out("</svg></div>")
+    if (star_line() != "") out("<p>" star_line() ".</p>")
 }
 # Cut at a byte that begins a character, so that Chinese names stay whole.
 function shorten(s,    n) {
@@ -303,7 +313,7 @@ function page_speed(    r, q, max_x, max_y, x, y, k, w, h, left, n, label, label
     for (r = 1; r <= R; r++) if (votes[r] && decode_s[r] > 0) {
         px[r] = left + w * decode_n[r] / decode_s[r] / max_x
         py[r] = 30 + h - h * total[r] / max_y
-        label = letter(r) "  " title(r)
+        label = letter(r) star(r) "  " title(r)
         from[r] = px[r] + 10 # about 7 units for a character; to the left of the dot where the page ends
         if (from[r] + 7 * length(label) > 880) from[r] = px[r] - 10 - 7 * length(label)
         to[r] = from[r] + 7 * length(label)
@@ -317,7 +327,7 @@ function page_speed(    r, q, max_x, max_y, x, y, k, w, h, left, n, label, label
         out(sprintf("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" fill=\"var(--dot)\"><title>%s: %d, %.1f tokens/s</title></circle>",
                     px[r], py[r], esc(title(r)), total[r], decode_n[r] / decode_s[r]))
         out(sprintf("<text x=\"%.1f\" y=\"%.1f\"%s>%s &#160;%s</text>", from[r] > px[r] ? px[r] + 10 : px[r] - 10, label_y,
-                    from[r] > px[r] ? "" : " text-anchor=\"end\"", letter(r), esc(title(r))))
+                    from[r] > px[r] ? "" : " text-anchor=\"end\"", letter(r) star(r), esc(title(r))))
     }
     out("</svg></div>")
 }

@@ -153,7 +153,7 @@ details='NOT: 2 sentences (asked 1); NOT: lacks ""nothing""; no strange years or
     printf '\r\n'
     echo "1,\"one, \"\"two\"\"\",4,\"good, but \"\"short\"\"; =1+1\"$common,7,rbyf,0.15,$(tail_of 50 "2/4,\"$details\""),$(sha First. ''),typed/01.txt$cr"
     printf '2,include,3,"first line\n\nsecond, ""line""\nno end!"'
-    echo "$common,7,rbyf,0.9,$(tail_of 1500 ,),$(sha Second. 'Part one.' 'Part two.' End.),typed/02.txt$cr"
+    echo "$common,7,rbyf+task,0.9,$(tail_of 1500 ,),$(sha Second. 'Part one.' 'Part two.' End.),typed/02.txt$cr"
     echo "3,three,5,$common,8,rbyf,0.15,$(tail_of 1500 ,),$(sha Third.),typed/03.txt$cr"
     echo "4,four,,$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Fourth.),typed/04.txt$cr"
     echo "10,ten,0,done$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Tenth.),typed/10.txt$cr"
@@ -164,6 +164,11 @@ if command -v sha256sum >/dev/null; then
 else
     skip 1 "no sha256sum to expect hashes with"
 fi
+check "a run with the tasks' own sampling says so" has "$scratch/out" "profile rbyf (with the tasks' own sampling)"
+run --report typed >"$scratch/out3" 2>&1
+check "so does its report" has "$scratch/out3" "profile rbyf (with the tasks' own sampling)"
+check "a total without every score is marked" has "$scratch/out3" "total of 25  *12\*$"
+check "the mark is explained" has "$scratch/out3" "^\* without a score for every task"
 check "five rows of 36 fields" same "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" '1|36 2|36 3|36 4|36 10|36 '
 check "the answer has its file" same "$(cat "$results/typed/03.txt")" "Answer to: Third. (seed 8)"
 check "the log keeps the answer that was asked again" has "$results/typed.log" "Answer to: Third. (seed 7)"
@@ -403,7 +408,7 @@ check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
 long=A-name-that-is-longer-than-what-is-left-of-the-page
 sed "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/; s/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/" "$here/bench/third.csv" >"$results/fourth.csv"
 run --report second fourth >"$scratch/out" 2>&1
-check "a long name at the right stands to the left of its dot" has "$results/report.html" " text-anchor=\"end\">B &#160;$long q8<"
+check "a long name at the right stands to the left of its dot" has "$results/report.html" " text-anchor=\"end\">B\* &#160;$long q8<"
 check "runs of different prompts are marked" has "$scratch/out" "more than chance (other prompts)"
 check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
 run --report nothing >"$scratch/out" 2>&1
@@ -502,6 +507,20 @@ refused 2 "no such set" "$scratch/model.bin" --auto --prompts nowhere
 refused 2 "goes with --url" "$scratch/model.bin" --model x
 refused 2 "no such run" --resume nothing
 refused 2 "whole number" --seed x y
+refused 2 "--profile: does not go with --resume" --resume x --profile model
+refused 2 "--threads: does not go with --resume" --threads 2 --resume x
+refused 2 "--seed: does not go with --report" --report x --seed 2
+refused 2 "--prompts: does not go with --score" --score x --prompts zh
+refused 2 "--auto: does not go with --report" --auto --report
+refused 2 "--score: does not go with --resume" --resume x --score
+refused 2 "a model does not go with --resume" --resume x y.bin
+refused 2 "a model does not go with --score" y.bin --score x
+refused 2 "goes with --report" "$scratch/model.bin" --html x
+rm -rf "$scratch/wrong" && mkdir "$scratch/wrong"
+for line in "chek: words 3" "max-tokens: 10O" "expect: some" "sampling: temp=hot" "sampling: tmp=1" "check: words few" "check: items"; do
+    printf 'task: wrong\n%s\n---\nHello.\n' "$line" >"$scratch/wrong/01-a.txt"
+    refused 2 "01-a.txt:2: expected .*got \"$line\"" "$scratch/model.bin" --auto --prompts "$scratch/wrong"
+done
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
 check "a model that does not open leaves no run" same "$(ls "$results")" ""
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
