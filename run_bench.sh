@@ -331,6 +331,7 @@ set_find() {
     *) set_dir=$here/prompts/$set ;;
     esac
     set_dir=$(CDPATH='' cd -- "$set_dir" 2>/dev/null && pwd) || die 2 "--prompts $set: no such set"
+    case $set in */* | .*) set=$set_dir ;; esac # --resume may be called from elsewhere
     tasks=''
     n_tasks=0
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
@@ -349,7 +350,8 @@ set_check() {
     own=''
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
         head=$(task_header "$file") || exit
-        case $(printf '%s\n' "$head" | sed -n 2p) in *=*) own=" (with the tasks' own sampling)" ;; esac
+        head=${head#*"$nl"} # the second line is the sampling
+        case ${head%%"$nl"*} in *=*) own=" (with the tasks' own sampling)" ;; esac
     done
 }
 
@@ -834,16 +836,19 @@ run_tasks() {
         fi
         left=${left#" $number"}
     done
-    run_total
+    run_end
 }
 
 run_total() {
     csv_awk '
         csv_add($0) && records++ && CSV[3] != "" { sum += CSV[3]; voted++ }
         END {
-            printf "Total: %d of %d, %d of %d tasks scored.\n", sum, 5 * (records - 1), voted, records - 1
+            printf "%s: %d of %d, %d of %d tasks scored.\n", name, sum, 5 * (records - 1), voted, records - 1
             if (voted < records - 1) print again " asks for the missing scores."
-        }' again="$again --score $run" "$csv"
+        }' again="$again --score $1" name="${2:-Total}" "$results/$1.csv"
+}
+run_end() {
+    run_total "$run"
     say "$csv, $log"
     failed=$(csv_failed)
     [ "$failed" = 0 ] || die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
@@ -1035,7 +1040,10 @@ score_runs() {
         score_show "$(sed 1q "$work/rows")"
         run=''
         ask_vote ''
-        [ "$action" != q ] || break
+        if [ "$action" = q ]; then
+            say "Left at answer $position of $n_items. $again --score $runs goes on with the rest."
+            return
+        fi
         [ "$action" = vote ] || continue
         first_vote=$(awk -v key="$key" '$1 == key { print $2 }' "$work/votes")
         say "$key $vote" >>"$work/votes"
@@ -1045,7 +1053,8 @@ score_runs() {
             score_repeat "$number" "$first_vote"
         fi
     done 3<"$work/order"
-    say "$repeat_text"
+    [ -z "$repeat_text" ] || say "$repeat_text"
+    for run; do run_total "$run" "$run"; done
 }
 
 # How alike a reader's two votes on one answer were.

@@ -62,14 +62,14 @@ function words(    i, n, field) {
     return n + 0
 }
 
-# Lines that begin like a list's, at the least indentation that occurs.
+# Lines that begin like a list's, at the least indentation that occurs; numbered headings are above any list.
 function items(    i, n, least, indent) {
-    least = -1
+    least = 999
     for (i = 1; i <= N; i++) {
-        if (LINE[i] !~ /^[ \t]*([-*+]|•|[(]?[0-9]+[.):]|[0-9]+、|(Chapter|第)[ 0-9])/) continue
+        if (LINE[i] !~ /^[ \t]*([-*+]|•|(#+ +)?[(]?[0-9]+[.):]|[0-9]+、|(#+ +)?(Chapter|第)[ 0-9])/) continue
         match(LINE[i], /^[ \t]*/)
-        indent = RLENGTH
-        if (least < 0 || indent < least) { least = indent; n = 0 }
+        indent = LINE[i] ~ /^#/ ? -1 : RLENGTH
+        if (indent < least) { least = indent; n = 0 }
         if (indent == least) n++
     }
     return n + 0
@@ -108,7 +108,7 @@ function list_length(    text, i, c, quote, n, at) {
 
 function check_list(range,    n) {
     n = list_length()
-    if (n < 0) say(0, "no list that parses (asked " range " strings)")
+    if (n < 0) say(0, "a broken list or none (asked " range " strings)")
     else say(in_range(n, range) && !LIST_REST,
              "a list of " n " strings" (LIST_REST ? " with text around it" : "") " (asked " range ")")
 }

@@ -219,7 +219,7 @@ storm() {
     rm -rf "${results:?}/$1" "$results/$1".* "$FAKE_CALLS"
     before=0 lost=0 i=0 odd=0
     while [ $i -lt "$2" ]; do
-        printf 'pause %d\n%s\n' $((20 + $(random 600))) "$3" >"$scratch/storm"
+        printf 'pause %d\n%s\n' $((20 + $(random 400))) "$3" >"$scratch/storm"
         if [ -f "$results/$1/settings" ]; then
             set -- "$1" "$2" "$3" "$4" --resume "$1"
         else
@@ -375,6 +375,10 @@ while [ $i -le 11 ]; do
     i=$((i + 1))
 done
 echo 'expect shown twice' >>"$scratch/votes"
+echo 'expect other: 15 of 25, 5 of 5' >>"$scratch/votes"
+printf 'expect [1/11]\nexpect %s\nsend q\\n\nexpect Left at answer 1 of 11\n' "$ask" >"$scratch/leave"
+pty "$scratch/leave" "$scratch/out" sh "$bench" --results "$results" --score night day other
+check "--score that is left says how to go on" same $? 0
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other --seed 5
 check "--score asks for each different answer, and for one again" same $? 0
 esc=$(printf '\033')
@@ -382,7 +386,8 @@ check "--score shows each answer under its own prompt" same "$(sed "s/$esc\[[0-9
     /^\[[0-9]+\/11\]/ { getline prompt }
     /^Answer to: / { sub(/ \(seed.*/, ""); n += substr($0, 12) == prompt }
     END { print n + 0 }')" 11
-check "--score shows no names" lacks "$scratch/out" 'Fake\|night\|other'
+sed '/shown twice/q' "$scratch/out" >"$scratch/out3" # the totals after it have names
+check "--score shows no names" lacks "$scratch/out3" 'Fake\|night\|other'
 check "--score fills in every row" same "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
 for name in day other; do
     check "--score fills in $name" same "$(rows "$results/$name.csv" | grep -c '|36|3|stop')" 5
@@ -469,6 +474,7 @@ verdict "sentences 3" '你好。他说：“走吧！”\n再见\n' ok
 verdict "paragraphs 3" 'A.\n\n**Head**\n\nB\nb.\n\n# H\nC.\n' ok
 verdict "paragraphs 3" 'A.\n\nB.\n\nC.\n\nD.\n' no
 verdict "items 2" '1. a\n   - x\n   - y\n2. b\n' ok
+verdict "items 2" '### 1. Intro\n- a\n- b\n### 2. End\n- c\n' ok
 verdict "items 3-4" '%s a\n%s b\n' no
 verdict "words 2-3" 'one two\nthree\n' ok
 verdict "chars 4-6" 'x' ok
@@ -529,6 +535,9 @@ check "a failing answer is a row that says so" same "$?$(rows "$results/failing.
     "11|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
 check "a run with a failed task says so" has "$scratch/out" "1 of 5 tasks failed; .* --resume failing tries"
+(cd "$scratch" && run model.bin --auto --prompts ./set --run moved) >"$scratch/out" 2>&1
+(cd / && FAKE_MENDED=1 run --resume moved) >"$scratch/out" 2>&1
+check "a set named from another place is found again" same "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
 again() { # WHAT STATUS ROWS CALLS: --resume failing
     rm -f "$scratch/calls"
     FAKE_CALLS=$scratch/calls run --resume failing --auto >"$scratch/out" 2>&1
