@@ -24,7 +24,6 @@ step() {
 
 mutate() { LONG=1 "$build/test_mutate"; }
 faults() { LONG=1 "$build/test_faults"; }
-bench() { mkdir -p "$logs/scratch" && LONG=1 sh test/test_bench.sh "$qwen" "$convert" "$golden" "$logs/scratch"; }
 small_stack() { QUICK=1 prlimit --stack=262144 sh test/run.sh "$build" "$qwen" "$convert" "$golden"; }
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 valgrind_catalogue() {
@@ -53,7 +52,6 @@ step mutate mutate
 step faults faults
 step threads threads
 step stack small_stack
-step bench bench
 step fuzz make --no-print-directory fuzz
 step asan instrumented SAN=asan
 step tsan instrumented SAN=tsan
