@@ -4,6 +4,7 @@
 # make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
 # make lint       clang-tidy, cppcheck, shellcheck and the style limits
 # make OMP=1      the same program on OpenMP instead of its own thread pool
+# make AMX=1      AMX in software, where the processor has none: for the tests; slow
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
 # make fuzz TIME=60   every fuzz target so many seconds (clang)
@@ -20,9 +21,9 @@ CFLAGS = -O3 -g -std=c11 -D_GNU_SOURCE -fno-math-errno -ffp-contract=off -I. $(W
 CFLAGS += $(if $(WERROR),-Werror)
 LDLIBS = -lm -lpthread
 GOLDEN ?= ../shared/golden
-B = build/$(or $(SAN),plain)$(if $(OMP),-omp)
-QWEN = $(if $(SAN)$(OMP),$(B)/qwen,qwen)
-CONVERT = $(if $(SAN)$(OMP),$(B)/convert/convert,convert/convert)
+B = build/$(or $(SAN),plain)$(if $(OMP),-omp)$(if $(AMX),-amx)
+QWEN = $(if $(SAN)$(OMP)$(AMX),$(B)/qwen,qwen)
+CONVERT = $(if $(SAN)$(OMP)$(AMX),$(B)/convert/convert,convert/convert)
 
 # -g1: with variables in the debugging information, kernels.c compiles for minutes
 SANITIZE_asan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -46,6 +47,12 @@ $(CONVERT): $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 $(B)/%.o: %.c
 	@mkdir -p $(dir $@)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+# The kernels with AMX's instructions in software
+ifdef AMX
+$(B)/kernels.o: test/amx.c
+	@mkdir -p $(dir $@)
+	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+endif
 $(B)/test_% $(B)/golden $(B)/bench_kernels $(B)/make_tiny: EXTRA += -Wno-unused-function
 $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)

@@ -2,9 +2,9 @@
  *
  * An island is: its target macro, three vector types, and the primitives on them, in the same order
  * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
- * first: plain C that says what each primitive means. To add one (amx), write another block
- * of the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing
- * else changes. An island may also include lanes.h and replace single functions of the table. */
+ * first: plain C that says what each primitive means. To add one, write another block of the same
+ * shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
+ * changes. AMX is no island: it replaces functions of AVX-512's table (amx.h). */
 #if defined(__aarch64__) && !defined(__clang__)
 /* gcc would move loads far ahead of their use, and for want of registers through the stack. */
 #pragma GCC optimize("no-schedule-insns")
@@ -28,6 +28,14 @@
 #if defined(__aarch64__) &&                                                                        \
     (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__) || __clang_major__ >= 16)
 #define HAVE_NEON_DOT
+#endif
+
+/* AMX: what Linux gives to programs that ask for it, and assemblers know since these compilers. */
+#if defined(__x86_64__) && defined(__linux__) &&                                                   \
+    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define HAVE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 /* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
@@ -128,6 +136,9 @@
 #define tokens_at OWN(tokens_at)
 #define tile_line OWN(tile_line)
 #define tile_start OWN(tile_start)
+#define tile_sums OWN(tile_sums)
+#define tile_parts OWN(tile_parts)
+#define tile_scale OWN(tile_scale)
 #define tile_block OWN(tile_block)
 #define super_add OWN(super_add)
 #define chunk_at OWN(chunk_at)
@@ -645,6 +656,10 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_d
 
 static const Kernels *const table_of_avx512 = &table;
 
+#if defined(HAVE_AMX)
+#include "amx.h"
+#endif
+
 #undef ISLAND
 #undef ISLAND_NAME
 #undef TARGET
@@ -685,6 +700,24 @@ static const char *missing_avx512(void) {
     if (!(b & bit_AVX512DQ)) return "AVX-512DQ";
     return c & bit_AVX512VNNI ? NULL : "AVX-512 VNNI";
 }
+
+#if defined(HAVE_AMX)
+/* Linux keeps the tiles (8 KiB) of programs only that asked for it. */
+static const char *missing_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* of arch_prctl */
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    const char *missing = missing_avx512();
+    if (missing) return missing;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "CPUID leaf 7";
+    if (!(d & 1u << 24)) return "AMX tiles";
+    if (!(d & 1u << 25)) return "AMX int8";
+    if (!(d & 1u << 22)) return "AMX bf16";
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return "AVX-512 BF16";
+    if (syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) != 0)
+        return "the operating system's permission to use AMX";
+    return NULL;
+}
+#endif
 
 #endif /* __x86_64__ */
 
@@ -891,9 +924,11 @@ typedef struct {
 
 /* Best first. */
 static const Choice choices[] = {
+#if defined(HAVE_AMX)
+    {&table_of_amx, missing_amx},
+#endif
 #if defined(__x86_64__)
-    {&table_of_avx512, missing_avx512},
-    {&table_of_avx2, missing_avx2},
+    {&table_of_avx512, missing_avx512}, {&table_of_avx2, missing_avx2},
 #endif
 #if defined(HAVE_NEON_DOT)
     {&table_of_neon, missing_neon},

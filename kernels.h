@@ -19,8 +19,9 @@
 
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
 #define STREAMS 2       /* panels that one token reads in lock-step */
-#define DOT_ROUND_OPS 2048
-#define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
+#define DOT_ROUND_OPS 65536
+#define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
+#define ATTEND_KEYS 512  /* keys of one attend() call: fixed, so results depend on nothing else */
 
 /* A weight matrix in panels: w (N rows, K cols). */
 typedef struct {
@@ -36,7 +37,12 @@ typedef struct {
  *      d   + group * 16 * Kp / 32 + b * t + i
  *      dq  + group * 16 * Kp / 32 + b * t + i
  *      sum + group * 16 * Kp / 16 + s * t + i               s = 16-wide sub-block 0 .. Kp/16 - 1
- * so that one token is contiguous and sixteen are the A tile of a matrix unit. */
+ * so that one token is contiguous and sixteen are the A tile of a matrix unit.
+ *
+ * For prompt_matmul they are bf16 instead, in tiles of 16 tokens x 32 columns (zeros behind K),
+ * rounded to nearest, ties to even, subnormal numbers to 0. Of nb = ceil(K/32) blocks, eight at a
+ * time lie together: with G = ceil(T/16) groups, the tile of group g and block b is the one at
+ *      b / 8 * 8 * G + g * min(nb - b / 8 * 8, 8) + b % 8 */
 typedef struct {
     uint32_t n_tok, cols;
     const float *x; /* (T, K), rows x_stride floats apart: operand of f32, f16, bf16 weights */
@@ -45,6 +51,7 @@ typedef struct {
     float *d;     /* (T * Kp/32) max|x| / 127 of the block; NaN if it has a NaN or infinity */
     float *dq;    /* (T * Kp/32) d * (float)(sum of the block's q) */
     int32_t *sum; /* (T * Kp/16) sum of the sub-block's q */
+    uint16_t *b;  /* (ceil(T/16) * 16 * nb * 32) the tiles, 64-byte aligned */
 } Operand;
 
 /* One query token's G heads that share a KV head, against ATTEND_KEYS keys or fewer. */
@@ -61,7 +68,7 @@ typedef struct {
 } Attend;
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avx512", "neon" */
+    const char *name; /* "scalar", "avx2", "avx512", "amx", "neon" */
 
     /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x|
      * (compared as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0,
@@ -85,6 +92,14 @@ typedef struct {
     void (*matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                             const Operand *a, float *y, size_t y_stride);
 
+    /* For tokens of a prompt, where a matrix unit is faster and more precise with bf16 than with
+     * int8; NULL where there is none. They give the same bits for any number of tokens and any
+     * split, but not those of other tables. round_row fills b; prompt_matmul takes w rounded to
+     * bf16 (to within a unit of its last place) times b, with float sums. */
+    void (*round_row)(const Operand *a, uint32_t t);
+    void (*prompt_matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
+                                   const Operand *a, float *y, size_t y_stride);
+
     /* [0]: f16 keys and values, [1]: f32. For each head: score[j] = fma over d ascending of
      * q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j % 16);
      * out[d] = fma over j ascending of e[j] v[j][d]. */
@@ -107,10 +122,9 @@ typedef struct {
     /* Reads bytes (a multiple of 64) from p with four streams and returns something that depends on
      * all of them: the memory's own speed, which matmul is measured against. */
     uint64_t (*read_all)(const void *p, size_t bytes);
-    /* Does rounds * DOT_ROUND_OPS multiplications and additions of int8 as matmul does them, but
-     * has its weights in registers: the processor's own speed, which matmul with many tokens is
-     * measured against. Returns how many it did, as the sum that they make shows. rounds <= 2^20.
-     */
+    /* Does rounds * DOT_ROUND_OPS multiplications and additions as tokens of a prompt need them,
+     * but has its weights at hand: the processor's own speed, which they are measured against.
+     * Returns how many it did; of int8 as the sum that they make shows. rounds <= 2^15. */
     uint64_t (*dot_all)(uint32_t rounds);
 } Kernels;
 

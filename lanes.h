@@ -296,50 +296,69 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
-/* Add block b of np panels, whose codes are at `codes`, `apart` bytes from each other, times tokens
- * i to i + nt - 1, to acc[p * nt + t]; np * nt <= 8. First the exact integer sums, then the scales
- * w, as kernels.h says. In q5 and q6 the products of integers stay below 2^24: they are exact in
- * float. */
+/* The integer sums of block b of np panels, whose codes are at `codes`, `apart` bytes from each
+ * other, times tokens i to i + nt - 1, to s[p * nt + t]; np * nt <= 8. In q6 of its sub-block
+ * `part` alone. */
+INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
+                      size_t apart, int half, const Tokens *a, size_t b, size_t i, int part,
+                      Sums *s) {
+    const int8_t *q = a->q + (b * a->n + i) * 32;
+    tile_start(type, np, nt, a, 2 * b * a->n + i, part, s);
+    UNROLL for (int r = 0; r < 8; r += 2) {
+        if (type == TYPE_Q6 && r / 4 != part) continue;
+        UNROLL for (size_t p = 0; p < np; p++) {
+            Line x = tile_line(type, unpacked, codes + p * apart, half, r);
+            Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
+            UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
+                type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
+                                : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
+        }
+    }
+}
+
+/* q6: both sub-blocks with their scales; the first when part is 0, the second is added. */
+INLINE void tile_parts(size_t np, size_t nt, const BlockScales *w, const Sums *s, int part,
+                       Lanes *both) {
+    UNROLL for (size_t j = 0; j < np * nt; j++) {
+        Lanes f = lanes_from_sums(s[j]);
+        both[j] =
+            part == 0 ? lanes_mul(w[j / nt].first, f) : lanes_fma(w[j / nt].second, f, both[j]);
+    }
+}
+
+/* Add the sums s (q6: `both`) with their scales to acc[p * nt + t], as kernels.h says. d, dq: of
+ * the first token. In q5 and q6 the products of integers stay below 2^24: they are exact in float.
+ */
+INLINE void tile_scale(Type type, size_t np, size_t nt, const BlockScales *w, const float *d,
+                       const float *dq, const Sums *s, const Lanes *both, Lanes *acc) {
+    UNROLL for (size_t t = 0; t < nt; t++) {
+        Lanes scale = lanes_set1(d[t]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            size_t j = p * nt + t;
+            if (type == TYPE_Q6)
+                acc[j] = lanes_fma(scale, both[j], acc[j]);
+            else if (type == TYPE_Q5)
+                acc[j] = lanes_fma(scale, lanes_mul(w[p].first, lanes_from_sums(s[j])), acc[j]);
+            else
+                acc[j] = lanes_fma(lanes_mul(w[p].first, scale), lanes_from_sums(s[j]), acc[j]);
+            if (type == TYPE_Q5_1) acc[j] = lanes_fma(w[p].second, lanes_set1(dq[t]), acc[j]);
+        }
+    }
+}
+
+/* Both, for one block: first the exact integer sums, then the scales w. */
 INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                        size_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
                        size_t i, Lanes *acc) {
     const size_t at = b * a->n + i;
-    const int8_t *q = a->q + at * 32;
     Sums s[8];
-    Lanes both[8]; /* q6: the two sub-blocks with their scales */
+    Lanes both[8];
     UNROLL for (int part = 0; part < 2; part++) {
-        if (part == 0 || type == TYPE_Q6) tile_start(type, np, nt, a, at + b * a->n, part, s);
-        UNROLL for (int r = 4 * part; r < 4 * part + 4; r += 2) {
-            UNROLL for (size_t p = 0; p < np; p++) {
-                Line x = tile_line(type, unpacked, codes + p * apart, half, r);
-                Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
-                UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
-                    type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
-                                    : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
-            }
-        }
-        if (type != TYPE_Q6) continue;
-        UNROLL for (size_t j = 0; j < np * nt; j++) {
-            Lanes f = lanes_from_sums(s[j]);
-            both[j] =
-                part == 0 ? lanes_mul(w[j / nt].first, f) : lanes_fma(w[j / nt].second, f, both[j]);
-        }
+        if (part == 1 && type != TYPE_Q6) break;
+        tile_sums(type, unpacked, np, nt, codes, apart, half, a, b, i, part, s);
+        if (type == TYPE_Q6) tile_parts(np, nt, w, s, part, both);
     }
-    UNROLL for (size_t t = 0; t < nt; t++) {
-        Lanes d = lanes_set1(a->d[at + t]);
-        UNROLL for (size_t p = 0; p < np; p++) {
-            size_t j = p * nt + t;
-            Lanes f = lanes_from_sums(s[j]);
-            if (type == TYPE_Q6)
-                acc[j] = lanes_fma(d, both[j], acc[j]);
-            else if (type == TYPE_Q5)
-                acc[j] = lanes_fma(d, lanes_mul(w[p].first, f), acc[j]);
-            else
-                acc[j] = lanes_fma(lanes_mul(w[p].first, d), f, acc[j]);
-            if (type == TYPE_Q5_1)
-                acc[j] = lanes_fma(w[p].second, lanes_set1(a->dq[at + t]), acc[j]);
-        }
-    }
+    tile_scale(type, np, nt, w, a->d + at, a->dq + at, s, both, acc);
 }
 
 /* The scales of a whole 256-wide block: d[16], and q5's dmin[16] behind; applied to the sums s, m.
@@ -814,7 +833,7 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
 }
 
 TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
-    enum { CHAINS = 8 }; /* sums under way, as many at once as in a tile of matmul */
+    enum { CHAINS = 8, CHAIN_OPS = 256 }; /* sums under way, as many as in a tile of matmul */
     uint8_t ones[2 * LINE_BYTES];
     memset(ones, 1, sizeof ones);
     const uint8_t *at = ones;
@@ -824,7 +843,7 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
     UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
     UNROLL for (size_t first = 0; first < CHAINS; first += 2 * TILE_TOKENS) {
         const int8_t *q = (const int8_t *)ones;
-        for (uint32_t i = 0; i < rounds; i++) {
+        for (uint32_t i = 0; i < DOT_ROUND_OPS / CHAIN_OPS / CHAINS * rounds; i++) {
             UNROLL for (size_t j = first; j < first + 2 * TILE_TOKENS; j++) {
                 FORGET(q); /* or that all products are */
                 s[j] = sums_dot(s[j], x, y, q);
@@ -860,6 +879,3 @@ static const Kernels table = {
     .read_all = kernel_read_all,
     .dot_all = kernel_dot_all,
 };
-
-#undef MATMUL
-#undef TOKEN_RUN

@@ -97,6 +97,7 @@ typedef struct {
     uint32_t threads, ctx; /* ctx: positions of each sequence */
     uint32_t n_seq;        /* sequences */
     bool kv_f32;
+    bool exact;        /* prompts too with the arithmetic that is the same on every CPU */
     float yarn_factor; /* 0: as the model's file says */
     const char *isa;   /* NULL: the best */
     uint32_t chunk;    /* tokens of one pass, 0: PROMPT_CHUNK */
@@ -116,7 +117,8 @@ typedef struct {
     size_t scratch_bytes;
     uint32_t chunk;
     size_t x_stride, q_stride, kv_stride, f_stride;
-    float *x;         /* (T, H) the residual stream */
+    float *x;            /* (T, H) the residual stream */
+    bool rounds_prompts; /* prompts take bf16 activations (kernels.h: prompt_matmul) */
     uint32_t terms;   /* rows per token of the next three: 2 with int8 activations, see prepare() */
     float *normed;    /* (terms T, H) */
     float *q, *k, *v; /* (terms T, A D), (terms T, B D), (terms T, B D) */
@@ -140,6 +142,8 @@ typedef struct {
     uint32_t seq, pos;
     bool want_logits;
 } Token;
+
+typedef enum { GENERATED, GIVEN } Origin; /* of a token: by the model, or in a prompt */
 
 typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
 /* Call fn(ctx, unit, thread) for every unit in [0, n), spread over the pool's threads; returns when
@@ -307,12 +311,14 @@ typedef struct {
     Engine *e;
     const Token *tokens; /* (n) */
     uint32_t n;
+    bool rounds;    /* activations as bf16, not as int8 */
+    uint32_t terms; /* rows per token of q, k and v */
     const Layer *layer;
     uint32_t layer_index;
     const float *in; /* prepare: rows to normalize or take as they are */
     size_t in_stride;
     const float *norm_weight; /* prepare: NULL: no normalization */
-    uint32_t terms;           /* prepare: rows per token, 1 or 2 */
+    uint32_t in_terms;        /* prepare: rows per token, 1 or 2 */
     uint32_t n_splits;        /* attend: parts of the context that are separate units */
 } Pass;
 
@@ -330,18 +336,23 @@ static void rest_row(const Engine *e, uint32_t t) {
     }
 }
 
-/* One token's input to the next matrices: normalized, and quantized if the model asks for it. */
+/* One token's input to the next matrices: normalized, and quantized or rounded if the model asks
+ * for it. */
 static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
     Engine *e = p->e;
-    uint32_t t = token * p->terms;
+    uint32_t t = token * p->in_terms;
     if (p->norm_weight)
         e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + token * p->in_stride,
                             p->norm_weight, e->act.cols, e->model->config->rms_norm_eps);
     if (!e->model->quantized) return;
+    if (p->rounds) {
+        e->kernels->round_row(&e->act, t);
+        return;
+    }
     e->kernels->quantize_row(&e->act, t);
-    if (p->terms == 1) return;
+    if (p->in_terms == 1) return;
     rest_row(e, t);
     e->kernels->quantize_row(&e->act, t + 1);
 }
@@ -355,7 +366,7 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
     p->in = in;
     p->in_stride = stride;
     p->norm_weight = norm;
-    p->terms = terms;
+    p->in_terms = terms;
     e->act.n_tok = n * terms;
     e->act.cols = cols;
     e->act.x = norm ? e->normed : in;
@@ -374,7 +385,7 @@ typedef struct {
     const float *bias; /* AFTER_BIAS: (rows), or NULL */
 } Product;
 typedef struct {
-    Engine *e;
+    const Pass *pass;
     const Product *products; /* (n_products) matrices that share their input */
     uint32_t n_products;
 } Products;
@@ -382,8 +393,16 @@ typedef struct {
 static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
 /* A unit of work is STREAMS panels, one from each half of the matrix: unit u takes panels u and
- * u + n_units. So a thread that takes unit after unit reads long streams. */
-static uint32_t n_units(const Mat *w) { return (n_panels(w) + STREAMS - 1) / STREAMS; }
+ * u + n_units. So a thread that takes unit after unit reads long streams.
+ *
+ * A wide matrix times rounded activations is cut into fewer units: prompt_matmul goes over the
+ * tokens' columns piece by piece, and the more panels meet a piece the less often it is fetched. */
+static uint32_t n_units(const Pass *p, const Mat *w) {
+    uint32_t units = (n_panels(w) + STREAMS - 1) / STREAMS, threads = p->e->options.threads;
+    if (!p->rounds || w->cols <= PROMPT_COLS) return units;
+    uint32_t share = (units + threads - 1) / threads, parts = (share + 7) / 8;
+    return (uint32_t)min_size(units, (size_t)threads * parts);
+}
 
 /* What follows the product of 16 rows (fewer in the last panel) while they are warm. */
 static void product_finish(Engine *e, const Product *p, uint32_t panel) {
@@ -401,21 +420,32 @@ static void product_finish(Engine *e, const Product *p, uint32_t panel) {
 
 static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     (void)thread;
-    Products *j = ctx;
-    Engine *e = j->e;
+    const Products *j = ctx;
+    Engine *e = j->pass->e;
+    const Kernels *K = e->kernels;
     const Product *p = j->products;
-    while (unit >= n_units(p->w)) unit -= n_units(p++->w);
-    uint32_t step = n_units(p->w), n = (n_panels(p->w) - unit + step - 1) / step;
-    e->kernels->matmul[p->w->type](p->w, unit, step, n, &e->act, p->y, p->y_stride);
+    while (unit >= n_units(j->pass, p->w)) unit -= n_units(j->pass, p++->w);
+    uint32_t step = n_units(j->pass, p->w), n = (n_panels(p->w) - unit + step - 1) / step;
+    bool rounded = j->pass->rounds && K->prompt_matmul[p->w->type];
+    (rounded ? K->prompt_matmul : K->matmul)[p->w->type](p->w, unit, step, n, &e->act, p->y,
+                                                         p->y_stride);
     for (uint32_t i = 0; i < n; i++) product_finish(e, p, unit + i * step);
 }
 
 /* Compute products of the operand e->act: all their rows are one range of parallel work. */
-static void multiply(Engine *e, const Product *products, uint32_t n) {
-    Products j = {e, products, n};
+static void multiply(Pass *p, const Product *products, uint32_t n) {
+    Products j = {p, products, n};
     uint32_t units = 0;
-    for (uint32_t i = 0; i < n; i++) units += n_units(products[i].w);
-    parallel_for(e->pool, units, product_unit, &j);
+    for (uint32_t i = 0; i < n; i++) units += n_units(p, products[i].w);
+    parallel_for(p->e->pool, units, product_unit, &j);
+}
+
+static size_t n_planes(const Engine *e) {
+    return (size_t)e->model->config->num_hidden_layers * e->model->config->num_key_value_heads;
+}
+
+static size_t kv_item(const Engine *e) {
+    return e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
 }
 
 /* Store the keys and values of one token: k, v (D) of plane p at position pos. */
@@ -462,7 +492,7 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     const ModelConfig *c = e->model->config;
     const float *cosine = e->cos + (size_t)t * (c->head_dim / 2);
     const float *sine = e->sin + (size_t)t * (c->head_dim / 2);
-    size_t row = (size_t)t * e->terms;
+    size_t row = (size_t)t * p->terms;
     float *q = e->q + row * e->q_stride, *k = e->k + row * e->kv_stride,
           *v = e->v + row * e->kv_stride;
     e->kernels->rope(q, c->num_attention_heads, c->head_dim, cosine, sine);
@@ -494,16 +524,15 @@ static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t fi
     const Token *token = &p->tokens[t];
     const KvCache *kv = &e->caches[token->seq];
     size_t plane = (size_t)p->layer_index * c->num_key_value_heads + kv_head;
-    size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
     uint32_t left = token->pos + 1 - first, g = group_size(c);
     Attend a = {
         .head_dim = c->head_dim,
         .v_stride = e->v_stride,
         .n_heads = g,
         .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
-        .q = e->q + (size_t)t * e->terms * e->q_stride + (size_t)kv_head * g * c->head_dim,
-        .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * item,
-        .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * item,
+        .q = e->q + (size_t)t * p->terms * e->q_stride + (size_t)kv_head * g * c->head_dim,
+        .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * kv_item(e),
+        .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * kv_item(e),
         .scores = scores,
         .max = to.max,
         .sum = to.sum,
@@ -605,32 +634,32 @@ static void layer_forward(Pass *p) {
     const Layer *l = p->layer;
     /* Scores go into an exponential, so queries and keys must be right to more than int8 gives:
      * their input has a second term. These matrices are the smallest. */
-    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm, e->terms);
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm, p->terms);
     const Product qkv[] = {
-        {&l->q_proj, e->q, e->q_stride, e->terms, AFTER_BIAS, l->q_bias},
-        {&l->k_proj, e->k, e->kv_stride, e->terms, AFTER_BIAS, l->k_bias},
-        {&l->v_proj, e->v, e->kv_stride, e->terms, AFTER_BIAS, l->v_bias},
+        {&l->q_proj, e->q, e->q_stride, p->terms, AFTER_BIAS, l->q_bias},
+        {&l->k_proj, e->k, e->kv_stride, p->terms, AFTER_BIAS, l->k_bias},
+        {&l->v_proj, e->v, e->kv_stride, p->terms, AFTER_BIAS, l->v_bias},
     };
-    multiply(e, qkv, 3);
+    multiply(p, qkv, 3);
     parallel_for(e->pool, p->n, rotate_unit, p);
     attend(p);
 
     prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL, 1);
     const Product o = {
         .w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
-    multiply(e, &o, 1);
+    multiply(p, &o, 1);
 
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm, 1);
     const Product gate_up[] = {
         {.w = &l->gate_proj, .y = e->gate, .y_stride = e->f_stride},
         {.w = &l->up_proj, .y = e->up, .y_stride = e->f_stride},
     };
-    multiply(e, gate_up, 2);
+    multiply(p, gate_up, 2);
     parallel_for(e->pool, p->n, silu_unit, p);
     prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL, 1);
     const Product down = {
         .w = &l->down_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
-    multiply(e, &down, 1);
+    multiply(p, &down, 1);
 }
 
 /* The embedding row and the rotary angles of one token. */
@@ -666,11 +695,14 @@ static uint32_t gather_wanted(Pass *p) {
 static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_size, PANEL_ROWS); }
 
 /* Feed n tokens (1 .. e->chunk), of any sequences: the only way through the model, for prompts,
- * decoding and batches. logits gets a row of V values, logits_stride apart, for every token that
- * wants them, in order; it may be NULL when none does. Ids must be < V, positions < ctx, sequences
- * < n_seq. */
-static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
+ * decoding and batches. Either all of them were given or all of them generated; that alone decides
+ * which arithmetic they meet. logits gets a row of V values, logits_stride apart, for every token
+ * that wants them, in order; it may be NULL when none does. Ids must be < V, positions < ctx,
+ * sequences < n_seq. */
+static void forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, float *logits) {
     Pass p = {.e = e, .tokens = tokens, .n = n};
+    p.rounds = origin == GIVEN && e->rounds_prompts;
+    p.terms = p.rounds ? 1 : e->terms;
     parallel_for(e->pool, n, embed_unit, &p);
     for (uint32_t l = 0; l < e->model->config->num_hidden_layers; l++) {
         p.layer = &e->model->layers[l];
@@ -679,10 +711,11 @@ static void forward(Engine *e, const Token *tokens, uint32_t n, float *logits) {
     }
     uint32_t wanted = gather_wanted(&p);
     if (wanted == 0) return;
+    p.rounds = false; /* a prompt has one row here: nothing to gain */
     prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm, 1);
     const Product head = {
         .w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
-    multiply(e, &head, 1);
+    multiply(&p, &head, 1);
 }
 
 static void engine_close(Engine *e);
@@ -700,18 +733,15 @@ static uint8_t *memory_reserve(size_t bytes, Error *err) {
 
 static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     const ModelConfig *c = e->model->config;
-    size_t item = e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t), half;
-    size_t planes = (size_t)c->num_hidden_layers * c->num_key_value_heads;
     size_t ctx = round_up(e->options.ctx, 16);
-    kv->k_plane = round_up(ctx * c->head_dim * item, LINE_BYTES);
-    kv->v_plane = ctx * e->v_stride * item;
-    if (!mul_ok(kv->k_plane + kv->v_plane, planes, &kv->bytes))
+    kv->k_plane = round_up(ctx * c->head_dim * kv_item(e), LINE_BYTES);
+    kv->v_plane = ctx * e->v_stride * kv_item(e);
+    if (!mul_ok(kv->k_plane + kv->v_plane, n_planes(e), &kv->bytes))
         return fail(err, NULL, "context", "%u positions do not fit in memory", e->options.ctx);
-    half = kv->k_plane * planes;
     kv->memory = memory_reserve(kv->bytes, err);
     if (!kv->memory) return false;
     kv->k = kv->memory;
-    kv->v = kv->memory + half;
+    kv->v = kv->memory + kv->k_plane * n_planes(e);
     return true;
 }
 
@@ -762,6 +792,9 @@ static void engine_layout(Engine *e, Arena *a) {
     if (!e->model->quantized) return; /* what follows is for int8 activations */
     size_t two_terms = e->terms * round_up(c->hidden_size, 64);
     operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
+    if (!e->rounds_prompts) return;
+    size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size), heads);
+    e->act.b = arena_take(a, round_up(n, GROUP_TOKENS) * round_up(widest, 32) * sizeof *e->act.b);
 }
 
 static bool engine_scratch(Engine *e, Error *err) {
@@ -795,6 +828,7 @@ static bool engine_fill(Engine *e, Error *err) {
     e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
     e->v_stride = (uint32_t)round_up(c->head_dim, 16);
     e->terms = e->model->quantized ? 2 : 1;
+    e->rounds_prompts = e->model->quantized && e->kernels->round_row && !o->exact;
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;
@@ -1078,7 +1112,7 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
         uint32_t m = (uint32_t)min_size(n - done, e->chunk);
         for (uint32_t i = 0; i < m; i++)
             tokens[i] = (Token){ids[done + i], s->seq, (uint32_t)s->ids.n + i, done + i + 1 == n};
-        forward(e, tokens, m, s->logits);
+        forward(e, GIVEN, tokens, m, s->logits);
         for (uint32_t i = 0; i < m; i++)
             if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
         done += m;
@@ -1117,10 +1151,12 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
 #define CACHE_MAGIC "\x89QKV\r\n\x1a\n" /* 8 bytes */
 #define CACHE_VERSION 1                 /* to be raised when keys or values get other bits */
 
+enum { ARITHMETIC_EXACT = 1, ARITHMETIC_BF16 = 2 }; /* as every CPU does; EngineOptions.exact */
+
 typedef struct {
     uint64_t model_bytes; /* size of the model's file, and the checksum of its header, */
     uint32_t model_crc32c;
-    uint32_t arithmetic;      /* how prompts are read; 1: as every CPU does */
+    uint32_t arithmetic;      /* how prompts are read: ARITHMETIC_... */
     uint8_t model_sha256[32]; /* which holds every tensor's own; and what it was made from */
     uint32_t kv_f32;
     float yarn_factor;
@@ -1142,19 +1178,11 @@ static CacheKey cache_key(const Engine *e) {
     float yarn = e->options.yarn_factor;
     CacheKey key = {.model_bytes = h->file_bytes,
                     .model_crc32c = h->crc32c,
-                    .arithmetic = 1,
+                    .arithmetic = e->rounds_prompts ? ARITHMETIC_BF16 : ARITHMETIC_EXACT,
                     .kv_f32 = e->options.kv_f32,
                     .yarn_factor = yarn > 0 ? yarn : h->config.yarn_factor};
     memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
     return key;
-}
-
-static size_t n_planes(const Engine *e) {
-    return (size_t)e->model->config->num_hidden_layers * e->model->config->num_key_value_heads;
-}
-
-static size_t kv_item(const Engine *e) {
-    return e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
 }
 
 /* Bytes of n positions of one plane; keys are kept in whole blocks. */
@@ -1780,7 +1808,7 @@ static bool runs_step(Run **runs, uint32_t n, Error *err) {
     uint32_t m, accepted = 0;
     if (!runs_tokens(runs, n, tokens, &m, err)) return runs[0]->going = false;
     double start = now_seconds();
-    forward(e, tokens, m, e->logits);
+    forward(e, GENERATED, tokens, m, e->logits);
     parallel_for(e->pool, n, pick_unit, runs);
     double seconds = now_seconds() - start;
     for (uint32_t i = 0; i < n; i++)
@@ -2520,6 +2548,7 @@ static bool engine_options(const Options *o, const Model *m, EngineOptions *to, 
                           .ctx = (uint32_t)ctx,
                           .n_seq = 1,
                           .kv_f32 = o->kv == 1,
+                          .exact = o->exact,
                           .yarn_factor = yarn,
                           .isa = getenv("QWEN_ISA")};
     return true;
@@ -3697,8 +3726,8 @@ static double bench_read(const Program *p) {
     return per_second((double)j.bytes * 1e-9, now_seconds() - start);
 }
 
-#define DOT_ROUNDS 4000u /* a millisecond or less */
-#define DOT_UNITS 64u    /* per thread, so that whoever is faster does more of them */
+#define DOT_ROUNDS 125u /* a millisecond or less */
+#define DOT_UNITS 64u   /* per thread, so that whoever is faster does more of them */
 
 static void dot_unit(void *ctx, uint32_t unit, uint32_t thread) {
     (void)unit, (void)thread;
@@ -3706,7 +3735,7 @@ static void dot_unit(void *ctx, uint32_t unit, uint32_t thread) {
     (void)sink;
 }
 
-/* 10^12 operations/s of the int8 instructions, by the same threads. */
+/* 10^12 operations/s of the instructions that prompts use, by the same threads. */
 static double bench_dot(Program *p) {
     uint32_t units = DOT_UNITS * p->engine.options.threads;
     double start = now_seconds();
@@ -3750,7 +3779,7 @@ static bool bench_generate(Program *p, const BenchTest *t, uint32_t n, Error *e)
     for (uint32_t i = 0; i < n; i++) {
         for (uint32_t s = 0; s < t->n_seq; s++)
             tokens[s] = (Token){bench_id(p, &state), s, t->depth + i, true};
-        forward(&p->engine, tokens, t->n_seq, p->engine.logits);
+        forward(&p->engine, GENERATED, tokens, t->n_seq, p->engine.logits);
         if (interrupts) return fail(e, NULL, "bench", "interrupted");
     }
     return true;
@@ -3948,9 +3977,9 @@ static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Er
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
             wanted += tokens[i].want_logits;
         }
-        forward(s->model.engine, tokens, m, s->model.logits);
+        forward(s->model.engine, GIVEN, tokens, m, s->model.logits);
         if (s->reference.model) {
-            forward(s->reference.engine, tokens, m, s->reference.logits);
+            forward(s->reference.engine, GIVEN, tokens, m, s->reference.logits);
             score_divergence(s, wanted);
             if (!score_likelihoods(&s->reference, tokens, ids + at + 1, m, e)) return false;
         }

@@ -407,7 +407,7 @@ static void feed_all(const int32_t *ids, size_t n, size_t from,
         uint32_t m = (uint32_t)min_size(n - at, now.engine.chunk);
         for (uint32_t i = 0; i < m; i++)
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)(at + i), true};
-        forward(&now.engine, tokens, m, now.logits);
+        forward(&now.engine, GIVEN, tokens, m, now.logits);
         for (uint32_t i = 0; fn && i < m; i++)
             fn(at + i, now.logits + i * logits_stride(&now.model), arg);
     }
@@ -503,7 +503,7 @@ static void check_trace(char *rest, const Tolerance *t) {
     CHECK(ok, "%s: not a trace of %u stages", now.dir, stages);
     if (!ok) return buffer_free(&want);
     for (uint32_t i = 0; i < n; i++) tokens[i] = (Token){s->ids[i], 0, i, false};
-    Pass p = {.e = &now.engine, .tokens = tokens, .n = n};
+    Pass p = {.e = &now.engine, .tokens = tokens, .n = n, .terms = now.engine.terms};
     double worst = 0;
     for (uint32_t stage = 0; stage < stages; stage++) {
         const float *x = now.engine.x;

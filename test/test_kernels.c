@@ -108,8 +108,13 @@ typedef struct {
 
 static Input make_input(const float *x, uint32_t n_tok, uint32_t cols, size_t stride) {
     size_t kp = ((size_t)cols + 63) / 64 * 64, n = n_tok;
-    Input in = {{n_tok, cols, NULL, stride, make(n * kp, 1), make(n * kp / 32, 4),
-                 make(n * kp / 32, 4), make(n * kp / 16, 4)},
+    Input in = {{.n_tok = n_tok,
+                 .cols = cols,
+                 .x_stride = stride,
+                 .q = make(n * kp, 1),
+                 .d = make(n * kp / 32, 4),
+                 .dq = make(n * kp / 32, 4),
+                 .sum = make(n * kp / 16, 4)},
                 make(n * stride, 4)};
     memcpy(in.x, x, n * stride * sizeof *x);
     in.a.x = in.x;
@@ -390,6 +395,112 @@ static void test_matmul(const Kernels *ref, const Kernels *k) {
                 one_matmul(ref, k, &w, toks[n], (int)((i + 2 * n) % 5));
                 free((void *)(uintptr_t)w.data);
             }
+        }
+    }
+}
+
+/* ---- prompt_matmul --------------------------------------------------------------------------- */
+
+/* Every number of the tiles is the input's, rounded, and zero behind the last column. Returns an
+ * Input with these numbers, for exact_dot. */
+static Input rounded_input(const Kernels *k, Input *in) {
+    const Operand *a = &in->a;
+    size_t blocks = ((size_t)a->cols + 31) / 32, groups = ((size_t)a->n_tok + 15) / 16, wrong = 0;
+    Input to = make_input(in->x, a->n_tok, a->cols, a->x_stride);
+    in->a.b = make(groups * 16 * blocks * 32, 2);
+    for (size_t i = 0; i < groups * 16 * blocks * 32; i++) in->a.b[i] = 0x7fc0;
+    for (uint32_t t = 0; t < a->n_tok; t++) k->round_row(a, t);
+    for (size_t t = 0; t < a->n_tok; t++) {
+        for (size_t c = 0; c < blocks * 32; c++) {
+            size_t b = c / 32, nb = min_size(blocks - b / 8 * 8, 8);
+            size_t tile = b / 8 * 8 * groups + t / 16 * nb + b % 8;
+            uint16_t got = a->b[tile * 512 + t % 16 * 32 + c % 32];
+            float x = c < a->cols ? a->x[t * a->x_stride + c] : 0, value;
+            value = float_from_bits((uint32_t)got << 16);
+            if (c < a->cols) to.x[t * a->x_stride + c] = value;
+            if (isnan(x))
+                wrong += !isnan(value);
+            else if (fabsf(x) < 0x1p-126f)
+                wrong += value != 0;
+            else
+                wrong += got != bf16_from_f32(x);
+        }
+    }
+    CHECK(wrong == 0, "round_row, %s: cols %u, %u tokens: %zu numbers differ", k->name, a->cols,
+          a->n_tok, wrong);
+    return to;
+}
+
+/* Far from the product in float64 of the rounded input and weights known to 8 bits? */
+static void check_prompt_exact(const Kernels *k, const Mat *w, const Operand *a, const float *y,
+                               size_t stride) {
+    size_t far_off = 0;
+    for (size_t t = 0; t < a->n_tok; t++) {
+        for (size_t row = 0; row < w->rows; row++) {
+            double squares = 0, exact = 0, got = (double)y[t * stride + row];
+            const uint8_t *panel = w->data + row / 16 * panel_bytes(w->type, w->cols);
+            for (size_t c = 0; c < w->cols; c++) {
+                double p = (double)a->x[t * a->x_stride + c] *
+                           (double)panel_weight(w->type, w->cols, panel, row % 16, c);
+                exact += p;
+                squares += p * p;
+            }
+            /* errors of up to 2^-7, mean 0 to within a quarter of that, add up like noise */
+            double most = 0x1p-7 * (4 * sqrt(squares) + 0.25 * fabs(exact)) + 1e-6;
+            if (!isfinite(exact) ? isfinite(got) : !(fabs(got - exact) <= most)) far_off++;
+        }
+    }
+    CHECK(far_off == 0, "prompt_matmul %s, %s: %u x %u, %u tokens: %zu outputs far from float64",
+          type_info(w->type)->name, k->name, w->rows, w->cols, a->n_tok, far_off);
+}
+
+/* All panels at once, and one by one, and each token alone: the same bits. */
+static void one_prompt(const Kernels *k, const Mat *w, uint32_t n_tok, int bad) {
+    size_t xs = w->cols + 5, panels = (w->rows + 15) / 16, ys = 16 * panels + 16;
+    float *x = make_floats(n_tok * xs, RANDOM);
+    if (bad) x[(n_tok - 1) * xs + w->cols / 2] = bad == 1 ? NAN : INFINITY;
+    Input in = make_input(x, n_tok, w->cols, xs), rounded = rounded_input(k, &in);
+    float *got = make(n_tok * ys, 4), *want = make(n_tok * ys, 4);
+    for (size_t i = 0; i < n_tok * ys; i++) got[i] = want[i] = 12345;
+    k->prompt_matmul[w->type](w, 0, 1, (uint32_t)panels, &in.a, want, ys);
+    check_prompt_exact(k, w, &rounded.a, want, ys);
+    for (uint32_t p = 0; p < panels; p++)
+        k->prompt_matmul[w->type](w, p, (uint32_t)panels, 1, &in.a, got, ys);
+    CHECK_SAME(got, want, n_tok * ys, "prompt_matmul %s, %s: panel by panel",
+               type_info(w->type)->name, k->name);
+    for (uint32_t t = 0; t < n_tok; t += 7) {
+        Input one = make_input(x + t * xs, 1, w->cols, xs), same = rounded_input(k, &one);
+        k->prompt_matmul[w->type](w, 0, 1, (uint32_t)panels, &one.a, got, ys);
+        CHECK_SAME(got, want + t * ys, w->rows, "prompt_matmul %s, %s: token %u of %u alone",
+                   type_info(w->type)->name, k->name, t, n_tok);
+        free(one.a.b);
+        free_input(&one);
+        free_input(&same);
+    }
+    free(got);
+    free(want);
+    free(in.a.b);
+    free_input(&in);
+    free_input(&rounded);
+    free(x);
+}
+
+static void test_prompt(const Kernels *k) {
+    const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1};
+    const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 300};
+    const uint32_t cols[2][4] = {{32, 96, 896, 2144}, {256, 512, 1280, 2304}};
+    if (k->round_row == NULL) {
+        printf("no prompt_matmul: %s\n", k->name);
+        return;
+    }
+    for (size_t t = 0; t < 5; t++) {
+        for (size_t n = 0; n < 8; n++) {
+            const uint32_t *c = cols[types[t] == TYPE_Q5 || types[t] == TYPE_Q6];
+            size_t i = (n + t) % (toks[n] > 32 ? 2 : 4); /* few columns with many tokens */
+            if (n == 6) i = 3;
+            Mat w = make_matrix(types[t], n % 2 ? 80 : 40, c[i], n == 4 ? LOWEST : RANDOM);
+            one_prompt(k, &w, toks[n], (int)(n % 3));
+            free((void *)(uintptr_t)w.data);
         }
     }
 }
@@ -741,6 +852,7 @@ static const char *const tables[] = {
 #if defined(__x86_64__)
     "avx2",
     "avx512",
+    "amx",
 #elif defined(__aarch64__)
     "neon",
 #endif
@@ -760,6 +872,7 @@ int main(void) {
         seed = 7;
         test_quantize(scalar, k);
         test_matmul(scalar, k);
+        test_prompt(k);
         test_attend(scalar, k);
         test_read_halves(k);
         test_write_halves(k);

@@ -1,0 +1,441 @@
+/* amx.h: what the matrix unit of Intel's CPUs since 2023 (AMX) does better than AVX-512.
+ *
+ * kernels.c includes this once, behind the AVX-512 island, whose vectors and helpers it uses; the
+ * table at the end is that island's with the functions below in place of its own.
+ *
+ * AMX has eight tiles, tmm0..7, of up to 16 rows of up to 64 bytes, and an instruction that adds
+ * the product of two tiles to a third: C (M x N) += A (M x K) B (K x N), where a row of B holds,
+ * for each n, four consecutive int8 (or two bf16) of k side by side. That is a line of a panel: B
+ * comes straight from the file, with rows as n; A is 16 tokens; C is a token a row, an output row a
+ * column. An instruction takes 16 cycles whatever the shapes.
+ *
+ *   - Exact: int8, one 32-wide block at a time, because every block has its own scales. The sums
+ *     leave the tile as integers and get the same scales in the same order as everywhere else: the
+ *     same bits. For five tokens and more.
+ *   - Prompts: bf16. Weights are expanded, 256 columns of two panels at a time, into 16 KiB of
+ * tiles in the first-level cache, and met by all tokens there; sums stay floats in the tiles. Three
+ * to four times as fast, and more precise than int8 activations: both sides have 8 bits everywhere,
+ * instead of 7 bits below the largest of a block.
+ *
+ * The order of operations of the bf16 instruction is in Intel's manual (TDPBF16PS). */
+
+#undef TARGET
+#define TARGET                                                                                     \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,"           \
+                          "avx512bf16,amx-tile,amx-int8,amx-bf16")))
+
+/* The compiler's own intrinsics do not say that a load reads memory, so stores before it may be
+ * lost (gcc 12). Tiles are no operands that a compiler keeps track of: they are called by their
+ * numbers. */
+#define TILE_CONFIGURE(p) __asm__ volatile("ldtilecfg %0" ::"m"(*(p)) : "memory")
+#define TILE_RELEASE() __asm__ volatile("tilerelease" ::: "memory")
+#define TILE_ZERO(c) __asm__ volatile("tilezero %%tmm" #c ::: "memory")
+#define TILE_LOAD(t, p, stride)                                                                    \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(stride)) : "memory")
+#define TILE_STORE(t, p, stride)                                                                   \
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((size_t)(stride))           \
+                     : "memor"                                                                     \
+                       "y")
+/* c += a b */
+#define TILE_DOT_I8(c, a, b)                                                                       \
+    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
+#define TILE_DOT_BF16(c, a, b)                                                                     \
+    __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
+
+/* Every function below: tiles 0..3 are C, 4 and 5 A, 6 and 7 B. */
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} TileConfig;
+
+/* A: n_tok rows of k_bytes; B: k_bytes / 4 lines. Zeroes all tiles. */
+INLINE void tile_shapes(size_t n_tok, size_t k_bytes) {
+    TileConfig c = {.palette = 1};
+    for (size_t t = 0; t < 8; t++) {
+        c.rows[t] = (uint8_t)(t < 6 ? n_tok : k_bytes / 4);
+        c.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? k_bytes : LINE_BYTES);
+    }
+    TILE_CONFIGURE(&c);
+}
+
+/* ---- Exact ----------------------------------------------------------------------------------- */
+
+/* Integer sums of a panel's chunk times a group: [block][token][row]; in q6 blocks are 16 wide. */
+typedef int32_t ChunkSums[16][GROUP_TOKENS][PANEL_ROWS];
+
+/* Sums of columns k0 .. k0 + k - 1 of a block, by one of two sets of tiles. */
+#define BLOCK_SUMS(c, a, b, tokens, codes, sums)                                                   \
+    do {                                                                                           \
+        TILE_ZERO(c);                                                                              \
+        TILE_LOAD(b, codes, LINE_BYTES);                                                           \
+        TILE_LOAD(a, tokens, 32);                                                                  \
+        TILE_DOT_I8(c, a, b);                                                                      \
+        TILE_STORE(c, sums, LINE_BYTES);                                                           \
+    } while (0)
+
+/* Codes of block b: q8's lie in the panel's chunk, the others' were unpacked. */
+INLINE const uint8_t *block_codes(Type type, const uint8_t *chunk, const Block *blocks, size_t b) {
+    if (type != TYPE_Q8) return blocks[b].codes;
+    return chunk + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
+}
+
+/* All blocks of a chunk; codes up to 63 are the same signed and unsigned. */
+INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, size_t n_blocks,
+                       const Tokens *a, ChunkSums sums) {
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *codes = block_codes(type, chunk, blocks, b);
+        const int8_t *q = a->q + b * a->n * 32;
+        if (type == TYPE_Q6) {
+            BLOCK_SUMS(0, 4, 6, q, codes, sums[2 * b]);
+            BLOCK_SUMS(1, 5, 7, q + 16, codes + 4 * LINE_BYTES, sums[2 * b + 1]);
+        } else if (b % 2 == 0) {
+            BLOCK_SUMS(0, 4, 6, q, codes, sums[b]);
+        } else {
+            BLOCK_SUMS(1, 5, 7, q, codes, sums[b]);
+        }
+    }
+}
+
+/* The sums of block b for nt tokens from token i on, less what the codes' offset added to them. */
+INLINE void sums_take(Type type, size_t nt, ChunkSums sums, const Tokens *a, size_t b, size_t i,
+                      int part, Sums *s) {
+    const size_t at = type == TYPE_Q6 ? 2 * b + (size_t)part : b;
+    tile_start(type, 1, nt, a, 2 * b * a->n + i, part, s);
+    UNROLL for (size_t t = 0; t < nt; t++) {
+        Sums sum = sums_load((const uint8_t *)sums[at][i + t]);
+        s[t] = type == TYPE_Q8 ? sum : sums_add(s[t], sum); /* q8: AMX takes signed codes */
+    }
+}
+
+/* A panel's chunk times nt tokens from token i of the group on: add the scaled sums to y. */
+INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_blocks,
+                         const uint8_t *super, ChunkSums sums, const Tokens *a, size_t i,
+                         float (*y)[PANEL_ROWS]) {
+    Lanes acc[8], m[8], both[8];
+    Sums s[8];
+    UNROLL for (size_t t = 0; t < nt; t++) {
+        acc[t] = is_super(type) ? lanes_set1(0) : lanes_load(y[t]);
+        m[t] = lanes_set1(0);
+    }
+    for (size_t b = 0; b < n_blocks; b++) {
+        const float *d = a->d + b * a->n + i, *dq = a->dq + b * a->n + i;
+        sums_take(type, nt, sums, a, b, i, 0, s);
+        if (type == TYPE_Q6) {
+            tile_parts(1, nt, &w[b], s, 0, both);
+            sums_take(type, nt, sums, a, b, i, 1, s);
+            tile_parts(1, nt, &w[b], s, 1, both);
+        }
+        tile_scale(type, 1, nt, &w[b], d, dq, s, both, acc);
+        UNROLL for (size_t t = 0; type == TYPE_Q5 && t < nt; t++) m[t] =
+            lanes_fma(w[b].second, lanes_set1(dq[t]), m[t]);
+    }
+    UNROLL for (size_t t = 0; t < nt; t++) lanes_store(
+        y[t], is_super(type) ? super_add(type, super, acc[t], m[t], lanes_load(y[t])) : acc[t]);
+}
+
+/* A panel's chunk times tokens first .. first + n_tok - 1 (first: a whole number of groups): add to
+ * y. */
+INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, size_t block,
+                         size_t n_blocks, const Operand *a, size_t first, size_t n_tok,
+                         float (*y)[PANEL_ROWS]) {
+    _Alignas(64) Block blocks[8];
+    _Alignas(64) ChunkSums sums;
+    BlockScales w[8];
+    chunk_unpack(type, chunk, n_blocks, blocks);
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
+        if (type == TYPE_Q8 && b % 2 == 0) prefetch_next(type, chunk, b / 2);
+        w[b] = block_scales(type, chunk, pair, b);
+    }
+    for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
+        Tokens t = tokens_at(a, first + g, block);
+        if (t.n != shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
+        shape = t.n;
+        chunk_sums(type, chunk, blocks, n_blocks, &t, sums);
+        for (i = 0; i + 8 <= t.n; i += 8)
+            scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i);
+        for (; i < t.n; i++) scale_tokens(type, 1, w, n_blocks, super, sums, &t, i, y + g + i);
+    }
+}
+
+/* Tokens first .. first + n_tok - 1 times a pair of panels, which are two streams from memory. */
+INLINE void panel_pair_tokens(Type type, size_t cols, const uint8_t *const panels[2],
+                              const Operand *a, size_t first, size_t n_tok,
+                              float y[2][TOKEN_RUN][PANEL_ROWS]) {
+    for (size_t p = 0; p < 2; p++) memset(y[p], 0, n_tok * sizeof y[p][0]);
+    for (size_t c = 0; 256 * c < cols; c++) {
+        for (size_t p = 0; p < 2; p++) {
+            const uint8_t *chunk = chunk_at(type, cols, panels[p], c);
+            chunk_tokens(type, chunk, super_at(type, panels[p], chunk, c), 8 * c,
+                         min_size(cols / 32 - 8 * c, 8), a, first, n_tok, y[p]);
+        }
+    }
+}
+
+/* Where panels p and p + 1 of n_panels begin (the last one may be alone: then it is both), and how
+ * far their columns of y are from the first panel's. */
+INLINE void pair_at(const Mat *w, size_t panel, size_t step, size_t n_panels, size_t p,
+                    const uint8_t *at[2], size_t columns[2]) {
+    const size_t size = panel_bytes(w->type, w->cols);
+    for (size_t i = 0; i < 2; i++) {
+        size_t one = min_size(p + i, n_panels - 1) * step;
+        at[i] = w->data + (panel + one) * size;
+        columns[i] = one * PANEL_ROWS;
+    }
+}
+
+INLINE void amx_exact(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
+                      const Operand *a, float *y, size_t y_stride) {
+    _Alignas(64) float sums[2][TOKEN_RUN][PANEL_ROWS];
+    if (a->n_tok <= TILE_TOKENS) { /* these read panels as they lie in memory */
+        table.matmul[type](w, panel, step, n_panels, a, y, y_stride);
+        return;
+    }
+    y += (size_t)panel * PANEL_ROWS;
+    for (size_t p = 0; p < n_panels; p += 2) {
+        const uint8_t *panels[2];
+        size_t columns[2];
+        pair_at(w, panel, step, n_panels, p, panels, columns);
+        for (size_t first = 0, n; first < a->n_tok; first += n) {
+            n = min_size(a->n_tok - first, TOKEN_RUN);
+            panel_pair_tokens(type, w->cols, panels, a, first, n, sums);
+            for (size_t t = 0; t < n; t++)
+                for (size_t i = 2; i-- > 0;)
+                    memcpy(y + (first + t) * y_stride + columns[i], sums[i][t], sizeof sums[i][t]);
+        }
+    }
+    TILE_RELEASE();
+}
+
+MATMUL(amx_q8, TYPE_Q8, amx_exact)
+MATMUL(amx_q5, TYPE_Q5, amx_exact)
+MATMUL(amx_q6, TYPE_Q6, amx_exact)
+MATMUL(amx_q5_0, TYPE_Q5_0, amx_exact)
+MATMUL(amx_q5_1, TYPE_Q5_1, amx_exact)
+
+/* ---- Prompts --------------------------------------------------------------------------------- */
+
+#define PROMPT_RUN 256 /* tokens whose sums are under way together: 32 KiB for a pair of panels */
+
+typedef uint16_t Bf16Tile[16][32];
+
+/* Where the tile of token t's group and block b is in Operand.b: see kernels.h. */
+INLINE size_t bf16_tile(const Operand *a, size_t t, size_t b) {
+    size_t all = ((size_t)a->cols + 31) / 32, groups = ((size_t)a->n_tok + 15) / 16;
+    return b / 8 * 8 * groups + t / 16 * min_size(all - b / 8 * 8, 8) + b % 8;
+}
+
+TARGET static void amx_round_row(const Operand *a, uint32_t t) {
+    const float *x = a->x + t * a->x_stride;
+    Bf16Tile *tiles = (Bf16Tile *)a->b;
+    for (size_t k = 0; k < a->cols; k += 32) {
+        size_t left = a->cols - k;
+        Lanes low = lanes_load_some(x + k, left);
+        Lanes high = left > 16 ? lanes_load_some(x + k + 16, left - 16) : lanes_set1(0);
+        __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+        memcpy(tiles[bf16_tile(a, t, k / 32)][t % 16], &both, sizeof both);
+    }
+}
+
+/* w = scale * code + bias; q6 has a scale for each half of the block. Weights are cut off to bf16,
+ * not rounded, which takes half a unit of the last place off them on average: it is put on here. */
+typedef struct {
+    Lanes scale[2], bias[2];
+} Expansion;
+
+INLINE Expansion expansion(Type type, const uint8_t *chunk, const uint8_t *pair,
+                           const uint8_t *super, size_t b) {
+    const Lanes up = lanes_set1(1 + 0x1p-9f), low = lanes_set1(0x1p-24f); /* see expand_line */
+    BlockScales s = block_scales(type, chunk, pair, b);
+    Lanes d = is_super(type) ? lanes_from_f16(super) : s.first, zero = lanes_set1(0);
+    Lanes by[2] = {lanes_mul(d, up), lanes_mul(d, up)}, bias[2] = {zero, zero};
+    if (is_super(type)) by[0] = lanes_mul(by[0], s.first);
+    by[1] = type == TYPE_Q6 ? lanes_mul(by[1], s.second) : by[0];
+    for (size_t part = 0; part < 2; part++) {
+        if (type == TYPE_Q5_0) bias[part] = lanes_mul(by[part], lanes_set1(-16));
+        if (type == TYPE_Q6) bias[part] = lanes_mul(by[part], lanes_set1(-32));
+        if (type == TYPE_Q5_1) bias[part] = lanes_mul(s.second, up);
+        if (type == TYPE_Q5)
+            bias[part] = lanes_mul(lanes_mul(lanes_from_f16(super + 32), s.second),
+                                   lanes_mul(lanes_set1(-1), up));
+    }
+    return (Expansion){{lanes_mul(by[0], low), lanes_mul(by[1], low)}, {bias[0], bias[1]}};
+}
+
+/* Byte j of every dword to the dword's top byte, zeros below: 2^24 times a signed byte. */
+INLINE Lanes byte_as_float(Line x, int j) {
+    const int32_t to_top = (int32_t)((uint32_t)j << 24 | 0x808080u);
+    __m128i each =
+        _mm_setr_epi32(to_top, to_top + (4 << 24), to_top + (8 << 24), to_top + (12 << 24));
+    return lanes_from_sums(_mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(each)));
+}
+
+/* A line of codes, four columns of 16 rows, as two rows of a bf16 tile of two columns each. */
+INLINE void expand_line(Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
+    UNROLL for (int j = 0; j < 4; j += 2) {
+        Sums even = lanes_bits(lanes_fma(byte_as_float(x, j), scale, bias));
+        Sums odd = lanes_bits(lanes_fma(byte_as_float(x, j + 1), scale, bias));
+        /* 0xea: (odd & mask) | even */
+        Sums both = _mm512_ternarylogic_epi32(odd, sums_set1(-65536), sums_right(even, 16), 0xea);
+        line_store((uint8_t *)out[j / 2], both);
+    }
+}
+
+/* A panel's chunk as bf16 tiles, while the chunk behind it is fetched. */
+INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, size_t n_blocks,
+                         Bf16Tile *tiles) {
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
+        Expansion e = expansion(type, chunk, pair, super, b);
+        if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
+        UNROLL for (int r = 0; r < 8; r++) {
+            Line x = type == TYPE_Q8 ? line_load(pair + (8 * (b % 2) + (size_t)r) * LINE_BYTES)
+                                     : block_line(type, pair, (int)(b % 2), r);
+            expand_line(x, e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
+        }
+    }
+}
+
+/* Two groups of tokens (or one: two = 0) times two panels: x (2 groups, n, tile), w (2, 8, tile),
+ * sums y (2 panels, PROMPT_RUN tokens, 16 rows). Each tile that is loaded is used twice. */
+INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile w[2][8], size_t n, float *y) {
+    float *y1 = y + PROMPT_RUN * PANEL_ROWS, *next = y + 16 * PANEL_ROWS,
+          *next1 = y1 + 16 * PANEL_ROWS;
+    TILE_LOAD(0, y, LINE_BYTES);
+    TILE_LOAD(1, y1, LINE_BYTES);
+    if (two) TILE_LOAD(2, next, LINE_BYTES);
+    if (two) TILE_LOAD(3, next1, LINE_BYTES);
+    for (size_t b = 0; b < n; b++) {
+        TILE_LOAD(6, w[0][b], LINE_BYTES);
+        TILE_LOAD(4, x[b], LINE_BYTES);
+        TILE_DOT_BF16(0, 4, 6);
+        TILE_LOAD(7, w[1][b], LINE_BYTES);
+        TILE_DOT_BF16(1, 4, 7);
+        if (!two) continue;
+        TILE_LOAD(5, x[n + b], LINE_BYTES);
+        TILE_DOT_BF16(2, 5, 6);
+        TILE_DOT_BF16(3, 5, 7);
+    }
+    TILE_STORE(0, y, LINE_BYTES);
+    TILE_STORE(1, y1, LINE_BYTES);
+    if (two) TILE_STORE(2, next, LINE_BYTES);
+    if (two) TILE_STORE(3, next1, LINE_BYTES);
+}
+
+/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: add to y. */
+INLINE void prompt_columns(Type type, size_t cols, const uint8_t *const panels[2], const Operand *a,
+                           size_t first, size_t n_tok, size_t k, size_t k_end,
+                           float y[2][PROMPT_RUN][PANEL_ROWS]) {
+    _Alignas(64) Bf16Tile w[2][8];
+    for (size_t c = k / 256; 256 * c < k_end; c++) {
+        size_t n = min_size(cols / 32 - 8 * c, 8);
+        for (size_t p = 0; p < 2; p++) {
+            const uint8_t *chunk = chunk_at(type, cols, panels[p], c);
+            chunk_expand(type, chunk, super_at(type, panels[p], chunk, c), n, w[p]);
+        }
+        for (size_t t = 0; t < n_tok; t += 32) {
+            Bf16Tile *x = (Bf16Tile *)a->b + bf16_tile(a, first + t, 8 * c);
+            if (t + 16 < n_tok)
+                dot_tiles(1, x, w, n, y[0][t]);
+            else
+                dot_tiles(0, x, w, n, y[0][t]);
+        }
+    }
+}
+
+/* The sums of 16 rows and n tokens between y (n, y_stride) and (n, 16). */
+INLINE void sums_from_rows(float (*sums)[PANEL_ROWS], const float *y, size_t y_stride, size_t n) {
+    for (size_t t = 0; t < n; t++) memcpy(sums[t], y + t * y_stride, sizeof sums[t]);
+}
+INLINE void sums_to_rows(float *y, size_t y_stride, float (*sums)[PANEL_ROWS], size_t n) {
+    for (size_t t = 0; t < n; t++) memcpy(y + t * y_stride, sums[t], sizeof sums[t]);
+}
+
+INLINE void amx_prompt(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
+                       const Operand *a, float *y, size_t y_stride) {
+    _Alignas(64) float sums[2][PROMPT_RUN][PANEL_ROWS];
+    y += (size_t)panel * PANEL_ROWS;
+    tile_shapes(16, LINE_BYTES);
+    for (size_t first = 0, n; first < a->n_tok; first += n) {
+        n = min_size(a->n_tok - first, PROMPT_RUN);
+        float *rows = y + first * y_stride;
+        for (size_t k = 0; k < w->cols; k += PROMPT_COLS) {
+            for (size_t p = 0; p < n_panels; p += 2) {
+                const uint8_t *panels[2];
+                size_t columns[2], k_end = min_size(k + PROMPT_COLS, w->cols);
+                pair_at(w, panel, step, n_panels, p, panels, columns);
+                if (k == 0) memset(sums, 0, sizeof sums);
+                for (size_t i = 0; k > 0 && i < 2; i++)
+                    sums_from_rows(sums[i], rows + columns[i], y_stride, n);
+                prompt_columns(type, w->cols, panels, a, first, n, k, k_end, sums);
+                for (size_t i = 2; i-- > 0;) sums_to_rows(rows + columns[i], y_stride, sums[i], n);
+            }
+        }
+    }
+    TILE_RELEASE();
+}
+
+MATMUL(amx_prompt_q8, TYPE_Q8, amx_prompt)
+MATMUL(amx_prompt_q5, TYPE_Q5, amx_prompt)
+MATMUL(amx_prompt_q6, TYPE_Q6, amx_prompt)
+MATMUL(amx_prompt_q5_0, TYPE_Q5_0, amx_prompt)
+MATMUL(amx_prompt_q5_1, TYPE_Q5_1, amx_prompt)
+
+/* The loop of dot_tiles with operands that stay in the first-level cache. They are random: the unit
+ * is faster with numbers that have many zero bits. */
+TARGET static uint64_t amx_dot_all(uint32_t rounds) {
+    _Alignas(64) Bf16Tile x[4][2];
+    uint32_t state = 1;
+    for (size_t i = 0; i < sizeof x / sizeof(uint16_t); i++) {
+        state = state * 1664525 + 1013904223;
+        /* 0.5 .. 2, either sign */
+        ((uint16_t *)x)[i] = (uint16_t)((state >> 16 & 0x80ff) | 0x3f00);
+    }
+    tile_shapes(16, LINE_BYTES);
+    for (uint32_t i = 0; i < rounds; i++) {
+        TILE_LOAD(6, x[0][i % 2], LINE_BYTES);
+        TILE_LOAD(4, x[1][i % 2], LINE_BYTES);
+        TILE_DOT_BF16(0, 4, 6);
+        TILE_LOAD(7, x[2][i % 2], LINE_BYTES);
+        TILE_DOT_BF16(1, 4, 7);
+        TILE_LOAD(5, x[3][i % 2], LINE_BYTES);
+        TILE_DOT_BF16(2, 5, 6);
+        TILE_DOT_BF16(3, 5, 7);
+    }
+    TILE_RELEASE();
+    return (uint64_t)rounds * DOT_ROUND_OPS;
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+/* Everything else as AVX-512 does it. */
+static const Kernels table_amx = {
+    .name = "amx",
+    .quantize_row = kernel_quantize_row,
+    .matmul = {[TYPE_F32] = matmul_f32,
+               [TYPE_F16] = matmul_f16,
+               [TYPE_BF16] = matmul_bf16,
+               [TYPE_Q8] = amx_q8,
+               [TYPE_Q5] = amx_q5,
+               [TYPE_Q6] = amx_q6,
+               [TYPE_Q5_0] = amx_q5_0,
+               [TYPE_Q5_1] = amx_q5_1},
+    .round_row = amx_round_row,
+    .prompt_matmul = {[TYPE_Q8] = amx_prompt_q8,
+                      [TYPE_Q5] = amx_prompt_q5,
+                      [TYPE_Q6] = amx_prompt_q6,
+                      [TYPE_Q5_0] = amx_prompt_q5_0,
+                      [TYPE_Q5_1] = amx_prompt_q5_1},
+    .attend = {attend_f16, attend_f32},
+    .rmsnorm = kernel_rmsnorm,
+    .rope = kernel_rope,
+    .silu_mul = kernel_silu_mul,
+    .add = kernel_add,
+    .narrow = kernel_narrow,
+    .max_finite = kernel_max_finite,
+    .exp_sum = kernel_exp_sum,
+    .read_all = kernel_read_all,
+    .dot_all = amx_dot_all,
+};
+static const Kernels *const table_of_amx = &table_amx;
