@@ -239,14 +239,15 @@ TARGET static void amx_round_row(const Operand *a, uint32_t t) {
 }
 
 /* w = scale * code + bias; q6 has a scale for each half of the block. Weights are cut off to bf16,
- * not rounded, which takes half a unit of the last place off them on average: it is put on here. */
+ * not rounded, which makes them smaller by half a unit of the last place on average, 2^-8.5 of
+ * them: `up` makes up for it. */
 typedef struct {
     Lanes scale[2], bias[2];
 } Expansion;
 
 INLINE Expansion expansion(Type type, const uint8_t *chunk, const uint8_t *pair,
                            const uint8_t *super, size_t b) {
-    const Lanes up = lanes_set1(1 + 0x1p-9f), low = lanes_set1(0x1p-24f); /* see expand_line */
+    const Lanes up = lanes_set1(1 + 0x1.6ep-9f), low = lanes_set1(0x1p-24f); /* byte_as_float */
     BlockScales s = block_scales(type, chunk, pair, b);
     Lanes d = is_super(type) ? lanes_from_f16(super) : s.first, zero = lanes_set1(0);
     Lanes by[2] = {lanes_mul(d, up), lanes_mul(d, up)}, bias[2] = {zero, zero};
@@ -297,20 +298,21 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
     }
 }
 
-/* Two groups of tokens (or one: two = 0) times two panels: x (2 groups, n, tile), w (2, 8, tile),
- * sums y (2 panels, PROMPT_RUN tokens, 16 rows). Each tile that is loaded is used twice. */
-INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile w[2][8], size_t n, float *y) {
-    float *y1 = y + PROMPT_RUN * PANEL_ROWS, *next = y + 16 * PANEL_ROWS,
-          *next1 = y1 + 16 * PANEL_ROWS;
+/* Two tiles of A (or one: two = 0) times two of B, over n steps of k: x (2, n) and w (2, n, the two
+ * w_apart from each other); y (2, y_apart floats from each other): added to. Every tile that is
+ * loaded is used twice. */
+INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
+                      size_t y_apart) {
+    float *next = y + 16 * PANEL_ROWS;
     TILE_LOAD(0, y, LINE_BYTES);
-    TILE_LOAD(1, y1, LINE_BYTES);
+    TILE_LOAD(1, y + y_apart, LINE_BYTES);
     if (two) TILE_LOAD(2, next, LINE_BYTES);
-    if (two) TILE_LOAD(3, next1, LINE_BYTES);
+    if (two) TILE_LOAD(3, next + y_apart, LINE_BYTES);
     for (size_t b = 0; b < n; b++) {
-        TILE_LOAD(6, w[0][b], LINE_BYTES);
+        TILE_LOAD(6, w[b], LINE_BYTES);
         TILE_LOAD(4, x[b], LINE_BYTES);
         TILE_DOT_BF16(0, 4, 6);
-        TILE_LOAD(7, w[1][b], LINE_BYTES);
+        TILE_LOAD(7, w[w_apart + b], LINE_BYTES);
         TILE_DOT_BF16(1, 4, 7);
         if (!two) continue;
         TILE_LOAD(5, x[n + b], LINE_BYTES);
@@ -318,9 +320,18 @@ INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile w[2][8], size_t n, float *y
         TILE_DOT_BF16(3, 5, 7);
     }
     TILE_STORE(0, y, LINE_BYTES);
-    TILE_STORE(1, y1, LINE_BYTES);
+    TILE_STORE(1, y + y_apart, LINE_BYTES);
     if (two) TILE_STORE(2, next, LINE_BYTES);
-    if (two) TILE_STORE(3, next1, LINE_BYTES);
+    if (two) TILE_STORE(3, next + y_apart, LINE_BYTES);
+}
+
+/* The same for n_rows rows (16 to a tile, the last may have fewer) from tile x on. */
+INLINE void dot_rows(size_t n_rows, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
+                     size_t y_apart) {
+    size_t r = 0;
+    for (; r + 16 < n_rows; r += 32)
+        dot_tiles(1, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
+    if (r < n_rows) dot_tiles(0, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
 }
 
 /* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: add to y. */
@@ -334,13 +345,8 @@ INLINE void prompt_columns(Type type, size_t cols, const uint8_t *const panels[2
             const uint8_t *chunk = chunk_at(type, cols, panels[p], c);
             chunk_expand(type, chunk, super_at(type, panels[p], chunk, c), n, w[p]);
         }
-        for (size_t t = 0; t < n_tok; t += 32) {
-            Bf16Tile *x = (Bf16Tile *)a->b + bf16_tile(a, first + t, 8 * c);
-            if (t + 16 < n_tok)
-                dot_tiles(1, x, w, n, y[0][t]);
-            else
-                dot_tiles(0, x, w, n, y[0][t]);
-        }
+        dot_rows(n_tok, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y[0][0],
+                 PROMPT_RUN * PANEL_ROWS);
     }
 }
 
@@ -381,6 +387,177 @@ MATMUL(amx_prompt_q5, TYPE_Q5, amx_prompt)
 MATMUL(amx_prompt_q6, TYPE_Q6, amx_prompt)
 MATMUL(amx_prompt_q5_0, TYPE_Q5_0, amx_prompt)
 MATMUL(amx_prompt_q5_1, TYPE_Q5_1, amx_prompt)
+
+/* ---- Attention of prompts -------------------------------------------------------------------- *
+ *
+ * A row is a token's head. Scores are rows times keys, the result is weights times values: both are
+ * products of tiles, 256 rows and 256 keys at a time, with the softmax's maximum and sum carried
+ * from one part of the keys to the next (Milakov and Gimelshein, arXiv 1805.02867; Dao et al.,
+ * arXiv 2205.14135). Scores go into an exponential, so 8 bits are not enough for them: q and k are
+ * split in two bf16 each, k = k_high + k_low exactly, and
+ *     q k = q_high k_high + q_low k_high + q_high k_low
+ * to 16 bits, as one product of rows (q_high, q_low, q_high) and keys (k_high, k_high, k_low). */
+
+#define PART_KEYS 256
+#define PART_STEPS (PART_KEYS / 32)
+#define MAX_STEPS (MAX_HEAD_DIM / 32)
+/* From 16 columns of sums to the next 16: one line more, so that they fall into different sets of
+ * the first-level cache. */
+#define SUMS_APART (PROMPT_ROWS * 16 + 16)
+
+typedef struct {
+    Bf16Tile q[PROMPT_ROWS / 16 * 3 * MAX_STEPS];    /* (row tile, 3 D/32) */
+    Bf16Tile k[2 * 3 * MAX_STEPS];                   /* (2 blocks of 16 keys, 3 D/32) */
+    Bf16Tile weights[PROMPT_ROWS / 16 * PART_STEPS]; /* (row tile, steps) exp(score - max) */
+    Bf16Tile v[MAX_HEAD_DIM / 16 * PART_STEPS];      /* (16 columns of v, PART_STEPS) */
+    float scores[PART_KEYS / 16 * SUMS_APART];       /* (16 keys, row, key) */
+    float out[MAX_HEAD_DIM / 16 * SUMS_APART];       /* (16 columns of v, row, column) */
+    float max[PROMPT_ROWS], sum[PROMPT_ROWS];
+} PartScratch;
+
+_Static_assert(PROMPT_ATTEND_BYTES >= sizeof(PartScratch), "room for the scratch");
+
+/* (odd, even) pairs of bf16: the upper halves of both. */
+INLINE Sums upper_halves(Lanes even, Lanes odd) {
+    return _mm512_ternarylogic_epi32(lanes_bits(odd), sums_set1(-65536),
+                                     sums_right(lanes_bits(even), 16), 0xea);
+}
+INLINE Lanes upper_half(Lanes x) {
+    return lanes_from_bits(sums_and(lanes_bits(x), sums_set1(-65536)));
+}
+
+/* Split row r of q: D floats. */
+INLINE void split_query(PartScratch *s, size_t r, const float *q, size_t steps) {
+    Bf16Tile *tiles = s->q + r / 16 * 3 * steps;
+    for (size_t b = 0; b < steps; b++) {
+        Lanes x = lanes_load(q + 32 * b), y = lanes_load(q + 32 * b + 16);
+        Lanes x_high = upper_half(x), y_high = upper_half(y);
+        __m512bh high = _mm512_cvtne2ps_pbh(y_high, x_high);
+        __m512bh low = _mm512_cvtne2ps_pbh(lanes_sub(y, y_high), lanes_sub(x, x_high));
+        memcpy(tiles[b][r % 16], &high, sizeof high);
+        memcpy(tiles[steps + b][r % 16], &low, sizeof low);
+        memcpy(tiles[2 * steps + b][r % 16], &high, sizeof high);
+    }
+}
+
+/* Split 16 keys k (D, 16) of f16. */
+INLINE void split_keys(Bf16Tile *tiles, const uint16_t *k, size_t steps) {
+    for (size_t d = 0; d < 32 * steps; d += 2) {
+        Lanes even = lanes_from_f16((const uint8_t *)(k + 16 * d));
+        Lanes odd = lanes_from_f16((const uint8_t *)(k + 16 * d + 16));
+        Sums high = upper_halves(even, odd);
+        Sums low = upper_halves(lanes_sub(even, upper_half(even)), lanes_sub(odd, upper_half(odd)));
+        line_store((uint8_t *)tiles[d / 32][d % 32 / 2], high);
+        line_store((uint8_t *)tiles[steps + d / 32][d % 32 / 2], high);
+        line_store((uint8_t *)tiles[2 * steps + d / 32][d % 32 / 2], low);
+    }
+}
+
+/* 16 values of a key; zeros from key `end` on. */
+INLINE Lanes key_values(const PromptAttend *a, size_t key, size_t end, size_t d) {
+    if (key >= end) return lanes_set1(0);
+    return lanes_from_f16((const uint8_t *)(a->v + key * a->v_stride + d));
+}
+
+/* (odd, even) pairs of bf16, rounded to nearest. */
+INLINE Sums rounded_pairs(Lanes even, Lanes odd) {
+    _Alignas(64) static const uint16_t order[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                    21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                    11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512bh both = _mm512_cvtne2ps_pbh(odd, even);
+    Sums words;
+    memcpy(&words, &both, sizeof words);
+    return _mm512_permutexvar_epi16(_mm512_load_si512(order), words);
+}
+
+/* Keys first .. end - 1 of v as tiles. */
+INLINE void round_part_values(PartScratch *s, const PromptAttend *a, size_t first, size_t end) {
+    for (size_t d = 0; d < a->head_dim; d += 16)
+        for (size_t i = 0; i < (end - first + 31) / 32 * 32; i += 2)
+            line_store((uint8_t *)s->v[d / 16 * PART_STEPS + i / 32][i % 32 / 2],
+                       rounded_pairs(key_values(a, first + i, end, d),
+                                     key_values(a, first + i + 1, end, d)));
+}
+
+/* Row r's scores of n keys (0 .. PART_KEYS) of this part become weights, 0 behind the last: for
+ * `steps` steps of 32 keys. Its sum and what it has of the result are brought to the new maximum.
+ */
+INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_t head_dim) {
+    Lanes x[PART_KEYS / 16], top = lanes_set1(s->max[r]), sum = lanes_set1(0);
+    for (size_t i = 0; i < 2 * steps; i++) {
+        size_t left = n > 16 * i ? min_size(n - 16 * i, 16) : 0;
+        x[i] = _mm512_mask_mov_ps(lanes_set1(-INFINITY), (__mmask16)((1u << left) - 1),
+                                  lanes_load(s->scores + i * SUMS_APART + r * 16));
+        top = lanes_max(x[i], top);
+    }
+    float max = lanes_largest(top), before = exp16_scalar(s->max[r] - max);
+    for (size_t i = 0; i < steps; i++) {
+        Lanes e = lanes_exp(lanes_sub(x[2 * i], lanes_set1(max)));
+        Lanes f = lanes_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
+        __m512bh both = _mm512_cvtne2ps_pbh(f, e);
+        memcpy(s->weights[r / 16 * steps + i][r % 16], &both, sizeof both);
+        sum = lanes_add(sum, lanes_add(e, f));
+    }
+    s->max[r] = max;
+    s->sum[r] = s->sum[r] * before + lanes_sum(sum);
+    if (before == 1) return;
+    for (size_t d = 0; d < head_dim / 16; d++) {
+        float *out = s->out + d * SUMS_APART + r * 16;
+        lanes_store(out, lanes_mul(lanes_load(out), lanes_set1(before)));
+    }
+}
+
+/* All rows from `row` on, a multiple of 32, meet keys first .. end - 1. */
+INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_t first,
+                        size_t end) {
+    const size_t rows = (size_t)a->n_tok * a->n_heads, d_steps = a->head_dim / 32;
+    const size_t blocks = (end - first + 15) / 16, steps = (end - first + 31) / 32;
+    for (size_t j = 0; j < blocks; j += 2) {
+        const uint16_t *k = a->k + (first + 16 * j) * a->head_dim;
+        split_keys(s->k, k, d_steps);
+        if (j + 1 < blocks) split_keys(s->k + 3 * d_steps, k + 16 * a->head_dim, d_steps);
+        float *scores = s->scores + j * SUMS_APART;
+        for (size_t i = 0; i < 2; i++)
+            memset(scores + i * SUMS_APART + row * 16, 0, (rows - row) * 16 * sizeof *scores);
+        dot_rows(rows - row, s->q + row / 16 * 3 * d_steps, s->k, 3 * d_steps, 3 * d_steps,
+                 scores + row * 16, SUMS_APART);
+    }
+    for (size_t r = row; r < rows; r++) {
+        size_t n = a->n_keys[r / a->n_heads];
+        part_weights(s, r, n > first ? min_size(n - first, PART_KEYS) : 0, steps, a->head_dim);
+    }
+    round_part_values(s, a, first, end);
+    for (size_t d = 0; d < a->head_dim / 16; d += 2)
+        dot_rows(rows - row, s->weights + row / 16 * steps, s->v + d * PART_STEPS, PART_STEPS,
+                 steps, s->out + d * SUMS_APART + row * 16, SUMS_APART);
+}
+
+TARGET static void amx_prompt_attend(const PromptAttend *a) {
+    PartScratch *s = a->scratch;
+    const size_t rows = (size_t)a->n_tok * a->n_heads;
+    size_t end = 0;
+    tile_shapes(16, LINE_BYTES);
+    for (size_t r = 0; r < rows; r++) {
+        size_t t = r / a->n_heads, n = a->n_keys[t];
+        split_query(s, r, a->q + t * a->q_stride + r % a->n_heads * a->head_dim, a->head_dim / 32);
+        s->max[r] = -INFINITY;
+        s->sum[r] = 0;
+        end = n > end ? n : end;
+    }
+    for (size_t d = 0; d < a->head_dim / 16; d++)
+        memset(s->out + d * SUMS_APART, 0, rows * 16 * sizeof *s->out);
+    for (size_t first = 0, row = 0; first < end; first += PART_KEYS) {
+        while (row + 32 <= rows && a->n_keys[(row + 31) / a->n_heads] <= first) row += 32;
+        attend_keys(s, a, row, first, min_size(end, first + PART_KEYS));
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *out = a->out + r / a->n_heads * a->out_stride + r % a->n_heads * a->head_dim;
+        for (size_t d = 0; d < a->head_dim / 16; d++)
+            lanes_store(out + 16 * d, lanes_div(lanes_load(s->out + d * SUMS_APART + r * 16),
+                                                lanes_set1(s->sum[r])));
+    }
+    TILE_RELEASE();
+}
 
 /* The loop of dot_tiles with operands that stay in the first-level cache. They are random: the unit
  * is faster with numbers that have many zero bits. */
@@ -427,6 +604,7 @@ static const Kernels table_amx = {
                       [TYPE_Q6] = amx_prompt_q6,
                       [TYPE_Q5_0] = amx_prompt_q5_0,
                       [TYPE_Q5_1] = amx_prompt_q5_1},
+    .prompt_attend = amx_prompt_attend,
     .attend = {attend_f16, attend_f32},
     .rmsnorm = kernel_rmsnorm,
     .rope = kernel_rope,

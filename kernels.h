@@ -21,7 +21,9 @@
 #define STREAMS 2       /* panels that one token reads in lock-step */
 #define DOT_ROUND_OPS 65536
 #define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
-#define ATTEND_KEYS 512  /* keys of one attend() call: fixed, so results depend on nothing else */
+#define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
+#define PROMPT_ATTEND_BYTES (1280u << 10)
+#define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
 
 /* A weight matrix in panels: w (N rows, K cols). */
 typedef struct {
@@ -67,6 +69,19 @@ typedef struct {
     float *out; /* out (G, v_stride): sum of exp(score - max) v, not yet divided by sum */
 } Attend;
 
+/* Query tokens of one sequence, a KV head's G heads of each, against all keys that they may see. */
+typedef struct {
+    uint32_t head_dim, v_stride; /* head_dim: a multiple of 32; v_stride: as in Attend */
+    uint32_t n_heads, n_tok;     /* G; T: G T <= PROMPT_ROWS */
+    const uint32_t *n_keys;      /* (T) ascending, 1 and more */
+    const float *q;              /* (T, q_stride): G heads of D each, rotated and scaled */
+    size_t q_stride;
+    const uint16_t *k, *v; /* f16, as in Attend, from the first key on */
+    void *scratch;         /* PROMPT_ATTEND_BYTES, 64-byte aligned */
+    float *out;            /* (T, out_stride): G heads of D each */
+    size_t out_stride;
+} PromptAttend;
+
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "amx", "neon" */
 
@@ -99,6 +114,9 @@ typedef struct {
     void (*round_row)(const Operand *a, uint32_t t);
     void (*prompt_matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                                    const Operand *a, float *y, size_t y_stride);
+    /* out = sum over j of e[j] v[j] / sum of e[j], e[j] = exp(q k[j]); q k to about 2^-16 of its
+     * terms, e and v rounded to bf16. */
+    void (*prompt_attend)(const PromptAttend *a);
 
     /* [0]: f16 keys and values, [1]: f32. For each head: score[j] = fma over d ascending of
      * q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j % 16);

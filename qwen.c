@@ -86,6 +86,10 @@ typedef struct {
 
 typedef struct Pool Pool;
 
+typedef struct {
+    uint32_t first, n;
+} Span; /* tokens of a pass */
+
 /* What decoding passes cost, and what guesses (section 8) have saved. */
 typedef struct {
     double seconds[DECODE_ROWS + 1]; /* of a pass of so many tokens, lately; 0: not known */
@@ -131,6 +135,9 @@ typedef struct {
     float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
     Pace pace;
+    Span *spans;             /* (T) of a prompt's attention; NULL: it goes token by token */
+    uint32_t *n_keys;        /* (T) */
+    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES) */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
@@ -598,11 +605,59 @@ static void attend_split_unit(void *ctx, uint32_t unit, uint32_t thread) {
     attend_part(p, pair / b, pair % b, first, scores, partial_at(e, unit));
 }
 
+/* One span of a prompt's tokens, one KV head. */
+static void attend_span_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    Pass *p = ctx;
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    uint32_t b = c->num_key_value_heads, kv_head = unit % b, g = group_size(c);
+    const Span *span = &e->spans[unit / b];
+    const KvCache *kv = &e->caches[p->tokens[span->first].seq];
+    size_t plane = (size_t)p->layer_index * b + kv_head;
+    size_t at = span->first * e->q_stride + (size_t)kv_head * g * c->head_dim;
+    PromptAttend a = {
+        .head_dim = c->head_dim,
+        .v_stride = e->v_stride,
+        .n_heads = g,
+        .n_tok = span->n,
+        .n_keys = e->n_keys + span->first,
+        .q = e->q + at,
+        .q_stride = e->q_stride,
+        .k = (const uint16_t *)(const void *)(kv->k + plane * kv->k_plane),
+        .v = (const uint16_t *)(const void *)(kv->v + plane * kv->v_plane),
+        .scratch = e->prompt_scratch + (size_t)thread * PROMPT_ATTEND_BYTES,
+        .out = e->heads + at,
+        .out_stride = e->q_stride,
+    };
+    e->kernels->prompt_attend(&a);
+}
+
+/* Attention for the tokens of a prompt: in spans of one sequence's tokens in order, as many as
+ * prompt_attend takes. A token's result is the same in any span. */
+static void attend_spans(Pass *p) {
+    Engine *e = p->e;
+    uint32_t most = PROMPT_ROWS / group_size(e->model->config), n = 0;
+    for (uint32_t t = 0; t < p->n; t++) {
+        const Token *token = &p->tokens[t];
+        e->n_keys[t] = token->pos + 1;
+        Span *last = n ? &e->spans[n - 1] : NULL;
+        if (last && last->n < most && token[-1].seq == token->seq && token[-1].pos < token->pos)
+            last->n++;
+        else
+            e->spans[n++] = (Span){t, 1};
+    }
+    parallel_for(e->pool, n * e->model->config->num_key_value_heads, attend_span_unit, p);
+}
+
 /* Attention for all tokens of the pass. The parts are joined in the order of positions either way,
  * so both ways give the same bits. */
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
+    if (p->rounds && e->spans) {
+        attend_spans(p);
+        return;
+    }
     for (uint32_t t = 0; t < p->n; t++)
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
     p->n_splits = longest / ATTEND_KEYS + 1;
@@ -772,6 +827,12 @@ static void operand_layout(Operand *o, Arena *a, size_t n, size_t cols) {
     o->dq = arena_floats(a, n, cols / 32);
 }
 
+static bool attends_spans(const Engine *e) {
+    const ModelConfig *c = e->model->config;
+    return e->rounds_prompts && e->kernels->prompt_attend && !e->options.kv_f32 &&
+           c->head_dim % 32 == 0 && group_size(c) <= PROMPT_ROWS;
+}
+
 static void engine_layout(Engine *e, Arena *a) {
     const ModelConfig *c = e->model->config;
     size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
@@ -794,6 +855,11 @@ static void engine_layout(Engine *e, Arena *a) {
     operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
     if (!e->rounds_prompts) return;
     size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size), heads);
+    if (attends_spans(e)) {
+        e->spans = arena_take(a, n * sizeof *e->spans);
+        e->n_keys = arena_take(a, n * sizeof *e->n_keys);
+        e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
+    }
     e->act.b = arena_take(a, round_up(n, GROUP_TOKENS) * round_up(widest, 32) * sizeof *e->act.b);
 }
 
@@ -2128,6 +2194,9 @@ static void on_interrupt(int signal_number) {
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
 static void on_bus_error(int signal_number) {
     (void)signal_number;
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&told)) /* another thread says it, and ends the program */
+        for (;;) pause();
     static const char line[] =
         "qwen: the model or cache file changed on disk, or could not be read, while in use\n";
     ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);

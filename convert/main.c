@@ -146,6 +146,9 @@ static void on_signal(int number) { atomic_store(&stop_signal, number); }
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
 static void on_bus_error(int number) {
     (void)number;
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&told)) /* another thread says it, and ends the program */
+        for (;;) pause();
     static const char line[] =
         "convert: a source file changed on disk, or could not be read, while in use\n";
     const char *path = atomic_load(&unfinished);

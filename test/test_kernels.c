@@ -419,7 +419,7 @@ static Input rounded_input(const Kernels *k, Input *in) {
             value = float_from_bits((uint32_t)got << 16);
             if (c < a->cols) to.x[t * a->x_stride + c] = value;
             if (isnan(x))
-                wrong += !isnan(value);
+                wrong += isnan(value) ? 0 : 1;
             else if (fabsf(x) < 0x1p-126f)
                 wrong += value != 0;
             else
@@ -485,6 +485,39 @@ static void one_prompt(const Kernels *k, const Mat *w, uint32_t n_tok, int bad) 
     free(x);
 }
 
+/* Every weight by itself, as the answer to a single 1: bf16 to within a unit of the last place, and
+ * neither too large nor too small on average. */
+static void test_expansion(const Kernels *k, Type type) {
+    enum { COLS = 256, ROWS = 64, TOKENS = 32 };
+    Mat w = make_matrix(type, ROWS, COLS, RANDOM);
+    float *y = make((size_t)TOKENS * ROWS, 4);
+    double all = 0, surplus = 0;
+    size_t wrong = 0;
+    for (size_t first = 0; first < COLS; first += TOKENS) {
+        float *x = make((size_t)TOKENS * COLS, 4);
+        for (size_t t = 0; t < TOKENS; t++) x[t * COLS + first + t] = 1;
+        Input in = make_input(x, TOKENS, COLS, COLS), rounded = rounded_input(k, &in);
+        k->prompt_matmul[type](&w, 0, 1, ROWS / 16, &in.a, y, ROWS);
+        for (size_t i = 0; i < (size_t)TOKENS * ROWS; i++) {
+            const uint8_t *panel = w.data + i % ROWS / 16 * panel_bytes(type, COLS);
+            double want = (double)panel_weight(type, COLS, panel, i % 16, first + i / ROWS);
+            double got = (double)y[i];
+            if (!(fabs(got - want) <= 0x1p-7 * fabs(want) + 1e-8)) wrong++;
+            all += fabs(want);
+            surplus += want < 0 ? want - got : got - want;
+        }
+        free(in.a.b);
+        free(x);
+        free_input(&in);
+        free_input(&rounded);
+    }
+    CHECK(wrong == 0, "%s as bf16, %s: %zu weights differ", type_info(type)->name, k->name, wrong);
+    CHECK(fabs(surplus / all) < 0x1p-11, "%s as bf16, %s: weights are %.2e too large",
+          type_info(type)->name, k->name, surplus / all);
+    free((void *)(uintptr_t)w.data);
+    free(y);
+}
+
 static void test_prompt(const Kernels *k) {
     const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1};
     const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 300};
@@ -494,6 +527,7 @@ static void test_prompt(const Kernels *k) {
         return;
     }
     for (size_t t = 0; t < 5; t++) {
+        test_expansion(k, types[t]);
         for (size_t n = 0; n < 8; n++) {
             const uint32_t *c = cols[types[t] == TYPE_Q5 || types[t] == TYPE_Q6];
             size_t i = (n + t) % (toks[n] > 32 ? 2 : 4); /* few columns with many tokens */
@@ -633,6 +667,110 @@ static void test_attend(const Kernels *ref, const Kernels *k) {
         for (size_t n = 0; n < 30; n++, i++)
             for (int f32 = 0; f32 < 2; f32++)
                 one_attend(ref, k, dims[d], heads[i % 9], keys[n % 10], f32, (int)(i % 7 % 6));
+}
+
+/* ---- prompt_attend --------------------------------------------------------------------------- */
+
+/* One row in float64; its error may be that of e and v rounded to 8 bits. */
+static void check_row_exact(const Kernels *k, const PromptAttend *a, size_t t, size_t h) {
+    size_t d_head = a->head_dim, n = a->n_keys[t], far_off = 0;
+    const float *q = a->q + t * a->q_stride + h * d_head;
+    double *e = make(n, sizeof *e), sum = 0, top = -INFINITY;
+    for (size_t j = 0; j < n; j++) {
+        for (size_t d = 0; d < d_head; d++)
+            e[j] += (double)q[d] * (double)cached(a->k, (j / 16 * d_head + d) * 16 + j % 16, 0);
+        top = fmax(top, e[j]);
+    }
+    for (size_t j = 0; j < n; j++) sum += e[j] = exp(e[j] - top);
+    for (size_t d = 0; d < d_head; d++) {
+        double want = 0, most = 0, got = (double)a->out[t * a->out_stride + h * d_head + d];
+        for (size_t j = 0; j < n; j++) {
+            double p = e[j] / sum * (double)cached(a->v, j * a->v_stride + d, 0);
+            want += p;
+            most += p * p;
+        }
+        if (!(fabs(got - want) <= 0x1p-8 * 4 * sqrt(most) + 2e-4)) far_off++;
+    }
+    CHECK(far_off == 0, "prompt_attend, %s: head_dim %zu, %zu keys: %zu outputs far from float64",
+          k->name, d_head, n, far_off);
+    free(e);
+}
+
+/* Tokens with n_keys[0..n) keys; behind them the cache holds anything. Each token alone gives the
+ * same bits. */
+static void one_prompt_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t n,
+                              const uint32_t *n_keys, float scale) {
+    size_t keys = n_keys[n - 1], blocks = (keys + 15) / 16, stride = (size_t)heads * dim + 7;
+    uint16_t *kc = make_cache(blocks * dim * 16, 0), *vc = make_cache(keys * dim, 0);
+    float *q = make_floats(n * stride, RANDOM), *out = make(n * stride, 4);
+    float *one = make(stride, 4);
+    void *scratch = aligned_alloc(64, PROMPT_ATTEND_BYTES);
+    if (!scratch) exit(1);
+    for (size_t j = keys; j < 16 * blocks; j++)
+        for (size_t d = 0; d < dim; d++) set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, 0, NAN);
+    for (size_t i = 0; i < n * stride; i++) q[i] *= scale;
+    PromptAttend a = {dim, dim, heads, n, n_keys, q, stride, kc, vc, scratch, out, stride};
+    memset(scratch, 0xff, PROMPT_ATTEND_BYTES); /* NaN everywhere */
+    k->prompt_attend(&a);
+    for (uint32_t t = 0; t < n; t++) {
+        for (uint32_t h = 0; h < heads; h++) check_row_exact(k, &a, t, h);
+        PromptAttend b = a;
+        b.n_tok = 1;
+        b.n_keys = n_keys + t;
+        b.q = q + t * stride;
+        b.out = one;
+        k->prompt_attend(&b);
+        CHECK_SAME(one, out + t * stride, (size_t)heads * dim,
+                   "prompt_attend, %s: head_dim %u, %u heads, token %u of %u alone", k->name, dim,
+                   heads, t, n);
+    }
+    free(kc);
+    free(vc);
+    free(q);
+    free(out);
+    free(one);
+    free(scratch);
+}
+
+/* A single key: its value itself is the answer, and values are not cut off. */
+static void test_rounded_values(const Kernels *k) {
+    enum { D = 256 };
+    const uint32_t n_keys = 1;
+    uint16_t *kc = make_cache((size_t)D * 16, 0), *vc = make_cache(D, 0);
+    float *q = make_floats(D, RANDOM), out[D];
+    double all = 0, surplus = 0;
+    void *scratch = aligned_alloc(64, PROMPT_ATTEND_BYTES);
+    if (!scratch) exit(1);
+    PromptAttend a = {D, D, 1, 1, &n_keys, q, D, kc, vc, scratch, out, D};
+    for (int i = 0; i < 64; i++) {
+        for (size_t d = 0; d < D; d++) set_cached(vc, d, 0, random_float());
+        k->prompt_attend(&a);
+        for (size_t d = 0; d < D; d++) {
+            double want = (double)cached(vc, d, 0), got = (double)out[d];
+            all += fabs(want);
+            surplus += want < 0 ? want - got : got - want;
+        }
+    }
+    CHECK(fabs(surplus / all) < 0x1p-12, "prompt_attend, %s: values are %.2e too large", k->name,
+          surplus / all);
+    free(kc);
+    free(vc);
+    free(q);
+    free(scratch);
+}
+
+static void test_prompt_attend(const Kernels *k) {
+    uint32_t in_order[40];
+    const uint32_t long_ones[6] = {255, 256, 257, 511, 530, 770}, single[1] = {300};
+    if (k->prompt_attend == NULL) return;
+    test_rounded_values(k);
+    for (uint32_t t = 0; t < 40; t++) in_order[t] = t + 1;
+    one_prompt_attend(k, 64, 6, 40, in_order, 0.1f);
+    one_prompt_attend(k, 128, 7, 6, long_ones, 0.1f);
+    one_prompt_attend(k, 32, 1, 40, in_order, 0.3f);
+    one_prompt_attend(k, 256, 16, 6, long_ones, 0.02f);
+    one_prompt_attend(k, 128, 12, 1, single, 3); /* one key has nearly all the weight */
+    one_prompt_attend(k, 96, 5, 6, long_ones, 0.5f);
 }
 
 /* ---- f16 ------------------------------------------------------------------------------------- */
@@ -874,6 +1012,7 @@ int main(void) {
         test_matmul(scalar, k);
         test_prompt(k);
         test_attend(scalar, k);
+        test_prompt_attend(k);
         test_read_halves(k);
         test_write_halves(k);
         test_rows(k);
