@@ -13,9 +13,9 @@
  *     leave the tile as integers and get the same scales in the same order as everywhere else: the
  *     same bits. For five tokens and more.
  *   - Prompts: bf16. Weights are expanded, 256 columns of two panels at a time, into 16 KiB of
- * tiles in the first-level cache, and met by all tokens there; sums stay floats in the tiles. Three
- * to four times as fast, and more precise than int8 activations: both sides have 8 bits everywhere,
- * instead of 7 bits below the largest of a block.
+ *     tiles in the first-level cache, and met by all tokens there; sums stay floats in the tiles.
+ *     That uses all of the unit, and is more precise: every activation keeps 8 bits, where int8
+ *     keeps 7 below the largest of its block.
  *
  * The order of operations of the bf16 instruction is in Intel's manual (TDPBF16PS). */
 
@@ -30,12 +30,10 @@
 #define TILE_CONFIGURE(p) __asm__ volatile("ldtilecfg %0" ::"m"(*(p)) : "memory")
 #define TILE_RELEASE() __asm__ volatile("tilerelease" ::: "memory")
 #define TILE_ZERO(c) __asm__ volatile("tilezero %%tmm" #c ::: "memory")
-#define TILE_LOAD(t, p, stride)                                                                    \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(stride)) : "memory")
-#define TILE_STORE(t, p, stride)                                                                   \
-    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((size_t)(stride))           \
-                     : "memor"                                                                     \
-                       "y")
+#define TILE_LOAD(t, p, by)                                                                        \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(by)) : "memory")
+#define TILE_STORE(t, p, by)                                                                       \
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((size_t)(by)) : "memory")
 /* c += a b */
 #define TILE_DOT_I8(c, a, b)                                                                       \
     __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
@@ -64,7 +62,7 @@ INLINE void tile_shapes(size_t n_tok, size_t k_bytes) {
 /* Integer sums of a panel's chunk times a group: [block][token][row]; in q6 blocks are 16 wide. */
 typedef int32_t ChunkSums[16][GROUP_TOKENS][PANEL_ROWS];
 
-/* Sums of columns k0 .. k0 + k - 1 of a block, by one of two sets of tiles. */
+/* sums = tokens codes, with tiles c, a and b: there are two sets of these, to take turns. */
 #define BLOCK_SUMS(c, a, b, tokens, codes, sums)                                                   \
     do {                                                                                           \
         TILE_ZERO(c);                                                                              \
@@ -371,9 +369,11 @@ INLINE void amx_prompt(Type type, const Mat *w, uint32_t panel, uint32_t step, u
                 const uint8_t *panels[2];
                 size_t columns[2], k_end = min_size(k + PROMPT_COLS, w->cols);
                 pair_at(w, panel, step, n_panels, p, panels, columns);
-                if (k == 0) memset(sums, 0, sizeof sums);
-                for (size_t i = 0; k > 0 && i < 2; i++)
-                    sums_from_rows(sums[i], rows + columns[i], y_stride, n);
+                for (size_t i = 0; i < 2; i++)
+                    if (k == 0)
+                        memset(sums[i], 0, n * sizeof sums[i][0]);
+                    else
+                        sums_from_rows(sums[i], rows + columns[i], y_stride, n);
                 prompt_columns(type, w->cols, panels, a, first, n, k, k_end, sums);
                 for (size_t i = 2; i-- > 0;) sums_to_rows(rows + columns[i], y_stride, sums[i], n);
             }
