@@ -130,7 +130,7 @@ lint: $(addprefix tidy-,$(TIDY))
 	    --enable=warning,performance,portability --suppress=missingIncludeSystem \
 	    --suppress=constStatement --suppress=objectIndex --suppress=invalidPrintfArgType_uint \
 	    --suppress=ctuuninitvar $(TIDY)
-	shellcheck .ci/run run_bench.sh demo/evaluate test/*.sh
+	shellcheck .ci/run run_bench.sh demo/evaluate docs/compare.sh test/*.sh
 	sh test/style.sh
 $(addprefix tidy-,$(TIDY)): tidy-%: %
 	@clang-tidy --quiet --warnings-as-errors='*' $< -- -std=c11 -D_GNU_SOURCE -I. 2>/dev/null

@@ -544,6 +544,15 @@ bench_tests() {
     prints "--bench csv" '^tg2@16,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,'
     prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,GB/s,[0-9.]+,[0-9.]+,[0-9.]+$'
     prints "--bench csv" '^pp8,.*,q8,TOPS,[0-9.]+,[0-9.]+,[0-9.]+$'
+    # 2 layers with a key and a value of 2 heads of 64 f16 each, for each position behind which tokens come
+    run 0 "--bench behind a context" "$qwen" "$model" --bench tg2,tg2@3000,b2,b2@3000 -r 1 --format csv -c 3072
+    check "--bench behind a context reads its keys and values" awk -F, '
+        NR > 1 { bytes[$1] = $9 / $2 * 1e9 }
+        function near(x, y) { return x > 0.98 * y && x < 1.02 * y }
+        END {
+            kv = 3000 * 2 * 2 * 2 * 64 * 2
+            exit !(near(bytes["tg2@3000"] - bytes["tg2"], kv) && near(bytes["b2@3000"] - bytes["b2"], kv))
+        }' "$out"
     run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
     same "--bench json: an array" "$(tr -d '\n' <"$out" | sed 's/[0-9.]*[0-9]/N/g; s/{[^}]*}/{}/g')" '[{}, {}]'
     same "--bench json" "$(grep -cE '^[[ ]\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}[],]$' "$out")" 2
