@@ -195,7 +195,10 @@ one_batched() {
 
 # ---- All of them -------------------------------------------------------------------------------------
 
-load() { uptime | sed 's/.*average[s]*: *//; s/,* .*//'; }
+load() {
+    now=$(uptime 2>/dev/null | sed 's/.*average[s]*: *//; s/,* .*//')
+    echo "${now:--}"
+}
 cpu_name() {
     name=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo 2>/dev/null | sed 1q)
     [ -n "$name" ] || name=$(sysctl -n machdep.cpu.brand_string 2>/dev/null) || name=
