@@ -546,6 +546,7 @@ bench_tests() {
     prints "--bench csv" '^pp8,.*,q8,TOPS,[0-9.]+,[0-9.]+,[0-9.]+$'
     # 2 layers with a key and a value of 2 heads of 64 f16 each, for each position behind which tokens come
     run 0 "--bench behind a context" "$qwen" "$model" --bench tg2,tg2@3000,b2,b2@3000 -r 1 --format csv -c 3072
+    # shellcheck disable=SC2016 # an awk program
     check "--bench behind a context reads its keys and values" awk -F, '
         NR > 1 { bytes[$1] = $9 / $2 * 1e9 }
         function near(x, y) { return x > 0.98 * y && x < 1.02 * y }
