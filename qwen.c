@@ -105,6 +105,7 @@ typedef struct {
     float yarn_factor; /* 0: as the model's file says */
     const char *isa;   /* NULL: the best */
     uint32_t chunk;    /* tokens of one pass, 0: PROMPT_CHUNK */
+    Pool *pool;        /* another engine's, with as many threads; NULL: one of its own */
 } EngineOptions;
 
 typedef struct {
@@ -243,6 +244,46 @@ static bool model_load(Model *m, const char *path, Error *e) {
     if (model_bind(m, e)) return true;
     model_unload(m);
     return false;
+}
+
+static const TokenizerHeader *tokenizer_header(const Model *m) {
+    return (const void *)(m->file.map.data + m->file.header->tokenizer_offset);
+}
+
+/* The merges stand behind the ends of the tokens' texts. */
+static const TokenizerMerge *tokenizer_merges(const TokenizerHeader *h) {
+    return (const void *)((const uint32_t *)(h + 1) + h->n_tokens);
+}
+
+/* Is token id the same for both: its bytes, and whether it is an added one? */
+static bool same_token(const Tokenizer *a, const Tokenizer *b, int id) {
+    size_t n_a, n_b;
+    const char *x = tokenizer_bytes(a, id, &n_a), *y = tokenizer_bytes(b, id, &n_b);
+    return n_a == n_b && memcmp(x, y, n_a) == 0 &&
+           tokenizer_is_added(a, id) == tokenizer_is_added(b, id);
+}
+
+/* Do both give every text the same ids? If not, `what` gets where m's differ. How many rows the
+ * embeddings have does not matter: those behind the last token are padding. */
+static bool same_tokenizer(const Model *m, const Model *as, char *what, size_t room) {
+    const TokenizerHeader *a = tokenizer_header(m), *b = tokenizer_header(as);
+    const TokenizerMerge *x = tokenizer_merges(a), *y = tokenizer_merges(b);
+    uint32_t i = 0;
+    snprintf(what, room, "%" PRIu32 " tokens and %" PRIu32 " merges, not %" PRIu32 " and %" PRIu32,
+             a->n_tokens, a->n_merges, b->n_tokens, b->n_merges);
+    if (a->n_tokens != b->n_tokens || a->n_merges != b->n_merges) return false;
+    while (i < a->n_tokens && same_token(m->tokenizer, as->tokenizer, (int)i)) i++;
+    snprintf(what, room, "token %" PRIu32 " differs", i);
+    if (i < a->n_tokens) return false;
+    for (i = 0; i < a->n_merges && memcmp(&x[i], &y[i], sizeof x[i]) == 0;) i++;
+    snprintf(what, room, "merge %" PRIu32 " differs", i);
+    return i == a->n_merges;
+}
+
+static bool check_same_tokenizer(const Model *m, const Model *as, Error *e) {
+    char what[80];
+    if (same_tokenizer(m, as, what, sizeof what)) return true;
+    return fail(e, m->path, "tokenizer", "expected that of %s, got another (%s)", as->path, what);
 }
 
 /* ---- 3. Rotary angles ------------------------------------------------------------------------ */
@@ -902,7 +943,7 @@ static bool engine_fill(Engine *e, Error *err) {
     for (uint32_t s = 0; s < o->n_seq; s++)
         if (!kv_open(e, &e->caches[s], err)) return false;
     if (!engine_scratch(e, err)) return false;
-    e->pool = pool_open(o->threads, err);
+    e->pool = o->pool ? o->pool : pool_open(o->threads, err);
     return e->pool != NULL;
 }
 
@@ -916,7 +957,7 @@ static bool engine_open(Engine *e, const Model *m, const EngineOptions *options,
 }
 
 static void engine_close(Engine *e) {
-    pool_close(e->pool);
+    if (!e->options.pool) pool_close(e->pool);
     for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
         if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
     if (e->scratch) munmap(e->scratch, e->scratch_bytes);
@@ -1120,21 +1161,35 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
 
 /* ---- 6. Session ------------------------------------------------------------------------------ */
 
-/* Guesses that were right, by how many tokens before them were found to be the same. */
-#define MATCH_CLASSES 5
+/* Guesses that were right, by how sure of them one could be. */
+#define GUESS_CLASSES 5
 typedef struct {
-    double tried[MATCH_CLASSES], right[MATCH_CLASSES];
+    double tried[GUESS_CLASSES], right[GUESS_CLASSES];
 } Record;
+
+typedef struct Drafter Drafter;
 
 /* One conversation: what stands in the cache of one of the engine's sequences. A new prompt that
  * begins with the same tokens does not compute them again. */
 typedef struct {
     Engine *engine;
-    uint32_t seq;  /* 0 unless it is set after opening */
-    Ids ids;       /* tokens whose keys and values are cached, in order */
-    Record record; /* how good guesses were */
-    float *logits; /* (V) of the last token fed */
+    uint32_t seq;     /* 0 unless it is set after opening */
+    Ids ids;          /* tokens whose keys and values are cached, in order */
+    Record record;    /* how good guesses were */
+    float *logits;    /* (V) of the last token fed */
+    Drafter *drafter; /* a smaller model that guesses; NULL: none. Set after opening */
 } Session;
+
+/* A smaller model with the same tokenizer, whose session follows a conversation to guess how it
+ * goes on (section 8). It holds the conversation from the token `from` on. */
+struct Drafter {
+    Session session;
+    size_t from;
+    double pass_s; /* seconds of a pass that gives one guess, lately; 0: not known */
+    bool begun;    /* it has read something */
+    bool failed;   /* its numbers are not finite, or memory is short (error): it guesses no more */
+    Error error;
+};
 
 static bool session_open(Session *s, Engine *engine, Error *e) {
     *s = (Session){.engine = engine};
@@ -1518,10 +1573,12 @@ typedef struct {
     SamplerOptions sampler;
     int64_t max_tokens; /* -1: until the model stops or the context is full */
     bool loop_guard, ignore_eos;
-    int64_t lookup; /* tokens to guess for each pass: 0: none; LOOKUP_AUTO: as it pays */
+    /* Tokens to guess for each pass, from what was said before and with the drafter: 0: none;
+     * GUESS_AUTO: as it pays. */
+    int64_t lookup, draft;
     ProgressFn progress;
 } GenerateOptions;
-#define LOOKUP_AUTO (-1)
+#define GUESS_AUTO (-1)
 
 typedef enum { FINISH_STOP, FINISH_LENGTH, FINISH_LOOP, FINISH_INTERRUPT, FINISH_ERROR } Finish;
 static const char *const finish_names[] = {"stop", "length", "loop", "interrupt", "error"};
@@ -1575,9 +1632,10 @@ typedef struct {
     bool going;   /* there is more to come */
     int32_t next; /* the latest token, which was not fed yet */
     /* The decoding pass under way: */
-    uint32_t row;      /* the first of its logits' rows that are this run's */
-    uint32_t n_drafts; /* guesses behind the latest token, at the end of session->ids */
-    uint32_t match;    /* tokens that were found again and led to them */
+    uint32_t row;               /* the first of its logits' rows that are this run's */
+    uint32_t n_drafts;          /* guesses behind the latest token, at the end of session->ids */
+    Record *record;             /* of guesses made this way, */
+    uint8_t classes[MAX_DRAFT]; /* and where these belong in it */
     uint32_t n_picked;
     int32_t picked[1 + MAX_DRAFT]; /* what was chosen from the rows, as far as guesses were right */
     bool failed;                   /* a row is not finite: see error */
@@ -1680,32 +1738,57 @@ static bool run_close(Run *r, bool ok, Error *e) {
 }
 
 /* Guesses. Where the latest tokens stood before, in prompt or answer, other tokens followed: a pass
- * is fed those too. It reads the weights once, however many tokens there are, which is most of its
- * time; and behind every guess that turns out to be what the sampler chooses, the next token's
- * logits are there already. The other guesses are forgotten. So the answer never depends on them,
- * nor on the clock that decides how many there are: every token is chosen from the same logits by
- * the same random number. */
+ * is fed those too. Where they did not, a smaller model may say what it would go on with. A pass
+ * reads the weights once, however many tokens there are, which is most of its time; and behind
+ * every guess that turns out to be what the sampler chooses, the next token's logits are there
+ * already. The other guesses are forgotten. So the answer never depends on them, nor on the clock
+ * that decides how many there are: every token is chosen from the same logits by the same random
+ * number. */
 
 #define MATCH_MIN 2u
 #define MATCH_MAX 16u
+#define DRAFT_WINDOW PROMPT_CHUNK /* tokens that a drafter reads at once */
 
-static uint32_t match_class(uint32_t match) {
+/* How sure is a guess behind so many matching tokens, and one that a drafter gives the probability
+ * p? */
+static uint8_t match_class(uint32_t match) {
     return match < 3 ? 0 : match < 4 ? 1 : match < 6 ? 2 : match < 10 ? 3 : 4;
 }
-
-/* How likely is the guess behind so many matching tokens? Until there is a record: as in ordinary
- * text. */
-static double match_chance(const Record *r, uint32_t match) {
-    static const double first[MATCH_CLASSES] = {0.25, 0.35, 0.5, 0.7, 0.85};
-    uint32_t c = match_class(match);
-    return (r->right[c] + 4 * first[c]) / (r->tried[c] + 4);
+static uint8_t confidence_class(float p) {
+    return p < 0.3f ? 0 : p < 0.5f ? 1 : p < 0.7f ? 2 : p < 0.9f ? 3 : 4;
 }
 
-static void record_guess(Record *r, uint32_t match, bool right) {
-    uint32_t c = match_class(match);
-    if (r->tried[c] >= 64) r->tried[c] /= 2, r->right[c] /= 2;
-    r->tried[c]++;
-    r->right[c] += right;
+/* How often guesses of a class are right until there is a record: as in ordinary text. It counts as
+ * four guesses. */
+static const double first_chance[GUESS_CLASSES] = {0.25, 0.35, 0.5, 0.7, 0.85};
+
+/* How likely is a guess of this class? */
+static double record_chance(const Record *r, uint32_t class) {
+    return (r->right[class] + 4 * first_chance[class]) / (r->tried[class] + 4);
+}
+
+/* How likely is one of which nothing is known yet? */
+static double record_average(const Record *r) {
+    double tried = 0, right = 0;
+    for (uint32_t c = 0; c < GUESS_CLASSES; c++) {
+        tried += r->tried[c] + 4;
+        right += r->right[c] + 4 * first_chance[c];
+    }
+    return right / tried;
+}
+
+static void record_guess(Record *r, uint32_t class, bool right) {
+    if (r->tried[class] >= 64) r->tried[class] /= 2, r->right[class] /= 2;
+    r->tried[class]++;
+    r->right[class] += right;
+}
+
+/* No guess was made because few were right: forget a little of that, so that it is tried again. */
+static void record_fade(Record *r) {
+    for (uint32_t c = 0; c < GUESS_CLASSES; c++) {
+        r->tried[c] *= 1 - 1.0 / 256;
+        r->right[c] *= 1 - 1.0 / 256;
+    }
 }
 
 /* Where else do the last tokens of ids[0..n) stand? Takes the latest of the longest matches;
@@ -1734,11 +1817,13 @@ static double pace_seconds(const Pace *p, uint32_t m) {
     return from + (to - from) * (m - low) / (high - low);
 }
 
-/* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses.
- * Guesses may cost what they saved before, and half a hundredth of the time. A pass that took
- * longer than the tokens can be the reason of was held up by something else. Costs that were not
- * measured for long are forgotten: a machine that was busy may be so no longer. */
-static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds) {
+/* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses, and
+ * a drafter `drafting` seconds before it. Guesses may cost what they saved before, and half a
+ * hundredth of the time. A pass that took longer than the tokens can be the reason of was held up
+ * by something else. Costs that were not measured for long are forgotten: a machine that was busy
+ * may be so no longer. */
+static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds,
+                      double drafting) {
     double plain = pace_seconds(p, n_runs);
     if (plain == 0) plain = seconds; /* the first pass of all */
     seconds = fmin(seconds, m == n_runs ? 2 * plain : 1.25 * plain * m / n_runs);
@@ -1752,8 +1837,11 @@ static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, d
         p->guessed++;
         p->balance += accepted * plain / n_runs - (seconds - plain);
     }
-    p->balance = fmin(fmax(p->balance + seconds / 200, -4 * plain), 32 * plain);
+    p->balance = fmin(fmax(p->balance - drafting + seconds / 200, -4 * plain), 32 * plain);
 }
+
+/* A drafter begins: it may cost a few passes more than other guesses, to show what it can. */
+static void pace_credit(Pace *p) { p->balance += 4 * pace_seconds(p, 1); }
 
 /* May guesses be made? Not before it is known what a pass without any costs, nor when they have
  * lost too much; and now and then a pass without keeps that knowledge fresh, more often where
@@ -1763,46 +1851,187 @@ static bool pace_allows(const Pace *p, uint32_t n_runs) {
     return p->plain >= 4 && p->balance > 0 && p->guessed < (pays ? 64 : 8);
 }
 
-/* How many tokens to guess behind `match` matching ones, at most `most`, for a pass that is to feed
- * m tokens so far and expected to give `gain` of them: as many as make it give the most in a
- * second.
+/* What a pass is to be, while its tokens are gathered. */
+typedef struct {
+    bool allowed;    /* guesses may be made where their number is not set */
+    uint32_t m;      /* tokens so far, with those of runs that are still to come */
+    uint32_t room;   /* for guesses */
+    double gain;     /* tokens that it is expected to give */
+    double drafting; /* seconds that a drafter took for it */
+} Outlook;
+
+/* How many tokens to guess, up to `most`, when it takes `each` seconds to find one, and the i-th is
+ * right with chance[i] if those before it are: as many as make the pass give the most in a second.
  */
-static uint32_t lookup_length(const Engine *e, const Record *r, uint32_t match, uint32_t most,
-                              uint32_t m, double *gain) {
-    double expected = *gain, chance = 1, best = expected / pace_seconds(&e->pace, m);
+static uint32_t guess_length(const Pace *p, const Outlook *o, const double *chance, uint32_t most,
+                             double each) {
+    double expected = o->gain, best = expected / (pace_seconds(p, o->m) + o->drafting), all = 1;
     uint32_t length = 0;
     for (uint32_t k = 1; k <= most; k++) {
-        chance *= match_chance(r, match + k - 1);
-        expected += chance;
-        double rate = expected / pace_seconds(&e->pace, m + k);
-        if (rate <= best) continue;
-        best = rate;
-        length = k;
-        *gain = expected;
+        all *= chance[k - 1];
+        expected += all;
+        double rate = expected / (pace_seconds(p, o->m + k) + o->drafting + k * each);
+        if (rate > best) best = rate, length = k;
     }
     return length;
 }
 
-/* Put guesses behind the tokens of a run's session, at most so many, when they are allowed and
- * likely to pay; m and gain: of the pass, with this run's own token. */
-static bool run_guess(Run *r, bool allowed, uint32_t most, uint32_t m, double *gain, Error *err) {
+/* How many to guess behind `match` matching tokens. */
+static uint32_t lookup_length(const Pace *p, const Outlook *o, const Record *r, uint32_t match,
+                              uint32_t most) {
+    double chance[MAX_DRAFT];
+    for (uint32_t i = 0; i < most; i++) chance[i] = record_chance(r, match_class(match + i));
+    return guess_length(p, o, chance, most, 0);
+}
+
+/* Should a drafter guess one more token, where those before it are right with chance `so_far`? */
+static bool draft_pays(const Pace *p, const Outlook *o, const Record *r, double so_far,
+                       uint32_t most, double each) {
+    double chance[MAX_DRAFT];
+    for (uint32_t i = 0; i < most; i++) chance[i] = record_average(r) * (i == 0 ? so_far : 1);
+    return guess_length(p, o, chance, most, each) > 0;
+}
+
+/* A guess is part of the pass; so_far: how likely it and all before it are right. */
+static void outlook_add(Outlook *o, double so_far) {
+    o->m++;
+    o->room--;
+    o->gain += so_far;
+}
+
+/* Guess what followed the latest tokens where they stood before. */
+static bool run_lookup(Run *r, Outlook *o, uint32_t most, Error *err) {
     Session *s = r->session;
-    const Engine *e = s->engine;
-    int64_t lookup = r->options->lookup;
-    const GenerateOptions *o = r->options;
-    most = (uint32_t)min_size(min_size(most, MAX_DRAFT), e->options.ctx - s->ids.n);
-    if (o->max_tokens >= 0)
-        most = (uint32_t)min_size(most, (size_t)o->max_tokens - r->stats->n_generated - 1);
-    r->n_drafts = 0;
-    if (lookup == 0 || most == 0) return true;
-    if (lookup == LOOKUP_AUTO && !allowed) return true;
-    size_t from = lookup_find(s->ids.ids, s->ids.n, &r->match);
+    uint32_t match;
+    double so_far = 1;
+    size_t from = lookup_find(s->ids.ids, s->ids.n, &match);
     if (from == 0) return true;
-    uint32_t n = lookup == LOOKUP_AUTO ? lookup_length(e, &s->record, r->match, most, m, gain)
-                                       : (uint32_t)min_size((size_t)lookup, most);
-    for (; r->n_drafts < n; r->n_drafts++) /* may reach its own guesses: then they go round */
-        if (!ids_add(&s->ids, s->ids.ids[from + r->n_drafts], err)) return false;
+    uint32_t n = (uint32_t)min_size((size_t)r->options->lookup, most);
+    if (r->options->lookup == GUESS_AUTO)
+        n = lookup_length(&s->engine->pace, o, &s->record, match, most);
+    r->record = &s->record;
+    for (uint32_t i = 0; i < n; i++) { /* may reach its own guesses: then they go round */
+        if (!ids_add(&s->ids, s->ids.ids[from + i], err)) return false;
+        r->classes[r->n_drafts++] = match_class(match + i);
+        outlook_add(o, so_far *= record_chance(r->record, match_class(match + i)));
+    }
     return true;
+}
+
+/* Seconds of a drafter's pass of n tokens, hopefully. */
+static double drafter_seconds(const Drafter *d, size_t n) {
+    return d->pass_s * (1 + 0.15 * (double)(n - 1));
+}
+
+/* How many tokens it may read at once: what half of what guesses have saved, or one pass of the
+ * model, is worth; a text of a good length to begin with. So it costs little where it guesses
+ * badly, however long the prompt is. */
+static size_t drafter_window(const Drafter *d, const Pace *p) {
+    if (!d->begun || d->pass_s == 0) return DRAFT_WINDOW;
+    double budget = fmax(p->balance / 2, pace_seconds(p, 1));
+    return (size_t)fmin(fmax((budget / d->pass_s - 1) / 0.15, 15), MAX_CONTEXT) + 1;
+}
+
+/* Keep what the drafter holds of the conversation ids[0..n). When that is nothing, or it lacks more
+ * than it may read, or its context is full, it begins anew with the latest tokens; and with all of
+ * them once it may read so many. Returns how many it lacks. */
+static size_t drafter_follow(Drafter *d, const int32_t *ids, size_t n, size_t window) {
+    Session *s = &d->session;
+    size_t ctx = s->engine->options.ctx, have = 0;
+    while (have < s->ids.n && d->from + have + 1 < n && s->ids.ids[have] == ids[d->from + have])
+        have++;
+    bool whole = n <= min_size(window, ctx);
+    if ((whole && d->from > 0) || have == 0 || n - d->from - have > window || n - d->from > ctx) {
+        d->from = whole ? 0 : n - min_size(window, (ctx + 1) / 2);
+        have = 0;
+    }
+    s->ids.n = have;
+    return n - d->from - have;
+}
+
+/* Feed the drafter what it lacks, and note what that costs. What it reads first of all is not
+ * charged: otherwise it would never come to show what it can. */
+static Fed drafter_feed(Drafter *d, const int32_t *ids, size_t n, double *charged, Error *err) {
+    double start = now_seconds(), most = 4 * drafter_seconds(d, n);
+    Fed fed = session_feed(&d->session, ids, n, NULL, err);
+    double took = now_seconds() - start;
+    if (d->pass_s > 0) took = fmin(took, most); /* longer: it was held up by something else */
+    if (n <= 4) d->pass_s += (took - d->pass_s) / (d->pass_s > 0 ? 4 : 1);
+    if (d->begun) *charged += took;
+    d->begun = true;
+    d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
+    return fed;
+}
+
+/* Choose from the drafter's logits what the sampler will choose if the model's own are like them:
+ * by the same rules, and with the same random numbers, which `ahead` draws before it. */
+static int32_t drafter_choose(const Run *r, Sampler *ahead, uint8_t *class) {
+    const Session *s = r->session, *d = &s->drafter->session;
+    const Kernels *k = d->engine->kernels;
+    int32_t id = sample(ahead, d->logits, s->ids.ids, s->ids.n, r->stats->n_prompt);
+    float max = d->logits[best_id(d->logits, ahead->n_vocab)];
+    float sum = k->exp_sum(d->logits, ahead->n_vocab, max, 1);
+    *class = confidence_class(d->logits[id] / sum);
+    return id;
+}
+
+/* The drafter's next guess. */
+static Fed drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_t *class) {
+    const Session *s = r->session;
+    Drafter *d = s->drafter;
+    const Engine *e = d->session.engine;
+    Pace *p = &s->engine->pace;
+    size_t n = drafter_follow(d, s->ids.ids, s->ids.n, drafter_window(d, p));
+    if (!d->begun) pace_credit(p);
+    Fed fed = drafter_feed(d, s->ids.ids + s->ids.n - n, n, &o->drafting, &d->error);
+    r->stats->decode_bytes += (double)e->model->token_bytes + kv_read(e, d->session.ids.n);
+    if (fed == FED) *id = drafter_choose(r, ahead, class);
+    return fed;
+}
+
+/* Guess with the drafter, token by token, as long as one more is likely to pay. Behind the end of
+ * the answer nothing is. */
+static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
+    Session *s = r->session;
+    Drafter *d = s->drafter;
+    const Model *small = d->session.engine->model, *big = s->engine->model;
+    const Pace *p = &s->engine->pace;
+    int64_t draft = r->options->draft;
+    Sampler ahead = r->sampler;
+    double so_far = 1;
+    if (d->pass_s == 0) /* as its weights are to the model's */
+        d->pass_s = pace_seconds(p, 1) * (double)small->token_bytes / (double)big->token_bytes;
+    r->record = &d->session.record;
+    while (r->n_drafts < most) {
+        int32_t id;
+        uint8_t class;
+        bool more = draft == GUESS_AUTO
+                        ? draft_pays(p, o, r->record, so_far, most - r->n_drafts, d->pass_s)
+                        : r->n_drafts < draft;
+        if (!more || drafter_next(r, o, &ahead, &id, &class) != FED) break;
+        if (is_eos(big, id) && !r->options->ignore_eos) break;
+        if (!ids_add(&s->ids, id, err)) return false;
+        r->classes[r->n_drafts++] = class;
+        outlook_add(o, so_far *= record_chance(r->record, class));
+    }
+    if (r->n_drafts == 0) record_fade(r->record);
+    return true;
+}
+
+/* Put guesses behind the tokens of a run's session, when they are allowed and likely to pay. */
+static bool run_guess(Run *r, Outlook *o, Error *err) {
+    const Session *s = r->session;
+    const GenerateOptions *g = r->options;
+    size_t most = min_size(min_size(o->room, MAX_DRAFT), s->engine->options.ctx - s->ids.n);
+    if (g->max_tokens >= 0)
+        most = min_size(most, (size_t)g->max_tokens - r->stats->n_generated - 1);
+    bool lookup = g->lookup > 0 || (g->lookup == GUESS_AUTO && o->allowed);
+    bool draft = g->draft > 0 || (g->draft == GUESS_AUTO && o->allowed);
+    r->n_drafts = 0;
+    if (most == 0) return true;
+    if (lookup && !run_lookup(r, o, (uint32_t)most, err)) return false;
+    if (!draft || r->n_drafts > 0 || !s->drafter || s->drafter->failed) return true;
+    return run_draft(r, o, (uint32_t)most, err);
 }
 
 /* Choose the token behind a run's latest one, from its first row of the logits; and, as long as the
@@ -1823,26 +2052,28 @@ static void pick_unit(void *ctx, uint32_t unit, uint32_t thread) {
     }
 }
 
-/* What the tokens of a pass are, for every run its latest one and guesses; their number in *m. */
-static bool runs_tokens(Run **runs, uint32_t n, Token *tokens, uint32_t *m, Error *err) {
+/* What the tokens of a pass are, for every run its latest one and guesses; their number in *m, and
+ * the seconds that drafters took for them in *drafting. */
+static bool runs_tokens(Run **runs, uint32_t n, Token *tokens, uint32_t *m, double *drafting,
+                        Error *err) {
     const Engine *e = runs[0]->session->engine;
-    uint32_t room = (uint32_t)min_size(DECODE_ROWS, e->chunk) - n;
-    bool allowed = pace_allows(&e->pace, n);
-    double gain = n;
+    Outlook o = {.allowed = pace_allows(&e->pace, n),
+                 .m = n,
+                 .room = (uint32_t)min_size(DECODE_ROWS, e->chunk) - n,
+                 .gain = n};
     *m = 0;
     for (uint32_t i = 0; i < n; i++) {
         Run *r = runs[i];
         Session *s = r->session;
         size_t pos = s->ids.n;
-        if (!ids_add(&s->ids, r->next, err) || !run_guess(r, allowed, room, *m + n - i, &gain, err))
-            return false;
-        room -= r->n_drafts;
+        if (!ids_add(&s->ids, r->next, err) || !run_guess(r, &o, err)) return false;
         r->row = *m;
         for (; pos < s->ids.n; pos++)
             tokens[(*m)++] = (Token){s->ids.ids[pos], s->seq, (uint32_t)pos, true};
         r->stats->n_drafted += r->n_drafts;
         r->stats->decode_bytes += (double)e->model->token_bytes / n + kv_read(e, pos - 1);
     }
+    *drafting = o.drafting;
     return true;
 }
 
@@ -1851,7 +2082,7 @@ static bool run_take_picked(Run *r, uint32_t *accepted, Error *err) {
     Session *s = r->session;
     size_t n = s->ids.n - r->n_drafts;
     for (uint32_t i = 0; i < min_size(r->n_drafts, r->n_picked); i++)
-        record_guess(&s->record, r->match + i, r->picked[i] == s->ids.ids[n + i]);
+        record_guess(r->record, r->classes[i], r->picked[i] == s->ids.ids[n + i]);
     s->ids.n = n;
     r->going = r->n_picked > 0;
     for (uint32_t i = 0; i < r->n_picked && r->going; i++) {
@@ -1872,14 +2103,15 @@ static bool runs_step(Run **runs, uint32_t n, Error *err) {
     Engine *e = runs[0]->session->engine;
     Token tokens[DECODE_ROWS];
     uint32_t m, accepted = 0;
-    if (!runs_tokens(runs, n, tokens, &m, err)) return runs[0]->going = false;
+    double drafting;
+    if (!runs_tokens(runs, n, tokens, &m, &drafting, err)) return runs[0]->going = false;
     double start = now_seconds();
     forward(e, GENERATED, tokens, m, e->logits);
     parallel_for(e->pool, n, pick_unit, runs);
     double seconds = now_seconds() - start;
     for (uint32_t i = 0; i < n; i++)
         if (!run_take_picked(runs[i], &accepted, err)) return false;
-    pace_note(&e->pace, n, m, accepted, seconds);
+    pace_note(&e->pace, n, m, accepted, seconds, drafting);
     return true;
 }
 
@@ -2228,7 +2460,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
  */
 typedef struct {
     const char *model, *prompt, *file, *system, *messages, *prompts, *stats, *bench, *perplexity,
-        *kl, *cache;
+        *kl, *cache, *draft;
     const char *stops[MAX_STOPS];
     size_t n_stops;
     bool raw, parse_special, render, tokenize, verify, ignore_eos, no_loop_guard, exact, help,
@@ -2338,6 +2570,10 @@ static const Option option_table[] = {
      "take the beginning of the prompt from FILE, where an earlier run left its keys and values, "
      "and leave this prompt's there; the answer is what it would be without. A damaged FILE, "
      "another model's, or one that cannot be written costs a warning"},
+    {OPT_TEXT, "draft", 0, "FILE", AT(draft), 0, 0,
+     "let this model.bin, a much smaller one with the same tokenizer, guess the next tokens, so "
+     "that one pass of MODEL can check several; the answer is what it would be without, and comes "
+     "faster where enough of them are right"},
     {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
     {OPT_FLAG, "render", 0, 0, AT(render), 0, 0,
      "print the prompt that the model would get, and its ids"},
@@ -2409,7 +2645,9 @@ static void print_help(void) {
         "instruction\n"
         "set of those that --version lists; QWEN_LOOKUP=N guesses N tokens of each pass from what "
         "was\n"
-        "said before (0: none) instead of as many as pay. The answer is the same either way.\n",
+        "said before (0: none) instead of as many as pay, QWEN_DRAFT=N those of --draft. The "
+        "answer is\n"
+        "the same either way.\n",
         QWEN_VERSION);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
@@ -2566,6 +2804,9 @@ static bool options_check(const Options *o, Error *e) {
     if (o->prompts && modes > 0)
         return fail(e, NULL, "--prompts", "its lines are answered; nothing else is done with them");
     if (o->prompts && o->cache) return fail(e, NULL, "--cache", "keeps one prompt, not --prompts");
+    if (o->draft && modes > 0) return fail(e, NULL, "--draft", "goes with a prompt to answer");
+    if (o->draft && o->prompts)
+        return fail(e, NULL, "--draft", "guesses for one answer at a time, not for --prompts");
     if (o->batch != UNSET && !o->prompts)
         return fail(e, NULL, "--batch", "expected --prompts FILE beside it");
     if (o->raw && (o->system || o->messages))
@@ -2650,10 +2891,13 @@ typedef struct {
     Engine engine;
     Session session;
     GenerateOptions generate;
-    Buffer text;      /* the prompt's text, or that of all prompts, where there is one */
-    size_t n_prompts; /* lines of --prompts */
-    int64_t lookup;   /* see GenerateOptions */
+    Buffer text;           /* the prompt's text, or that of all prompts, where there is one */
+    size_t n_prompts;      /* lines of --prompts */
+    int64_t lookup, draft; /* see GenerateOptions */
     double load_s;
+    Model draft_model; /* --draft */
+    Engine draft_engine;
+    Drafter drafter;
 } Program;
 
 static void progress_line(size_t done, size_t n, double seconds) {
@@ -2765,6 +3009,9 @@ static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e
            json_quote(b, p->model.path, strlen(p->model.path), e) &&
            buffer_puts(b, ",\"name\":", e) && json_quote(b, h->name, strlen(h->name), e) &&
            buffer_puts(b, ",\"quant\":", e) && json_quote(b, h->quant, strlen(h->quant), e) &&
+           buffer_puts(b, ",\"draft\":", e) &&
+           (p->options.draft ? json_quote(b, p->options.draft, strlen(p->options.draft), e)
+                             : buffer_puts(b, "null", e)) &&
            buffer_printf(
                b, e,
                ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
@@ -2844,6 +3091,14 @@ static void keep_cached(const Program *p, const Ids *prompt, size_t known) {
     fprintf(stderr, "qwen: %s; the next run will read the prompt anew\n", e.text);
 }
 
+/* A drafter that failed costs its guesses, not the answer; it is said once. */
+static void report_drafter(Program *p) {
+    if (p->session.drafter && p->drafter.failed)
+        fprintf(stderr, "qwen: %s; the answer goes on without its guesses\n",
+                p->drafter.error.text);
+    if (p->drafter.failed) p->session.drafter = NULL;
+}
+
 /* Answer one prompt and exit. */
 static int run_answer(Program *p) {
     Error e;
@@ -2858,6 +3113,7 @@ static int run_answer(Program *p) {
     if (ok && out.all.n > 0 && out.all.data[out.all.n - 1] != '\n')
         ok = write_now(stdout, "\n", 1, &e);
     if (ok) keep_cached(p, &prompt.ids, known);
+    report_drafter(p);
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
     if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
@@ -3367,6 +3623,9 @@ static void chat_show_info(const Chat *chat) {
            p->engine.options.ctx, context_limit(c, yarn), chat_used(chat),
            p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
            p->engine.options.threads);
+    if (p->session.drafter)
+        printf("guesses by %s (%s), from %s\n", p->draft_model.file.header->name,
+               p->draft_model.file.header->quant, p->options.draft);
 }
 
 static bool chat_show(const Chat *c, const char *what, Error *e) {
@@ -3648,6 +3907,7 @@ static int chat_loop(Chat *c, Error *e) {
         RunStats st = {0};
         bool ok =
             c->command ? chat_command(c, &text, e) : chat_answer(c, text.data, text.n, &st, e);
+        report_drafter(c->program);
         if (!ok)
             complain(e, 1);
         else if (!c->command)
@@ -4080,18 +4340,15 @@ static bool scored_open(Scored *s, Model *m, Engine *engine, Error *e) {
 
 /* Open the reference of --kl: it must take the same ids for the same text. */
 static bool reference_open(const Program *p, Model *m, Engine *engine, Error *e) {
-    const ModelHeader *h = p->model.file.header, *r;
     EngineOptions options;
     if (!model_load(m, p->options.kl, e)) return false;
-    r = m->file.header;
-    if (r->config.vocab_size != h->config.vocab_size)
-        return fail(e, m->path, "vocab_size", "expected %u as in %s, got %u", h->config.vocab_size,
-                    p->model.path, r->config.vocab_size);
-    if (r->tokenizer_bytes != h->tokenizer_bytes ||
-        memcmp(m->file.map.data + r->tokenizer_offset, p->model.file.map.data + h->tokenizer_offset,
-               h->tokenizer_bytes) != 0)
-        return fail(e, m->path, "tokenizer", "expected that of %s, got another", p->model.path);
-    return engine_options(&p->options, m, &options, e) && engine_open(engine, m, &options, e);
+    if (m->config->vocab_size != p->model.config->vocab_size)
+        return fail(e, m->path, "vocab_size", "expected %u as in %s, got %u",
+                    p->model.config->vocab_size, p->model.path, m->config->vocab_size);
+    if (!check_same_tokenizer(m, &p->model, e) || !engine_options(&p->options, m, &options, e))
+        return false;
+    options.pool = p->engine.pool;
+    return engine_open(engine, m, &options, e);
 }
 
 static void print_score(const Program *p, Score *s, size_t n_ids) {
@@ -4178,28 +4435,46 @@ static void program_sampling(Program *p) {
                                     .loop_guard = !o->no_loop_guard,
                                     .ignore_eos = o->ignore_eos,
                                     .lookup = p->lookup,
+                                    .draft = p->draft,
                                     .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
 }
 
-/* QWEN_LOOKUP changes only the time that an answer takes, so it is no option. */
-static bool lookup_setting(int64_t *to, Error *e) {
-    const char *text = getenv("QWEN_LOOKUP");
-    *to = LOOKUP_AUTO;
+/* QWEN_LOOKUP and QWEN_DRAFT change only the time that an answer takes, so they are no options. */
+static bool guess_setting(const char *name, int64_t *to, Error *e) {
+    const char *text = getenv(name);
+    *to = GUESS_AUTO;
     if (!text || parse_int(text, 0, MAX_DRAFT, to)) return true;
-    return fail(e, NULL, "QWEN_LOOKUP", "expected 0 to %d, got \"%s\"", MAX_DRAFT, text);
+    return fail(e, NULL, name, "expected 0 to %d, got \"%s\"", MAX_DRAFT, text);
+}
+
+/* Open the model of --draft. It shares the threads of the other, and may know fewer positions. */
+static bool drafter_open(Program *p, Error *e) {
+    Model *m = &p->draft_model;
+    EngineOptions options = p->engine.options;
+    if (!p->options.draft) return true;
+    if (!model_load(m, p->options.draft, e) || !check_same_tokenizer(m, &p->model, e)) return false;
+    options.ctx = (uint32_t)min_size(options.ctx, context_limit(m->config, m->config->yarn_factor));
+    options.yarn_factor = 0;
+    options.pool = p->engine.pool;
+    if (!engine_open(&p->draft_engine, m, &options, e) ||
+        !session_open(&p->drafter.session, &p->draft_engine, e))
+        return false;
+    p->session.drafter = &p->drafter;
+    return true;
 }
 
 static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
     EngineOptions engine = {0};
     if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
-    if (!lookup_setting(&p->lookup, e) || !model_load(&p->model, p->options.model, e) ||
+    if (!guess_setting("QWEN_LOOKUP", &p->lookup, e) ||
+        !guess_setting("QWEN_DRAFT", &p->draft, e) || !model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;
     if (p->options.bench) engine.n_seq = bench_sequences(p->options.bench);
     if (!engine_open(&p->engine, &p->model, &engine, e) ||
-        !session_open(&p->session, &p->engine, e))
+        !session_open(&p->session, &p->engine, e) || !drafter_open(p, e))
         return false;
     program_sampling(p);
     p->load_s = now_seconds() - start;
@@ -4207,6 +4482,9 @@ static bool program_open(Program *p, Error *e) {
 }
 
 static void program_close(Program *p) {
+    session_close(&p->drafter.session);
+    engine_close(&p->draft_engine);
+    model_unload(&p->draft_model);
     session_close(&p->session);
     engine_close(&p->engine);
     model_unload(&p->model);
@@ -4241,7 +4519,8 @@ static int stdout_status(int status) {
 
 int main(int argc, char **argv) {
     Error e;
-    Program p = {.model = {.file = {.map = {.fd = -1}}}};
+    Program p = {.model = {.file = {.map = {.fd = -1}}},
+                 .draft_model = {.file = {.map = {.fd = -1}}}};
     if (!options_parse(argc, argv, &p.options, &e)) return complain(&e, 2);
     if (p.options.help) return print_help(), stdout_status(0);
     if (p.options.markdown) return print_help_markdown(), stdout_status(0);

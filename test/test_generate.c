@@ -1,6 +1,7 @@
-/* test_generate.c: generation from the inside (qwen.c is included): with guesses and without, alone
- * and beside others, the same tokens by every way of choosing; caches copied from one sequence to
- * another; when guesses are made, and that they cost little where they are wrong. */
+/* test_generate.c: generation from the inside (qwen.c is included): with guesses and without, those
+ * of good and of bad drafters, alone and beside others, the same tokens by every way of choosing;
+ * caches copied from one sequence to another; when guesses are made, and that they cost little
+ * where they are wrong. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
@@ -38,42 +39,88 @@ static void test_find(void) {
 
 /* ---- Whether guesses pay --------------------------------------------------------------------- */
 
-/* Passes of n_runs sequences until they gave about n tokens, on a machine that needs 1 second for a
- * pass of one token and `slope` for every further one, in a text where a guess is right so often.
- * Busy: every twentieth pass is held up for as long as three more. Returns their seconds as a share
- * of what they take without guesses. */
-static double simulate(uint32_t n_runs, double slope, double chance, bool busy, size_t n,
-                       size_t *drafted) {
-    Engine e = {.pace = {.plain = 0}};
+/* A machine that needs 1 second for a pass of one token and `slope` for every further one, and a
+ * text where a guess is right so often. */
+typedef struct {
+    uint32_t n_runs; /* sequences */
+    double slope, chance;
+    double each; /* seconds of a drafter's pass; 0: guesses are looked up, which takes no time */
+    bool busy;   /* every twentieth pass is held up for as long as three more */
+} World;
+
+static double uniform(uint64_t *s) { return (double)(test_random(s) >> 11) * 0x1p-53; }
+
+/* One more guess, which is right only if those before it were. */
+static void simulate_guess(const World *w, Record *r, uint32_t class, bool *right,
+                           uint32_t *accepted, uint64_t *s) {
+    if (!*right) return;
+    *right = uniform(s) < w->chance;
+    record_guess(r, class, *right);
+    *accepted += *right;
+}
+
+static void simulate_lookup(const World *w, const Pace *p, Outlook *o, Record *r,
+                            uint32_t *accepted, uint64_t *s) {
+    uint32_t match = MATCH_MIN + below(s, 12), most = min_size(MAX_DRAFT, o->room) & 0xff;
+    uint32_t k = lookup_length(p, o, r, match, most);
+    double so_far = 1;
+    bool right = true;
+    for (uint32_t j = 0; j < k; j++) {
+        outlook_add(o, so_far *= record_chance(r, match_class(match + j)));
+        simulate_guess(w, r, match_class(match + j), &right, accepted, s);
+    }
+}
+
+/* lacks: tokens that the drafter has not read. */
+static void simulate_draft(const World *w, Pace *p, Outlook *o, Drafter *d, size_t *lacks,
+                           uint32_t *accepted, uint64_t *s) {
+    Record *r = &d->session.record;
+    double so_far = 1;
+    bool right = true;
+    uint32_t before = o->m;
+    while (o->m - before < MAX_DRAFT &&
+           draft_pays(p, o, r, so_far, MAX_DRAFT - (o->m - before), d->pass_s)) {
+        uint32_t class = below(s, GUESS_CLASSES);
+        *lacks = min_size(*lacks, drafter_window(d, p));
+        if (!d->begun) pace_credit(p);
+        d->begun = true;
+        o->drafting += drafter_seconds(d, *lacks) * (0.9 + 0.2 * uniform(s));
+        *lacks = 1;
+        outlook_add(o, so_far *= record_chance(r, class));
+        simulate_guess(w, r, class, &right, accepted, s);
+    }
+    if (o->m == before) record_fade(r);
+}
+
+/* Passes until they gave about n tokens. Returns their seconds as a share of what they take without
+ * guesses. */
+static double simulate(const World *w, size_t n, size_t *drafted) {
+    Pace p = {.plain = 0};
     Record r = {.tried = {0}};
+    Drafter d = {.pass_s = w->each};
     uint64_t s = 2;
-    double seconds = 0, plain = 1 + slope * (n_runs - 1);
-    size_t tokens = 0;
+    double seconds = 0, plain = 1 + w->slope * (w->n_runs - 1);
+    size_t tokens = 0, lacks = 1;
     *drafted = 0;
     while (tokens < n) {
-        uint32_t m = n_runs, accepted = 0;
-        double gain = n_runs;
-        bool allowed = pace_allows(&e.pace, n_runs);
-        for (uint32_t i = 0; i < n_runs && allowed; i++) {
-            uint32_t match = MATCH_MIN + below(&s, 12), j = 0;
-            uint32_t most = min_size(MAX_DRAFT, DECODE_ROWS - m) & 0xff;
-            uint32_t k = lookup_length(&e, &r, match, most, m, &gain);
-            m += k;
-            for (bool right = true; right && j < k; j++) {
-                right = (double)(test_random(&s) >> 11) * 0x1p-53 < chance;
-                record_guess(&r, match + j, right);
-                accepted += right;
-            }
-            *drafted += k;
-        }
-        double noise = 0.9 + 0.2 * (double)(test_random(&s) >> 11) * 0x1p-53;
-        if (busy && below(&s, 20) == 0) noise += 3;
-        double took = (1 + slope * (m - 1)) * noise;
-        pace_note(&e.pace, n_runs, m, accepted, took);
-        seconds += took;
-        tokens += n_runs + accepted;
+        uint32_t accepted = 0;
+        Outlook o = {.m = w->n_runs, .room = DECODE_ROWS - w->n_runs, .gain = w->n_runs};
+        o.allowed = pace_allows(&p, w->n_runs);
+        for (uint32_t i = 0; i < w->n_runs && o.allowed; i++)
+            if (w->each > 0)
+                simulate_draft(w, &p, &o, &d, &lacks, &accepted, &s);
+            else
+                simulate_lookup(w, &p, &o, &r, &accepted, &s);
+        double noise = 0.9 + 0.2 * uniform(&s);
+        if (w->busy && below(&s, 20) == 0) noise += 3;
+        double took = (1 + w->slope * (o.m - 1)) * noise;
+        pace_note(&p, w->n_runs, o.m, accepted, took, o.drafting);
+        *drafted += o.m - w->n_runs;
+        seconds += took + o.drafting;
+        tokens += w->n_runs + accepted;
+        lacks += 1 + accepted;
     }
-    return seconds / ((double)tokens / n_runs * plain * (busy ? 1.15 : 1));
+    return seconds / ((double)tokens / w->n_runs * plain * (w->busy ? 1.15 : 1));
 }
 
 static void test_pace(void) {
@@ -81,24 +128,59 @@ static void test_pace(void) {
     size_t drafted;
     for (uint32_t n_runs = 1; n_runs <= 16; n_runs *= 4)
         for (size_t i = 0; i < 6; i++) {
-            double wrong = simulate(n_runs, slopes[i], 0, false, 400 * n_runs, &drafted);
+            World w = {.n_runs = n_runs, .slope = slopes[i]};
+            double wrong = simulate(&w, 400 * n_runs, &drafted);
             CHECK(wrong < 1.02, "%u runs, slope %g: wrong guesses cost %.2f %%", n_runs, slopes[i],
                   100 * (wrong - 1));
-            for (double chance = 0.1; chance < 1; chance += 0.2) {
-                double share = simulate(n_runs, slopes[i], chance, false, 2000 * n_runs, &drafted);
+            for (w.chance = 0.1; w.chance < 1; w.chance += 0.2) {
+                double share = simulate(&w, 2000 * n_runs, &drafted);
                 CHECK(share < 1.02, "%u runs, slope %g, right at %g: %g of the time", n_runs,
-                      slopes[i], chance, share);
+                      slopes[i], w.chance, share);
             }
         }
-    CHECK(simulate(1, 0.1, 0.9, false, 2000, &drafted) < 0.4, "right guesses for little pay");
-    CHECK(simulate(1, 0.02, 0.5, false, 2000, &drafted) < 0.65, "half of them being right too");
+    World good = {1, 0.1, 0.9, 0, false}, half = {1, 0.02, 0.5, 0, false};
+    CHECK(simulate(&good, 2000, &drafted) < 0.4, "right guesses for little pay");
+    CHECK(simulate(&half, 2000, &drafted) < 0.65, "half of them being right too");
     for (double chance = 0; chance < 1; chance += 0.3) {
-        double share = simulate(1, 0.2, chance, true, 4000, &drafted);
+        World busy = {1, 0.2, chance, 0, true};
+        double share = simulate(&busy, 4000, &drafted);
         CHECK(share < (chance > 0.8 ? 0.6 : 1.06), "a busy machine, right at %g: %g", chance,
               share);
     }
-    simulate(1, 1, 0.9, false, 2000, &drafted);
+    World dear = {1, 1, 0.9, 0, false};
+    simulate(&dear, 2000, &drafted);
     CHECK(drafted < 100, "%zu guesses where a token costs as much as a pass", drafted);
+}
+
+/* What a drafter can give at best, over the number of guesses (research/performance.md, 4.3). */
+static double best_share(const World *w) {
+    double best = 1;
+    for (int k = 1; k <= MAX_DRAFT; k++) {
+        double gain = (1 - pow(w->chance, k + 1)) / (1 - w->chance);
+        best = fmin(best, (1 + k * (w->slope + w->each)) / gain);
+    }
+    return best;
+}
+
+/* A drafter costs little where it is bad, and gives most of what it can where it is good. */
+static void test_draft_pace(void) {
+    static const double costs[] = {0.02, 0.07, 0.15, 0.3, 1}, slopes[] = {0.02, 0.1, 0.5};
+    size_t drafted;
+    for (size_t i = 0; i < 5; i++)
+        for (size_t j = 0; j < 3; j++) {
+            World w = {.n_runs = 1, .slope = slopes[j], .each = costs[i]};
+            for (w.chance = 0; w.chance < 1; w.chance += 0.1) {
+                double share = simulate(&w, 3000, &drafted), best = best_share(&w);
+                CHECK(share < 1.02 && share < best * 1.1 + 0.04,
+                      "a drafter at %g, slope %g, right at %g: %g of the time, at best %g", w.each,
+                      w.slope, w.chance, share, best);
+            }
+            w.busy = true;
+            w.chance = 0.05;
+            double share = simulate(&w, 3000, &drafted);
+            CHECK(share < 1.06, "a busy machine, a drafter at %g, slope %g: %g", w.each, w.slope,
+                  share);
+        }
 }
 
 /* ---- The same answer with guesses and without ------------------------------------------------ */
@@ -124,54 +206,94 @@ static void make_prompt(Ids *prompt, uint32_t repeats, uint32_t which) {
         CHECK(ids_add(prompt, text[i % 12], &e), "%s", e.text);
 }
 
-static GenerateOptions case_options(const Case *c, int64_t lookup) {
+/* How many tokens are guessed, and by whom. */
+typedef struct {
+    int64_t lookup, draft;
+} Guesses;
+
+static GenerateOptions case_options(const Case *c, Guesses g) {
     return (GenerateOptions){.sampler = c->sampler,
                              .max_tokens = c->max_tokens,
                              .loop_guard = c->loop_guard,
-                             .lookup = lookup};
+                             .lookup = g.lookup,
+                             .draft = g.draft};
 }
 
 /* Everything about an answer that may not depend on guesses. */
-static void check_same(const Case *c, int64_t lookup, const RunStats *a, const RunStats *b,
+static void check_same(const Case *c, Guesses g, const RunStats *a, const RunStats *b,
                        const Output *x, const Output *y, const Session *s, const Ids *prompt) {
     CHECK(a->hash == b->hash && a->n_generated == b->n_generated && a->finish == b->finish,
-          "%s, %d guesses: %zu tokens and %s, not %zu and %s", c->name, (int)lookup, b->n_generated,
-          finish_names[b->finish], a->n_generated, finish_names[a->finish]);
+          "%s, %d and %d guesses: %zu tokens and %s, not %zu and %s", c->name, (int)g.lookup,
+          (int)g.draft, b->n_generated, finish_names[b->finish], a->n_generated,
+          finish_names[a->finish]);
     CHECK(x->all.n == y->all.n &&
               (x->all.n == 0 || memcmp(x->all.data, y->all.data, x->all.n) == 0),
-          "%s, %d guesses: the text", c->name, (int)lookup);
+          "%s, %d and %d guesses: the text", c->name, (int)g.lookup, (int)g.draft);
     /* What is cached is the prompt and the answer but for its last token, unless that was fed. */
     bool kept = s->ids.n == prompt->n + b->n_generated - 1;
     for (size_t i = 0; kept && i < s->ids.n; i++)
         kept = s->ids.ids[i] == (i < prompt->n ? prompt->ids[i] : y->ids.ids[i - prompt->n]);
-    CHECK(kept, "%s, %d guesses: %zu tokens are cached", c->name, (int)lookup, s->ids.n);
+    CHECK(kept, "%s, %d and %d guesses: %zu tokens are cached", c->name, (int)g.lookup,
+          (int)g.draft, s->ids.n);
 }
 
-static void test_case(Session *s, const Case *c, size_t *drafted, size_t *accepted) {
-    static const int64_t lookups[] = {0, 1, 2, 5, MAX_DRAFT, LOOKUP_AUTO};
+/* What is expected of a drafter: nothing; to be right in a part of the cases; to be right always,
+ * as the model itself, as long as it has read all. */
+typedef enum { DRAFTER_ANY, DRAFTER_GOOD, DRAFTER_SAME } Expected;
+
+typedef struct {
+    size_t drafted, accepted;
+} Count;
+
+/* One answer; what it says is compared with that of `plain`, which the first one fills. */
+static void test_guesses(Session *s, const Case *c, Guesses g, const Ids *prompt, RunStats *first,
+                         Output *plain, Expected expected, Count *count) {
+    Error e;
+    RunStats st;
+    GenerateOptions o = case_options(c, g);
+    Output out = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL, .keep = true};
+    Output *to = plain->ids.n == 0 ? plain : &out;
+    if (s->drafter) s->drafter->begun = false; /* it may read all, whatever that costs */
+    bool ok = generate(s, prompt, &o, to, &st, &e);
+    CHECK(ok, "%s: %s", c->name, e.text);
+    if (to == plain) *first = st;
+    check_same(c, g, first, &st, plain, to, s, prompt);
+    CHECK(st.n_accepted <= st.n_drafted && (g.lookup != 0 || g.draft != 0 || st.n_drafted == 0),
+          "%s: %zu of %zu", c->name, st.n_accepted, st.n_drafted);
+    if (g.lookup == 5 && strstr(c->name, "repeats"))
+        CHECK(st.n_accepted > st.n_generated / 2, "%s: %zu of %zu tokens were guessed", c->name,
+              st.n_accepted, st.n_generated);
+    /* the last pass may be cut short by what ends the answer */
+    if (expected == DRAFTER_SAME && g.lookup == 0 && g.draft > 0 &&
+        prompt->n + st.n_generated < DRAFT_WINDOW)
+        CHECK(st.n_accepted + (size_t)g.draft >= st.n_drafted &&
+                  (st.n_generated < 20 || st.n_accepted >= st.n_generated / 3),
+              "%s, %d guesses by itself: %zu of %zu are right", c->name, (int)g.draft,
+              st.n_accepted, st.n_drafted);
+    count->drafted += st.n_drafted;
+    count->accepted += st.n_accepted;
+    output_close(&out);
+}
+
+static void test_case(Session *s, const Case *c, Expected expected, Count *count) {
+    static const Guesses looked_up[] = {{0, 0}, {1, 0},         {2, 0},
+                                        {5, 0}, {MAX_DRAFT, 0}, {GUESS_AUTO, 0}},
+                         drafted[] = {{0, 0},
+                                      {0, 1},
+                                      {0, 4},
+                                      {0, MAX_DRAFT},
+                                      {0, GUESS_AUTO},
+                                      {3, 2},
+                                      {GUESS_AUTO, GUESS_AUTO}};
+    size_t n =
+        s->drafter ? sizeof drafted / sizeof drafted[0] : sizeof looked_up / sizeof looked_up[0];
     Ids prompt = {0};
-    RunStats first;
+    RunStats first = {0};
     Output plain = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL, .keep = true};
     make_prompt(&prompt, c->repeats, 7);
-    for (size_t i = 0; i < sizeof lookups / sizeof lookups[0]; i++) {
-        Error e;
-        RunStats st;
-        GenerateOptions o = case_options(c, lookups[i]);
-        Output out = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL, .keep = true};
-        Output *to = i == 0 ? &plain : &out;
-        bool ok = generate(s, &prompt, &o, to, &st, &e);
-        CHECK(ok, "%s: %s", c->name, e.text);
-        if (i == 0) first = st;
-        check_same(c, lookups[i], &first, &st, &plain, to, s, &prompt);
-        CHECK(st.n_accepted <= st.n_drafted && (lookups[i] != 0 || st.n_drafted == 0),
-              "%s: %zu of %zu", c->name, st.n_accepted, st.n_drafted);
-        *drafted += st.n_drafted;
-        *accepted += st.n_accepted;
-        if (lookups[i] == 5 && strstr(c->name, "repeats"))
-            CHECK(st.n_accepted > st.n_generated / 2, "%s: %zu of %zu tokens were guessed", c->name,
-                  st.n_accepted, st.n_generated);
-        output_close(&out);
-    }
+    for (size_t i = 0; i < n; i++)
+        test_guesses(s, c, s->drafter ? drafted[i] : looked_up[i], &prompt, &first, &plain,
+                     expected, count);
     output_close(&plain);
     ids_free(&prompt);
 }
@@ -230,7 +352,7 @@ static const Case cases[] = {
 
 /* Six prompts together, some with guesses, ending at different times: what each says alone. */
 static void test_together(Engine *engine, int64_t max) {
-    static const int64_t lookups[RUNS] = {0, 5, LOOKUP_AUTO, MAX_DRAFT, 2, MAX_DRAFT};
+    static const int64_t lookups[RUNS] = {0, 5, GUESS_AUTO, MAX_DRAFT, 2, MAX_DRAFT};
     Session sessions[RUNS];
     Run runs[RUNS], *going[RUNS];
     RunStats alone[RUNS], st[RUNS];
@@ -242,7 +364,7 @@ static void test_together(Engine *engine, int64_t max) {
     for (uint32_t i = 0; i < RUNS; i++) {
         prompts[i] = (Ids){0};
         make_prompt(&prompts[i], 1 + i, 20 + i);
-        options[i] = case_options(&cases[i % 2 ? 5 : 1], 0);
+        options[i] = case_options(&cases[i % 2 ? 5 : 1], (Guesses){0, 0});
         options[i].max_tokens = max + 9 * i;
         Output first = {.keep = true};
         ok = ok && session_open(&sessions[i], engine, &e);
@@ -296,6 +418,126 @@ static void test_copy(Engine *engine) {
     }
 }
 
+/* ---- Drafters -------------------------------------------------------------------------------- */
+
+typedef struct {
+    char path[320];
+    Model model;
+    Engine engine;
+    Drafter drafter;
+} Small;
+
+static bool small_open(Small *d, Session *s, uint32_t ctx, Error *e) {
+    EngineOptions o = s->engine->options;
+    o.n_seq = 1;
+    o.ctx = ctx;
+    o.pool = s->engine->pool;
+    d->engine = (Engine){0};
+    d->drafter = (Drafter){.from = 0};
+    s->drafter = &d->drafter;
+    return model_load(&d->model, d->path, e) && engine_open(&d->engine, &d->model, &o, e) &&
+           session_open(&d->drafter.session, &d->engine, e);
+}
+
+static void small_close(Small *d, Session *s) {
+    session_close(&d->drafter.session);
+    engine_close(&d->engine);
+    model_unload(&d->model);
+    s->drafter = NULL;
+}
+
+/* The cases, or some of them, with this drafter, which remembers one when the next begins. */
+static void test_drafter(Session *s, Small *d, const char *name, uint32_t ctx, Expected expected) {
+    Error e;
+    Count count = {0};
+    bool ok = small_open(d, s, ctx, &e);
+    CHECK(ok, "%s: %s", name, e.text);
+    for (size_t i = 0; ok && i < N_CASES; i += expected == DRAFTER_ANY ? 3 : 1)
+        test_case(s, &cases[i], expected, &count);
+    double share = (double)count.accepted / (double)count.drafted;
+    CHECK(count.drafted > 1000 && (expected != DRAFTER_GOOD || share > 0.3), "%s: %zu of %zu", name,
+          count.accepted, count.drafted);
+    CHECK(!d->drafter.failed, "%s: %s", name, d->drafter.error.text);
+    small_close(d, s);
+}
+
+/* Damage the last norm's weights, and with them all logits. */
+static bool break_weights(const char *path, Error *e) {
+    ModelFile m;
+    uint64_t offset = 0;
+    float nan = NAN;
+    FILE *f;
+    if (!model_open(&m, path, e)) return false;
+    for (uint32_t i = 0; i < m.header->n_tensors; i++)
+        if (strcmp(m.tensors[i].name, "model.norm.weight") == 0) offset = m.tensors[i].offset;
+    model_close(&m);
+    if (offset == 0 || !(f = fopen(path, "r+b"))) return fail_errno(e, path, "opening");
+    bool ok = fseek(f, (long)offset, SEEK_SET) == 0 && fwrite(&nan, sizeof nan, 1, f) == 1;
+    return fclose(f) == 0 && ok;
+}
+
+/* A drafter without finite numbers guesses no more, and the answer is what it is without. */
+static void test_broken_drafter(Session *s, Small *d) {
+    Error e;
+    Count count = {0};
+    bool ok = break_weights(d->path, &e) && small_open(d, s, CTX, &e);
+    CHECK(ok, "%s", e.text);
+    if (ok) test_case(s, &cases[1], DRAFTER_ANY, &count);
+    CHECK(d->drafter.failed && strstr(d->drafter.error.text, "not a finite number") &&
+              strstr(d->drafter.error.text, d->path),
+          "it says why: %s", d->drafter.error.text);
+    small_close(d, s);
+}
+
+/* The conversation takes turns, forgets, is cut and begins anew: the drafter follows. */
+static void test_follow(Session *s, Small *d) {
+    Error e;
+    bool ok = small_open(d, s, 100, &e);
+    Drafter *f = &d->drafter;
+    uint64_t state = 9;
+    int32_t ids[CTX];
+    size_t n = 0;
+    for (size_t i = 0; i < CTX; i++) ids[i] = (int32_t)below(&state, 94);
+    for (int step = 0; ok && step < 400; step++) {
+        size_t window = 1 + below(&state, step % 3 == 0 ? 10 : CTX);
+        uint32_t kind = below(&state, 8);
+        if (kind == 0) ids[n / 2] ^= 1; /* an earlier word is changed, */
+        if (kind == 1) n = n / 2;       /* the end forgotten, */
+        if (kind == 2) n = 0;           /* or all of it */
+        n = min_size(n + 1 + below(&state, kind == 3 ? 120 : 6), CTX);
+        if (n == CTX) n = 1;
+        size_t lacks = drafter_follow(f, ids, n, window), had = f->session.ids.n;
+        bool same = f->from + had + lacks == n && lacks > 0 && n - f->from <= 100 &&
+                    (lacks <= window || had == 0);
+        for (size_t i = 0; i < had; i++) same = same && f->session.ids.ids[i] == ids[f->from + i];
+        CHECK(same, "step %d: from %zu, %zu held, %zu lacking of %zu, window %zu", step, f->from,
+              had, lacks, n, window);
+        CHECK(f->from == 0 || n > min_size(window, 100), "step %d: all of %zu are read", step, n);
+        ok = session_feed(&f->session, ids + n - lacks, lacks, NULL, &e) == FED;
+    }
+    CHECK(ok, "%s", e.text);
+    small_close(d, s);
+}
+
+/* path, quant: of the session's model */
+static void test_drafters(Session *s, const char *path, const char *quant, bool kv_f32) {
+    Error e;
+    Small d = {.path = ""};
+    snprintf(d.path, sizeof d.path, "%s", path);
+    test_drafter(s, &d, "the model itself", CTX, DRAFTER_SAME);
+    test_drafter(s, &d, "with a small context", 64, DRAFTER_ANY);
+    if (kv_f32) test_drafter(s, &d, "with a context of 3", 3, DRAFTER_ANY);
+    snprintf(d.path, sizeof d.path, "%s.small", path);
+    bool ok = tiny_model(d.path, strcmp(quant, "q8") == 0 ? "q5" : "q8", TINY_ENDS, &e);
+    CHECK(ok, "%s", e.text);
+    if (ok) test_drafter(s, &d, "another quantization", CTX, DRAFTER_GOOD);
+    if (ok && kv_f32) test_follow(s, &d);
+    if (ok) test_broken_drafter(s, &d);
+    unlink(d.path);
+}
+
+/* ---- All of it ------------------------------------------------------------------------------- */
+
 static void test_model(const char *path, const char *quant, bool kv_f32, uint32_t threads) {
     Model m;
     Engine engine;
@@ -306,10 +548,11 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
     if (!ok) return CHECK(ok, "%s: %s", quant, e.text);
     ok = engine_open(&engine, &m, &o, &e);
     if (ok && session_open(&s, &engine, &e)) {
-        size_t drafted = 0, accepted = 0;
-        for (size_t i = 0; i < N_CASES; i++) test_case(&s, &cases[i], &drafted, &accepted);
-        CHECK(accepted > 2000 && accepted < drafted * 3 / 4, "%zu of %zu guesses were right",
-              accepted, drafted);
+        Count count = {0};
+        for (size_t i = 0; i < N_CASES; i++) test_case(&s, &cases[i], DRAFTER_ANY, &count);
+        CHECK(count.accepted > 2000 && count.accepted < count.drafted * 3 / 4,
+              "%zu of %zu guesses were right", count.accepted, count.drafted);
+        if (strcmp(quant, "f32") != 0) test_drafters(&s, path, quant, kv_f32);
         session_close(&s);
         test_together(&engine, 20);
         test_together(&engine, 90);
@@ -325,6 +568,7 @@ int main(void) {
     char path[300];
     test_find();
     test_pace();
+    test_draft_pace();
     snprintf(path, sizeof path, "%s/test_generate.XXXXXX", base && base[0] ? base : "/tmp");
     int fd = mkstemp(path);
     CHECK(fd >= 0, "%s: %s", path, strerror(errno));
