@@ -630,6 +630,153 @@ readme_tests() {
     done <"$scratch/commands"
 }
 
+# ---- A smaller model that guesses ----------------------------------------------------------------
+
+# drafted WHAT DRAFT ARGUMENTS...: the same answer, however many tokens DRAFT guesses. All guessed and accepted
+# ones of forced runs are added up in $guesses and $right.
+drafted() {
+    drafted_what=$1 draft=$2
+    shift 2
+    run 0 "$drafted_what, without" env QWEN_LOOKUP=0 "$qwen" "$@" --seed 6
+    cp "$out" "$scratch/answer"
+    drafted_want=$(hash)
+    says "$drafted_what, without: no guesses" '\(0 drafted, 0 accepted\)'
+    for setting in QWEN_DRAFT=0 QWEN_DRAFT=1 QWEN_DRAFT=5 QWEN_DRAFT=15 QWEN_LOOKUP=0 none=; do
+        run 0 "$drafted_what, $setting" env QWEN_LOOKUP=0 "$setting" "$qwen" "$@" --seed 6 --draft "$draft"
+        same "$drafted_what, $setting: the same ids" "$(hash)" "$drafted_want"
+        check "$drafted_what, $setting: the same bytes" cmp "$out" "$scratch/answer"
+        says "$drafted_what, $setting: the statistics line" "$grammar"
+        case $setting in QWEN_DRAFT=[15]*) ;; *) continue ;; esac
+        guesses=$((guesses + $(sed -n 's/.*(\([0-9]*\) drafted.*/\1/p' "$err")))
+        right=$((right + $(sed -n 's/.*drafted, \([0-9]*\) accepted.*/\1/p' "$err")))
+    done
+    run 0 "$drafted_what, both kinds" "$qwen" "$@" --seed 6 --draft "$draft"
+    same "$drafted_what, both kinds: the same ids" "$(hash)" "$drafted_want"
+}
+
+draft_tests() {
+    guesses=0 right=0
+    for threads in 1 2 3; do
+        drafted "--draft on $threads threads" "$scratch/q5.bin" "$model" -p 'hello the world' -n 40 \
+            --ignore-eos -t $threads
+    done
+    drafted "--draft, greedy" "$scratch/q5.bin" "$model" -p 'hello the world' -n 40 --temp 0 --ignore-eos -t 1
+    drafted "--draft with penalties" "$scratch/q5.bin" "$model" -p 'hello' -n 60 -t 1 --ignore-eos \
+        --presence-penalty -3 --frequency-penalty 1 --repeat-last-n 30 --temp 0.5
+    drafted "--draft of all candidates" "$scratch/q5.bin" "$model" -p 'hello' -n 40 -t 1 --ignore-eos --temp 2 \
+        --top-k 0 --top-p 1
+    drafted "--draft with a stop string" "$scratch/q5.bin" "$model" -p 'hello' -n 60 -t 1 --ignore-eos \
+        --stop e --stop the
+    drafted "--draft until the model stops" "$scratch/q5.bin" "$model" -p 'hello' -t 1
+    drafted "--draft until the context is full" "$scratch/q5.bin" "$model" -p 'hello' -t 1 -c 100 --ignore-eos
+    drafted "--draft of one token" "$scratch/q5.bin" "$model" -p 'hello' -t 1 -n 1
+    drafted "--draft --raw --kv f32 --yarn 2" "$scratch/q5.bin" "$model" -p 'hello' -t 1 -n 30 --raw --kv f32 --yarn 2
+    drafted "--draft by the model itself" "$model" "$model" -p 'hello' -t 1 -n 40 --ignore-eos
+    echo '[{"role": "user", "content": "hello the world"}]' >"$scratch/messages.json"
+    drafted "--draft with --messages" "$scratch/q5.bin" "$model" --messages "$scratch/messages.json" -n 30 -t 1
+    check "some guesses of the tiny models ($right of $guesses) are right, some are not" \
+        test "$right" -gt 100 -a "$right" -lt "$guesses"
+    sed 's/"max_position_embeddings":4096/"max_position_embeddings":48/' "$tiny/config.json" >"$scratch/config.json"
+    cp -r "$tiny" "$scratch/short" && cp "$scratch/config.json" "$scratch/short/config.json"
+    run 0 "a model that knows 48 positions" "$convert" "$scratch/short" -o "$scratch/short.bin"
+    drafted "--draft that knows 48 positions" "$scratch/short.bin" "$model" -p 'hello' -n 150 -t 1 --ignore-eos
+    seq 1 400 >"$scratch/numbers.txt"
+    drafted "--draft behind a long prompt" "$scratch/q5.bin" "$model" -f "$scratch/numbers.txt" -n 30 -t 1 --ignore-eos
+}
+
+# Ways to give a prompt, and what is written beside the answer
+draft_use_tests() {
+    ask "before --draft" "$model" -p 'hello the world' --seed 7 -n 30 -t 1
+    want=$hash
+    ask "--draft and a pipe" "$model" --seed 7 -n 30 -t 1 --draft "$scratch/q5.bin" <"$scratch/prompt.txt"
+    same "--draft and a pipe: the same ids" "$hash" "$want"
+    rm -f "$scratch/kv"
+    for cached in 0 '[1-9][0-9]'; do
+        run 0 "--draft and --cache" env QWEN_DRAFT=4 "$qwen" "$model" -p 'hello the world' --seed 7 -n 30 -t 1 \
+            --draft "$scratch/q5.bin" --cache "$scratch/kv" --stats "$scratch/stats.json"
+        same "--draft and --cache: the same ids" "$(hash)" "$want"
+        says "--draft and --cache: $cached cached" "\\($cached cached\\)"
+        says "--draft and --cache: guesses" '\([1-9][0-9]* drafted'
+    done
+    check "--stats names the draft" grep -q "\"draft\":\"$scratch/q5.bin\",\"isa\"" "$scratch/stats.json"
+    ask "--stats without --draft" "$model" -p a -n 1 --stats "$scratch/stats.json"
+    check "--stats without --draft: null" grep -q '"draft":null,"isa"' "$scratch/stats.json"
+    : >"$out"
+    env QWEN_DRAFT=3 "$qwen" "$scratch/f32.bin" -p hello --yarn 8 -c 32768 --ignore-eos --no-loop-guard -t 1 \
+        --draft "$scratch/q5.bin" >"$out" 2>"$err" &
+    pid=$!
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ -s "$out" ] && break
+        sleep 0.5
+    done
+    kill -INT $pid
+    wait $pid
+    same "^C with --draft: exit status" $? 130
+    says "^C with --draft: the statistics" '\([1-9][0-9]* drafted, .*\| interrupt \|'
+}
+
+draft_refusals() {
+    refuse 1 "--draft of nothing" "$qwen" "$model" -p a --draft "$scratch/none.bin"
+    says "--draft of nothing: its name" 'none.bin: '
+    refuse 1 "--draft of a folder" "$qwen" "$model" -p a --draft "$tiny"
+    refuse 1 "--draft of a text" "$qwen" "$model" -p a --draft "$scratch/prompt.txt"
+    sed 's/tool_call/tool_kall/g' "$tiny/tokenizer.json" >"$scratch/other/tokenizer.json"
+    run 0 "a model with another tokenizer" "$convert" "$scratch/other" -o "$scratch/other.bin"
+    refuse 1 "--draft with another token" "$qwen" "$model" -p a --draft "$scratch/other.bin"
+    says "--draft with another token" \
+        'other.bin: tokenizer: expected that of .*q8.bin, got another \(token 279 differs\)$'
+    sed 's/"t h","th e"/"t h","h e"/; s/"l l","h e",/"l l","th e",/' "$tiny/tokenizer.json" \
+        >"$scratch/other/tokenizer.json"
+    run 0 "a model with its merges in another order" "$convert" "$scratch/other" -o "$scratch/other.bin"
+    refuse 1 "--draft with another merge" "$qwen" "$model" -p a --draft "$scratch/other.bin"
+    says "--draft with another merge" 'other.bin: tokenizer: .*q8.bin, got another \(merge 1 differs\)$'
+    sed 's/,{"id":280[^}]*}//' "$tiny/tokenizer.json" >"$scratch/other/tokenizer.json"
+    run 0 "a model with a token less" "$convert" "$scratch/other" -o "$scratch/other.bin"
+    refuse 1 "--draft with a token less" "$qwen" "$model" -p a --draft "$scratch/other.bin"
+    says "--draft with a token less" '\(280 tokens and 20 merges, not 281 and 20\)$'
+    # shellcheck disable=SC2086 # a list of arguments
+    for mode in --verify '--bench tg1' "--perplexity $scratch/text.txt" '--render -p a' '--tokenize -p a' \
+        "--prompts $scratch/prompt.txt"; do
+        refuse 2 "--draft and $mode" "$qwen" "$model" $mode --draft "$scratch/q5.bin"
+    done
+    for n in '' x -1 16 1.5; do
+        refuse 1 "QWEN_DRAFT='$n'" env QWEN_DRAFT="$n" "$qwen" "$model" -p a
+    done
+}
+
+# Weights that are no numbers: the guesses end, the answer does not.
+broken_draft_tests() {
+    for file in f32 q5; do
+        cp "$scratch/$file.bin" "$scratch/broken.bin"
+        tr '\0' '\377' </dev/zero | dd of="$scratch/broken.bin" bs=4096 seek=6 count=10 iflag=fullblock \
+            conv=notrunc 2>/dev/null
+        run 1 "--verify of a broken draft" "$qwen" "$scratch/broken.bin" --verify
+        run 3 "the broken draft alone" "$qwen" "$scratch/broken.bin" -p 'hello the world' -n 10 -t 1
+        for setting in QWEN_DRAFT=1 QWEN_DRAFT=15 none=; do
+            ask "before a broken draft" "$model" -p 'hello the world' --seed 7 -n 40 -t 1 --ignore-eos
+            run 0 "a broken draft, $setting" env QWEN_LOOKUP=0 "$setting" "$qwen" "$model" \
+                -p 'hello the world' --seed 7 -n 40 -t 1 --ignore-eos --draft "$scratch/broken.bin"
+            same "a broken draft, $setting: the same ids" "$(hash)" "$hash"
+            says "a broken draft, $setting: no guesses" '\(0 drafted, 0 accepted\)'
+            [ $setting = none= ] ||
+                says "a broken draft, $setting: why" '^qwen: .*broken.bin: logits: not a finite number at position [0-9]+ .*; the answer goes on without its guesses$'
+        done
+    done
+}
+
+# The demo model has learned something, so its other quantization is nearly always right about it.
+demo_draft_tests() {
+    for quant in q8 q5; do
+        run 0 "the demo model as $quant" "$convert" "$root/demo/model" -o "$scratch/demo.$quant.bin" --quant $quant
+    done
+    guesses=0 right=0
+    drafted "the demo model, drafted by its q5" "$scratch/demo.q5.bin" "$scratch/demo.q8.bin" -t 1 \
+        -p 'Explain in three paragraphs what a lighthouse is for.'
+    drafted "the demo model, greedy" "$scratch/demo.q5.bin" "$scratch/demo.q8.bin" -t 1 --temp 0 \
+        -p 'Tell me a story about a fisher.'
+    check "$right of $guesses guesses of the demo model are right" test $((right * 10)) -gt $((guesses * 7))
+}
+
 # ---- All of it -----------------------------------------------------------------------------------
 
 rm -rf "$scratch"
@@ -660,6 +807,11 @@ bench_tests
 perplexity_tests
 readme_tests
 big_tests
+draft_tests
+draft_use_tests
+draft_refusals
+broken_draft_tests
+demo_draft_tests
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
 if [ $skipped -gt 0 ]; then
