@@ -452,6 +452,7 @@ static void test_drafter(Session *s, Small *d, const char *name, uint32_t ctx, E
     Count count = {0};
     bool ok = small_open(d, s, ctx, &e);
     CHECK(ok, "%s: %s", name, e.text);
+    CHECK(ok && check_same_tokenizer(&d->model, s->engine->model, &e), "%s: %s", name, e.text);
     for (size_t i = 0; ok && i < N_CASES; i += expected == DRAFTER_ANY ? 3 : 1)
         test_case(s, &cases[i], expected, &count);
     double share = (double)count.accepted / (double)count.drafted;
@@ -532,6 +533,8 @@ static void test_drafters(Session *s, const char *path, const char *quant, bool 
     CHECK(ok, "%s", e.text);
     if (ok) test_drafter(s, &d, "another quantization", CTX, DRAFTER_GOOD);
     if (ok && kv_f32) test_follow(s, &d);
+    ok = ok && tiny_model_padded(d.path, quant, TINY_ENDS, 32, &e);
+    if (ok) test_drafter(s, &d, "other weights, with more padding", CTX, DRAFTER_ANY);
     if (ok) test_broken_drafter(s, &d);
     unlink(d.path);
 }

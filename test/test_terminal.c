@@ -526,6 +526,106 @@ static void test_loop(void) {
     chat_close(&t);
 }
 
+/* What the chat shows for each of these lines, with these options. */
+static bool talk(const char *const *lines, size_t n, char (*replies)[4096],
+                 const char *const *options) {
+    Terminal t;
+    if (!chat_open(&t, "ending.bin", options)) return false;
+    for (size_t i = 0; i < n; i++) ask(&t, lines[i], replies[i]);
+    chat_close(&t);
+    return true;
+}
+
+/* The same conversation with a model that guesses: with turns, parameters, and a past that changes;
+ * its statistics apart, it shows the same. */
+static void test_draft(void) {
+    static const char *const guesses[] = {"0", "1", "4", "15", NULL};
+    char save[800], load[800];
+    snprintf(save, sizeof save, "/save %s", in_folder("drafted.json"));
+    snprintf(load, sizeof load, "/load %s", in_folder("drafted.json"));
+    const char *const lines[] = {"hello",
+                                 "and then?",
+                                 save,
+                                 "/set parameter temperature 0",
+                                 "more",
+                                 "/set system \"Be brief.\"",
+                                 "what?",
+                                 "/clear",
+                                 "hello",
+                                 "/set parameter temperature 1.5",
+                                 load,
+                                 "again",
+                                 "/set parameter stop e",
+                                 "go on",
+                                 "/set parameter num_predict 7",
+                                 "hello"};
+    enum { N = sizeof lines / sizeof lines[0] };
+    static char plain[N][4096], drafted[N][4096];
+    const char *const options[] = {"--seed", "3", "-n", "60", NULL};
+    const char *const with[] = {"--seed", "3", "-n", "60", "--draft", in_folder("draft.bin"), NULL};
+    if (!talk(lines, N, plain, options)) return;
+    setenv("QWEN_LOOKUP", "0", 1);
+    for (size_t k = 0; k < sizeof guesses / sizeof guesses[0]; k++) {
+        if (guesses[k])
+            setenv("QWEN_DRAFT", guesses[k], 1);
+        else
+            unsetenv("QWEN_DRAFT");
+        if (!talk(lines, N, drafted, with)) break;
+        for (size_t i = 0; i < N; i++)
+            CHECK(strcmp(drafted[i], plain[i]) == 0, "%s, %s guesses, shows\n%s not\n%s", lines[i],
+                  guesses[k] ? guesses[k] : "some", drafted[i], plain[i]);
+    }
+    unsetenv("QWEN_DRAFT");
+    unsetenv("QWEN_LOOKUP");
+}
+
+/* The guesses of a model follow the conversation, stop with an answer that is stopped, and a model
+ * without finite numbers is told of once. */
+static void test_draft_notes(void) {
+    char reply[4096], path[700];
+    snprintf(path, sizeof path, "%s", in_folder("ending.bin"));
+    setenv("QWEN_DRAFT", "3", 1);
+    CHAT(t, "endless.bin", "--draft", path, "--temp", "1", "--seed", "1", "--no-loop-guard");
+    ask_for(&t, "/show info", "guesses by tiny (f32), from ");
+    ask_for(&t, "/set verbose", "");
+    type_line(&t, "hello");
+    double until = now_seconds() + PATIENCE;
+    while (t.out.n < t.seen + 100 && terminal_read(&t, until)) {
+    }
+    type_bytes(&t, "\003", 1);
+    expect(&t, " drafted, ", NULL, 0);
+    expect(&t, "| interrupt |", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    ask_for(&t, "/set parameter num_predict 20", "");
+    ask(&t, "go on", reply);
+    size_t drafted = 0;
+    const char *at = strstr(reply, "answer 20 tokens (");
+    CHECK(at && sscanf(at, "answer 20 tokens (%zu drafted", &drafted) == 1 && drafted > 10,
+          "it goes on, with guesses: %s", reply);
+    chat_close(&t);
+
+    FILE *f = fopen(path, "r+b"); /* the embedding, whose tensor is the first behind the header */
+    unsigned char nans[65536];
+    memset(nans, 0xff, sizeof nans);
+    Error e;
+    ModelFile m;
+    bool ok = f && model_open(&m, path, &e);
+    CHECK(ok, "%s", path);
+    if (!ok) return;
+    ok = fseek(f, (long)m.tensors[0].offset, SEEK_SET) == 0 &&
+         fwrite(nans, 1, min_size(sizeof nans, m.tensors[0].bytes), f) > 0;
+    model_close(&m);
+    CHECK(fclose(f) == 0 && ok, "%s is damaged", path);
+    CHAT(u, "endless.bin", "--draft", path, "-n", "9");
+    ask_for(&u, "hello", "not a finite number at position");
+    ask(&u, "more", reply);
+    CHECK(!strstr(reply, "finite"), "it is told of once: %s", reply);
+    ask(&u, "/show info", reply);
+    CHECK(!strstr(reply, "guesses by"), "it guesses no more: %s", reply);
+    chat_close(&u);
+    unsetenv("QWEN_DRAFT");
+}
+
 int main(void) {
     const char *base = getenv("TMPDIR");
     Error e;
@@ -536,7 +636,8 @@ int main(void) {
     CHECK(ready, "%s: %s", folder, strerror(errno));
     if (ready)
         ready = tiny_model(in_folder("endless.bin"), "q8", TINY_NEVER_ENDS, &e) &&
-                tiny_model(in_folder("ending.bin"), "f32", TINY_ENDS, &e);
+                tiny_model(in_folder("ending.bin"), "f32", TINY_ENDS, &e) &&
+                tiny_model(in_folder("draft.bin"), "q5", TINY_ENDS, &e);
     CHECK(ready, "the models: %s", e.text);
     if (ready) {
         test_turns();
@@ -553,6 +654,8 @@ int main(void) {
         test_end_of_input();
         test_full_context();
         test_loop();
+        test_draft();
+        test_draft_notes();
     }
     remove_folder();
     return test_end("test_terminal");

@@ -113,9 +113,10 @@ static bool tiny_file(Source *s, const char *path, TinyEnd end, Error *e) {
     return ok;
 }
 
-/* Write the model to path, as q8, q5, f32, f16 or bf16. */
-__attribute__((unused)) static bool tiny_model(const char *path, const char *quant, TinyEnd end,
-                                               Error *e) {
+/* Write the model to path, as q8, q5, f32, f16 or bf16, with so many rows of padding behind its
+ * vocabulary. */
+static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, uint32_t padding,
+                              Error *e) {
     Source s = {.path = "tiny"};
     Plan plan = {0};
     char weights[512];
@@ -123,6 +124,7 @@ __attribute__((unused)) static bool tiny_model(const char *path, const char *qua
     *e = (Error){"tiny model"};
     snprintf(weights, sizeof weights, "%s.weights", path);
     tiny_header(&s.header);
+    s.header.config.vocab_size += padding;
     bool ok = expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, e) &&
               tiny_tokenizer(&s, e) && tiny_file(&s, weights, end, e) &&
               plan_make(&s, NULL, quant, &plan, e);
@@ -131,6 +133,11 @@ __attribute__((unused)) static bool tiny_model(const char *path, const char *qua
     plan_free(&plan);
     source_close(&s);
     return ok;
+}
+
+__attribute__((unused)) static bool tiny_model(const char *path, const char *quant, TinyEnd end,
+                                               Error *e) {
+    return tiny_model_padded(path, quant, end, 0, e);
 }
 
 #endif
