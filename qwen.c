@@ -1737,13 +1737,12 @@ static bool run_close(Run *r, bool ok, Error *e) {
     return ok;
 }
 
-/* Guesses. Where the latest tokens stood before, in prompt or answer, other tokens followed: a pass
- * is fed those too. Where they did not, a smaller model may say what it would go on with. A pass
- * reads the weights once, however many tokens there are, which is most of its time; and behind
- * every guess that turns out to be what the sampler chooses, the next token's logits are there
- * already. The other guesses are forgotten. So the answer never depends on them, nor on the clock
- * that decides how many there are: every token is chosen from the same logits by the same random
- * number. */
+/* Guesses. Where the latest tokens stood before, in prompt or answer, other tokens followed; or a
+ * smaller model says what it would go on with. A pass is fed those too. It reads the weights once,
+ * however many tokens there are, which is most of its time; and behind every guess that turns out
+ * to be what the sampler chooses, the next token's logits are there already. The other guesses are
+ * forgotten. So the answer never depends on them, nor on the clock that decides how many there are:
+ * every token is chosen from the same logits by the same random number. */
 
 #define MATCH_MIN 2u
 #define MATCH_MAX 16u
@@ -1861,35 +1860,36 @@ typedef struct {
 } Outlook;
 
 /* How many tokens to guess, up to `most`, when it takes `each` seconds to find one, and the i-th is
- * right with chance[i] if those before it are: as many as make the pass give the most in a second.
- */
+ * right with chance[i] if those before it are: as many as make the pass give the most in a second,
+ * which is *rate. */
 static uint32_t guess_length(const Pace *p, const Outlook *o, const double *chance, uint32_t most,
-                             double each) {
-    double expected = o->gain, best = expected / (pace_seconds(p, o->m) + o->drafting), all = 1;
+                             double each, double *rate) {
+    double expected = o->gain, all = 1;
     uint32_t length = 0;
+    *rate = expected / (pace_seconds(p, o->m) + o->drafting);
     for (uint32_t k = 1; k <= most; k++) {
         all *= chance[k - 1];
         expected += all;
-        double rate = expected / (pace_seconds(p, o->m + k) + o->drafting + k * each);
-        if (rate > best) best = rate, length = k;
+        double with = expected / (pace_seconds(p, o->m + k) + o->drafting + k * each);
+        if (with > *rate) *rate = with, length = k;
     }
     return length;
 }
 
-/* How many to guess behind `match` matching tokens. */
+/* The same for guesses behind `match` matching tokens, */
 static uint32_t lookup_length(const Pace *p, const Outlook *o, const Record *r, uint32_t match,
-                              uint32_t most) {
+                              uint32_t most, double *rate) {
     double chance[MAX_DRAFT];
     for (uint32_t i = 0; i < most; i++) chance[i] = record_chance(r, match_class(match + i));
-    return guess_length(p, o, chance, most, 0);
+    return guess_length(p, o, chance, most, 0, rate);
 }
 
-/* Should a drafter guess one more token, where those before it are right with chance `so_far`? */
-static bool draft_pays(const Pace *p, const Outlook *o, const Record *r, double so_far,
-                       uint32_t most, double each) {
-    double chance[MAX_DRAFT];
-    for (uint32_t i = 0; i < most; i++) chance[i] = record_average(r) * (i == 0 ? so_far : 1);
-    return guess_length(p, o, chance, most, each) > 0;
+/* and for a drafter's, behind others that are all right with chance `so_far`. */
+static uint32_t draft_length(const Pace *p, const Outlook *o, const Drafter *d, double so_far,
+                             uint32_t most, double *rate) {
+    double chance[MAX_DRAFT], average = record_average(&d->session.record);
+    for (uint32_t i = 0; i < most; i++) chance[i] = i == 0 ? so_far * average : average;
+    return guess_length(p, o, chance, most, d->pass_s, rate);
 }
 
 /* A guess is part of the pass; so_far: how likely it and all before it are right. */
@@ -1899,16 +1899,18 @@ static void outlook_add(Outlook *o, double so_far) {
     o->gain += so_far;
 }
 
-/* Guess what followed the latest tokens where they stood before. */
-static bool run_lookup(Run *r, Outlook *o, uint32_t most, Error *err) {
+/* Guess what followed the latest tokens where they stood before, unless the drafter promises more,
+ * `rival` tokens a second. */
+static bool run_lookup(Run *r, Outlook *o, uint32_t most, double rival, Error *err) {
     Session *s = r->session;
-    uint32_t match;
-    double so_far = 1;
+    uint32_t match, n = (uint32_t)min_size((size_t)r->options->lookup, most);
+    double so_far = 1, rate;
     size_t from = lookup_find(s->ids.ids, s->ids.n, &match);
     if (from == 0) return true;
-    uint32_t n = (uint32_t)min_size((size_t)r->options->lookup, most);
-    if (r->options->lookup == GUESS_AUTO)
-        n = lookup_length(&s->engine->pace, o, &s->record, match, most);
+    if (r->options->lookup == GUESS_AUTO) {
+        n = lookup_length(&s->engine->pace, o, &s->record, match, most, &rate);
+        if (rate < rival) return true;
+    }
     r->record = &s->record;
     for (uint32_t i = 0; i < n; i++) { /* may reach its own guesses: then they go round */
         if (!ids_add(&s->ids, s->ids.ids[from + i], err)) return false;
@@ -1949,18 +1951,14 @@ static size_t drafter_follow(Drafter *d, const int32_t *ids, size_t n, size_t wi
     return n - d->from - have;
 }
 
-/* Feed the drafter what it lacks, and note what that costs. What it reads first of all is not
- * charged: otherwise it would never come to show what it can. */
-static Fed drafter_feed(Drafter *d, const int32_t *ids, size_t n, double *charged, Error *err) {
-    double start = now_seconds(), most = 4 * drafter_seconds(d, n);
-    Fed fed = session_feed(&d->session, ids, n, NULL, err);
-    double took = now_seconds() - start;
-    if (d->pass_s > 0) took = fmin(took, most); /* longer: it was held up by something else */
-    if (n <= 4) d->pass_s += (took - d->pass_s) / (d->pass_s > 0 ? 4 : 1);
-    if (d->begun) *charged += took;
+/* The drafter took so many seconds for n tokens. What it reads first of all is not charged:
+ * otherwise it would never come to show what it can. */
+static void drafter_note(Drafter *d, size_t n, double seconds, double *charged) {
+    if (d->pass_s > 0) /* longer than so: it was held up by something else */
+        seconds = fmin(seconds, 4 * drafter_seconds(d, n));
+    if (n <= 4) d->pass_s += (seconds - d->pass_s) / (d->pass_s > 0 ? 4 : 1);
+    if (d->begun) *charged += seconds;
     d->begun = true;
-    d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
-    return fed;
 }
 
 /* Choose from the drafter's logits what the sampler will choose if the model's own are like them:
@@ -1981,11 +1979,14 @@ static Fed drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_t
     Drafter *d = s->drafter;
     const Engine *e = d->session.engine;
     Pace *p = &s->engine->pace;
+    double start = now_seconds();
     size_t n = drafter_follow(d, s->ids.ids, s->ids.n, drafter_window(d, p));
-    if (!d->begun) pace_credit(p);
-    Fed fed = drafter_feed(d, s->ids.ids + s->ids.n - n, n, &o->drafting, &d->error);
-    r->stats->decode_bytes += (double)e->model->token_bytes + kv_read(e, d->session.ids.n);
+    Fed fed = session_feed(&d->session, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
     if (fed == FED) *id = drafter_choose(r, ahead, class);
+    d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
+    if (!d->begun) pace_credit(p);
+    drafter_note(d, n, now_seconds() - start, &o->drafting);
+    r->stats->decode_bytes += (double)e->model->token_bytes + kv_read(e, d->session.ids.n);
     return fed;
 }
 
@@ -1994,22 +1995,19 @@ static Fed drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_t
 static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
     Session *s = r->session;
     Drafter *d = s->drafter;
-    const Model *small = d->session.engine->model, *big = s->engine->model;
-    const Pace *p = &s->engine->pace;
     int64_t draft = r->options->draft;
     Sampler ahead = r->sampler;
-    double so_far = 1;
-    if (d->pass_s == 0) /* as its weights are to the model's */
-        d->pass_s = pace_seconds(p, 1) * (double)small->token_bytes / (double)big->token_bytes;
+    double so_far = 1, rate;
     r->record = &d->session.record;
     while (r->n_drafts < most) {
-        int32_t id;
-        uint8_t class;
+        int32_t id = 0;
+        uint8_t class = 0;
+        uint32_t left = most - r->n_drafts;
         bool more = draft == GUESS_AUTO
-                        ? draft_pays(p, o, r->record, so_far, most - r->n_drafts, d->pass_s)
+                        ? draft_length(&s->engine->pace, o, d, so_far, left, &rate) > 0
                         : r->n_drafts < draft;
         if (!more || drafter_next(r, o, &ahead, &id, &class) != FED) break;
-        if (is_eos(big, id) && !r->options->ignore_eos) break;
+        if (is_eos(s->engine->model, id) && !r->options->ignore_eos) break;
         if (!ids_add(&s->ids, id, err)) return false;
         r->classes[r->n_drafts++] = class;
         outlook_add(o, so_far *= record_chance(r->record, class));
@@ -2022,16 +2020,23 @@ static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
 static bool run_guess(Run *r, Outlook *o, Error *err) {
     const Session *s = r->session;
     const GenerateOptions *g = r->options;
-    size_t most = min_size(min_size(o->room, MAX_DRAFT), s->engine->options.ctx - s->ids.n);
+    const Pace *p = &s->engine->pace;
+    Drafter *d = s->drafter;
+    size_t room = min_size(min_size(o->room, MAX_DRAFT), s->engine->options.ctx - s->ids.n);
     if (g->max_tokens >= 0)
-        most = min_size(most, (size_t)g->max_tokens - r->stats->n_generated - 1);
+        room = min_size(room, (size_t)g->max_tokens - r->stats->n_generated - 1);
+    uint32_t most = (uint32_t)room;
     bool lookup = g->lookup > 0 || (g->lookup == GUESS_AUTO && o->allowed);
-    bool draft = g->draft > 0 || (g->draft == GUESS_AUTO && o->allowed);
+    bool draft = d && !d->failed && (g->draft > 0 || (g->draft == GUESS_AUTO && o->allowed));
+    double rival = 0;
     r->n_drafts = 0;
     if (most == 0) return true;
-    if (lookup && !run_lookup(r, o, (uint32_t)most, err)) return false;
-    if (!draft || r->n_drafts > 0 || !s->drafter || s->drafter->failed) return true;
-    return run_draft(r, o, (uint32_t)most, err);
+    if (draft && d->pass_s == 0) /* until it is measured: as its weights are to the model's */
+        d->pass_s = pace_seconds(p, 1) * (double)d->session.engine->model->token_bytes /
+                    (double)s->engine->model->token_bytes;
+    if (draft && g->draft == GUESS_AUTO) draft_length(p, o, d, 1, most, &rival);
+    if (lookup && !run_lookup(r, o, most, rival, err)) return false;
+    return !draft || r->n_drafts > 0 || run_draft(r, o, most, err);
 }
 
 /* Choose the token behind a run's latest one, from its first row of the logits; and, as long as the

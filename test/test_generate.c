@@ -62,8 +62,8 @@ static void simulate_guess(const World *w, Record *r, uint32_t class, bool *righ
 static void simulate_lookup(const World *w, const Pace *p, Outlook *o, Record *r,
                             uint32_t *accepted, uint64_t *s) {
     uint32_t match = MATCH_MIN + below(s, 12), most = min_size(MAX_DRAFT, o->room) & 0xff;
-    uint32_t k = lookup_length(p, o, r, match, most);
-    double so_far = 1;
+    double so_far = 1, rate;
+    uint32_t k = lookup_length(p, o, r, match, most, &rate);
     bool right = true;
     for (uint32_t j = 0; j < k; j++) {
         outlook_add(o, so_far *= record_chance(r, match_class(match + j)));
@@ -75,11 +75,11 @@ static void simulate_lookup(const World *w, const Pace *p, Outlook *o, Record *r
 static void simulate_draft(const World *w, Pace *p, Outlook *o, Drafter *d, size_t *lacks,
                            uint32_t *accepted, uint64_t *s) {
     Record *r = &d->session.record;
-    double so_far = 1;
+    double so_far = 1, rate;
     bool right = true;
     uint32_t before = o->m;
     while (o->m - before < MAX_DRAFT &&
-           draft_pays(p, o, r, so_far, MAX_DRAFT - (o->m - before), d->pass_s)) {
+           draft_length(p, o, d, so_far, MAX_DRAFT - (o->m - before), &rate) > 0) {
         uint32_t class = below(s, GUESS_CLASSES);
         *lacks = min_size(*lacks, drafter_window(d, p));
         if (!d->begun) pace_credit(p);
