@@ -1185,9 +1185,10 @@ typedef struct {
 struct Drafter {
     Session session;
     size_t from;
-    double pass_s; /* seconds of a pass that gives one guess, lately; 0: not known */
-    bool begun;    /* it has read something */
-    bool failed;   /* its numbers are not finite, or memory is short (error): it guesses no more */
+    double pass_s, read_s; /* seconds of a pass that gives one guess, lately, and of each token that
+                            * is read besides; 0: not known */
+    bool begun;            /* it has read something */
+    bool failed; /* its numbers are not finite, or memory is short (error): it guesses no more */
     Error error;
 };
 
@@ -1746,7 +1747,7 @@ static bool run_close(Run *r, bool ok, Error *e) {
 
 #define MATCH_MIN 2u
 #define MATCH_MAX 16u
-#define DRAFT_WINDOW PROMPT_CHUNK /* tokens that a drafter reads at once */
+#define DRAFT_MIN 16u /* a drafter that can read no more than that does not begin */
 
 /* How sure is a guess behind so many matching tokens, and one that a drafter gives the probability
  * p? */
@@ -1839,8 +1840,8 @@ static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, d
     p->balance = fmin(fmax(p->balance - drafting + seconds / 200, -4 * plain), 32 * plain);
 }
 
-/* A drafter begins: it may cost a few passes more than other guesses, to show what it can. */
-static void pace_credit(Pace *p) { p->balance += 4 * pace_seconds(p, 1); }
+/* A drafter begins: it may cost two passes more than other guesses, to show what it can. */
+static void pace_credit(Pace *p) { p->balance += 2 * pace_seconds(p, 1); }
 
 /* May guesses be made? Not before it is known what a pass without any costs, nor when they have
  * lost too much; and now and then a pass without keeps that knowledge fresh, more often where
@@ -1920,44 +1921,55 @@ static bool run_lookup(Run *r, Outlook *o, uint32_t most, double rival, Error *e
     return true;
 }
 
-/* Seconds of a drafter's pass of n tokens, hopefully. */
+/* What a drafter's passes take, until they are measured: as its weights are to the model's. */
+static void drafter_estimate(Drafter *d, const Run *r) {
+    const Engine *big = r->session->engine;
+    const RunStats *st = r->stats;
+    double share = (double)d->session.engine->model->token_bytes / (double)big->model->token_bytes;
+    if (d->pass_s == 0) d->pass_s = pace_seconds(&big->pace, 1) * share;
+    if (d->read_s > 0) return;
+    d->read_s = st->n_read > 32 ? st->prompt_s / (double)st->n_read * share : 0.15 * d->pass_s;
+}
+
+/* Seconds of a drafter's pass of n tokens. */
 static double drafter_seconds(const Drafter *d, size_t n) {
-    return d->pass_s * (1 + 0.15 * (double)(n - 1));
+    return d->pass_s + (double)(n - 1) * d->read_s;
 }
 
 /* How many tokens it may read at once: what half of what guesses have saved, or one pass of the
- * model, is worth; a text of a good length to begin with. So it costs little where it guesses
- * badly, however long the prompt is. */
+ * model, is worth. So it costs little where it guesses badly, however long the prompt is, and reads
+ * a long one once it has shown that it guesses well. */
 static size_t drafter_window(const Drafter *d, const Pace *p) {
-    if (!d->begun || d->pass_s == 0) return DRAFT_WINDOW;
-    double budget = fmax(p->balance / 2, pace_seconds(p, 1));
-    return (size_t)fmin(fmax((budget / d->pass_s - 1) / 0.15, 15), MAX_CONTEXT) + 1;
+    double budget = fmax(p->balance / 2, pace_seconds(p, 1)) - d->pass_s;
+    if (d->read_s == 0) return MAX_CONTEXT;
+    return 1 + (size_t)fmin(fmax(budget / d->read_s, 0), MAX_CONTEXT);
 }
 
 /* Keep what the drafter holds of the conversation ids[0..n). When that is nothing, or it lacks more
- * than it may read, or its context is full, it begins anew with the latest tokens; and with all of
- * them once it may read so many. Returns how many it lacks. */
+ * than the window, or its context is full, it begins anew with the latest tokens; and with all of
+ * them once they fit into the window. Returns how many it lacks; 0: it may not read enough. */
 static size_t drafter_follow(Drafter *d, const int32_t *ids, size_t n, size_t window) {
     Session *s = &d->session;
     size_t ctx = s->engine->options.ctx, have = 0;
     while (have < s->ids.n && d->from + have + 1 < n && s->ids.ids[have] == ids[d->from + have])
         have++;
-    bool whole = n <= min_size(window, ctx);
-    if ((whole && d->from > 0) || have == 0 || n - d->from - have > window || n - d->from > ctx) {
-        d->from = whole ? 0 : n - min_size(window, (ctx + 1) / 2);
-        have = 0;
-    }
     s->ids.n = have;
-    return n - d->from - have;
+    bool whole = n <= min_size(window, ctx), most = n - d->from > ctx;
+    if (have > 0 && !most && n - d->from - have <= window && (!whole || d->from == 0))
+        return n - d->from - have;
+    if (!whole && window < DRAFT_MIN) return 0;
+    d->from = whole ? 0 : n - min_size(window, (ctx + 1) / 2);
+    s->ids.n = 0;
+    return n - d->from;
 }
 
-/* The drafter took so many seconds for n tokens. What it reads first of all is not charged:
- * otherwise it would never come to show what it can. */
+/* The drafter took so many seconds for n tokens. */
 static void drafter_note(Drafter *d, size_t n, double seconds, double *charged) {
-    if (d->pass_s > 0) /* longer than so: it was held up by something else */
-        seconds = fmin(seconds, 4 * drafter_seconds(d, n));
+    double expected = drafter_seconds(d, n);
+    if (expected > 0) seconds = fmin(seconds, 4 * expected); /* longer: something held it up */
     if (n <= 4) d->pass_s += (seconds - d->pass_s) / (d->pass_s > 0 ? 4 : 1);
-    if (d->begun) *charged += seconds;
+    if (n >= DRAFT_MIN) d->read_s = (d->read_s + seconds / (double)n) / 2;
+    *charged += seconds;
     d->begun = true;
 }
 
@@ -1973,21 +1985,30 @@ static int32_t drafter_choose(const Run *r, Sampler *ahead, uint8_t *class) {
     return id;
 }
 
-/* The drafter's next guess. */
-static Fed drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_t *class) {
+/* Tokens that the drafter lacks for a guess; 0: it should not make one. */
+static size_t run_lacks(const Run *r) {
+    const Session *s = r->session;
+    Drafter *d = s->drafter;
+    bool forced = r->options->draft != GUESS_AUTO;
+    size_t window = forced ? PROMPT_CHUNK : drafter_window(d, &s->engine->pace);
+    return drafter_follow(d, s->ids.ids, s->ids.n, window);
+}
+
+/* The drafter's next guess, if it has one. */
+static bool drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_t *class) {
     const Session *s = r->session;
     Drafter *d = s->drafter;
     const Engine *e = d->session.engine;
-    Pace *p = &s->engine->pace;
     double start = now_seconds();
-    size_t n = drafter_follow(d, s->ids.ids, s->ids.n, drafter_window(d, p));
+    size_t n = run_lacks(r);
+    if (n == 0) return false;
     Fed fed = session_feed(&d->session, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
     if (fed == FED) *id = drafter_choose(r, ahead, class);
     d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
-    if (!d->begun) pace_credit(p);
+    if (!d->begun) pace_credit(&s->engine->pace);
     drafter_note(d, n, now_seconds() - start, &o->drafting);
     r->stats->decode_bytes += (double)e->model->token_bytes + kv_read(e, d->session.ids.n);
-    return fed;
+    return fed == FED;
 }
 
 /* Guess with the drafter, token by token, as long as one more is likely to pay. Behind the end of
@@ -2006,7 +2027,7 @@ static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
         bool more = draft == GUESS_AUTO
                         ? draft_length(&s->engine->pace, o, d, so_far, left, &rate) > 0
                         : r->n_drafts < draft;
-        if (!more || drafter_next(r, o, &ahead, &id, &class) != FED) break;
+        if (!more || !drafter_next(r, o, &ahead, &id, &class)) break;
         if (is_eos(s->engine->model, id) && !r->options->ignore_eos) break;
         if (!ids_add(&s->ids, id, err)) return false;
         r->classes[r->n_drafts++] = class;
@@ -2016,25 +2037,34 @@ static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
     return true;
 }
 
+/* May the drafter guess for this pass? *rate: the tokens per second that this promises, as far as
+ * it depends on that. */
+static bool run_may_draft(const Run *r, const Outlook *o, uint32_t most, double *rate) {
+    const Session *s = r->session;
+    Drafter *d = s->drafter;
+    *rate = 0;
+    if (!d || d->failed || r->options->draft == 0) return false;
+    if (r->options->draft != GUESS_AUTO) return true;
+    if (!o->allowed) return false;
+    drafter_estimate(d, r);
+    if (run_lacks(r) == 0) return false;
+    draft_length(&s->engine->pace, o, d, 1, most, rate);
+    return true;
+}
+
 /* Put guesses behind the tokens of a run's session, when they are allowed and likely to pay. */
 static bool run_guess(Run *r, Outlook *o, Error *err) {
     const Session *s = r->session;
     const GenerateOptions *g = r->options;
-    const Pace *p = &s->engine->pace;
-    Drafter *d = s->drafter;
     size_t room = min_size(min_size(o->room, MAX_DRAFT), s->engine->options.ctx - s->ids.n);
     if (g->max_tokens >= 0)
         room = min_size(room, (size_t)g->max_tokens - r->stats->n_generated - 1);
     uint32_t most = (uint32_t)room;
-    bool lookup = g->lookup > 0 || (g->lookup == GUESS_AUTO && o->allowed);
-    bool draft = d && !d->failed && (g->draft > 0 || (g->draft == GUESS_AUTO && o->allowed));
-    double rival = 0;
+    double rival;
     r->n_drafts = 0;
     if (most == 0) return true;
-    if (draft && d->pass_s == 0) /* until it is measured: as its weights are to the model's */
-        d->pass_s = pace_seconds(p, 1) * (double)d->session.engine->model->token_bytes /
-                    (double)s->engine->model->token_bytes;
-    if (draft && g->draft == GUESS_AUTO) draft_length(p, o, d, 1, most, &rival);
+    bool draft = run_may_draft(r, o, most, &rival);
+    bool lookup = g->lookup > 0 || (g->lookup == GUESS_AUTO && o->allowed);
     if (lookup && !run_lookup(r, o, most, rival, err)) return false;
     return !draft || r->n_drafts > 0 || run_draft(r, o, most, err);
 }
