@@ -2027,13 +2027,13 @@ static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
         bool more = draft == GUESS_AUTO
                         ? draft_length(&s->engine->pace, o, d, so_far, left, &rate) > 0
                         : r->n_drafts < draft;
+        if (!more && r->n_drafts == 0) record_fade(r->record);
         if (!more || !drafter_next(r, o, &ahead, &id, &class)) break;
         if (is_eos(s->engine->model, id) && !r->options->ignore_eos) break;
         if (!ids_add(&s->ids, id, err)) return false;
         r->classes[r->n_drafts++] = class;
         outlook_add(o, so_far *= record_chance(r->record, class));
     }
-    if (r->n_drafts == 0) record_fade(r->record);
     return true;
 }
 

@@ -46,6 +46,7 @@ typedef struct {
     double slope, chance;
     bool busy;       /* every twentieth pass is held up for as long as three more */
     Drafter drafter; /* its pass_s and read_s; 0: guesses are looked up, which takes no time */
+    double later;    /* chance in the second half, where it is another; else 0 */
 } World;
 
 static double uniform(uint64_t *s) { return (double)(test_random(s) >> 11) * 0x1p-53; }
@@ -96,7 +97,8 @@ static void simulate_draft(const World *w, Pace *p, Outlook *o, Drafter *d, size
 
 /* Passes until they gave about n tokens. Returns their seconds as a share of what they take without
  * guesses. */
-static double simulate(const World *w, size_t n, size_t *drafted) {
+static double simulate(const World *world, size_t n, size_t *drafted) {
+    World changed = *world, *w = &changed;
     Pace p = {.plain = 0};
     Record r = {.tried = {0}};
     Drafter d = w->drafter;
@@ -106,6 +108,7 @@ static double simulate(const World *w, size_t n, size_t *drafted) {
     *drafted = 0;
     while (tokens < n) {
         uint32_t accepted = 0;
+        if (w->later > 0 && tokens > n / 2) w->chance = w->later;
         Outlook o = {.m = w->n_runs, .room = DECODE_ROWS - w->n_runs, .gain = w->n_runs};
         o.allowed = pace_allows(&p, w->n_runs);
         for (uint32_t i = 0; i < w->n_runs && o.allowed; i++)
@@ -140,16 +143,16 @@ static void test_pace(void) {
                       slopes[i], w.chance, share);
             }
         }
-    World good = {1, 0.1, 0.9, false, {.from = 0}}, half = {1, 0.02, 0.5, false, {.from = 0}};
+    World good = {1, 0.1, 0.9, false, {.from = 0}, 0}, half = {1, 0.02, 0.5, false, {.from = 0}, 0};
     CHECK(simulate(&good, 2000, &drafted) < 0.4, "right guesses for little pay");
     CHECK(simulate(&half, 2000, &drafted) < 0.65, "half of them being right too");
     for (double chance = 0; chance < 1; chance += 0.3) {
-        World busy = {1, 0.2, chance, true, {.from = 0}};
+        World busy = {1, 0.2, chance, true, {.from = 0}, 0};
         double share = simulate(&busy, 4000, &drafted);
         CHECK(share < (chance > 0.8 ? 0.6 : 1.06), "a busy machine, right at %g: %g", chance,
               share);
     }
-    World dear = {1, 1, 0.9, false, {.from = 0}};
+    World dear = {1, 1, 0.9, false, {.from = 0}, 0};
     simulate(&dear, 2000, &drafted);
     CHECK(drafted < 100, "%zu guesses where a token costs as much as a pass", drafted);
 }
@@ -171,7 +174,7 @@ static void test_draft_pace(void) {
     size_t drafted;
     for (size_t i = 0; i < 30; i++) {
         double each = costs[i % 5], read = i < 15 ? 0.1 * each : each;
-        World w = {1, slopes[i / 5 % 3], 0, false, {.pass_s = each, .read_s = read}};
+        World w = {1, slopes[i / 5 % 3], 0, false, {.pass_s = each, .read_s = read}, 0};
         double wrong = simulate(&w, 400, &drafted);
         CHECK(wrong < 1.02, "a drafter at %g and %g, slope %g: wrong guesses cost %.2f %%", each,
               read, w.slope, 100 * (wrong - 1));
@@ -186,6 +189,17 @@ static void test_draft_pace(void) {
         double share = simulate(&w, 3000, &drafted);
         CHECK(share < 1.06, "a busy machine, a drafter at %g, slope %g: %g", each, w.slope, share);
     }
+}
+
+/* A drafter that was of no use is tried again, and found useful when it is. */
+static void test_second_chance(void) {
+    World w = {1, 0.1, 0, false, {.pass_s = 0.07, .read_s = 0.007}, 0};
+    size_t drafted, more;
+    simulate(&w, 6000, &drafted);
+    w.later = 0.9;
+    double share = simulate(&w, 6000, &more);
+    CHECK(share < 0.8 && more > 4 * drafted, "%g of the time, %zu and %zu guesses", share, drafted,
+          more);
 }
 
 /* ---- The same answer with guesses and without ------------------------------------------------ */
@@ -466,6 +480,36 @@ static void test_drafter(Session *s, Small *d, const char *name, uint32_t ctx, E
     small_close(d, s);
 }
 
+/* What is noted of its guesses: as many as were looked at, by how sure it was. */
+static void test_record(Session *s, Small *d) {
+    Error e;
+    RunStats first = {0};
+    Output plain = {.keep = true};
+    Ids prompt = {0};
+    Count count = {0};
+    double tried = 0, right = 0;
+    size_t kinds = 0;
+    bool ok = small_open(d, s, CTX, &e);
+    CHECK(ok, "%s", e.text);
+    make_prompt(&prompt, 6, 7);
+    if (ok)
+        test_guesses(s, &cases[2], (Guesses){0, 1}, &prompt, &first, &plain, DRAFTER_ANY, &count);
+    for (uint32_t c = 0; c < GUESS_CLASSES; c++) {
+        const Record *r = &d->drafter.session.record;
+        CHECK(r->right[c] <= r->tried[c], "class %u: %g of %g", c, r->right[c], r->tried[c]);
+        tried += r->tried[c], right += r->right[c], kinds += r->tried[c] > 0;
+    }
+    CHECK(kinds > 1 && tried > 10 && tried <= (double)count.drafted && right > 3 &&
+              right <= (double)count.accepted + 1,
+          "%g of %g guesses of %zu kinds, and %zu of %zu", right, tried, kinds, count.accepted,
+          count.drafted);
+    CHECK(confidence_class(0) == 0 && confidence_class(0.5f) == 2 && confidence_class(1) == 4,
+          "classes");
+    output_close(&plain);
+    ids_free(&prompt);
+    small_close(d, s);
+}
+
 /* Damage the last norm's weights, and with them all logits. */
 static bool break_weights(const char *path, Error *e) {
     ModelFile m;
@@ -491,6 +535,9 @@ static void test_broken_drafter(Session *s, Small *d) {
     CHECK(d->drafter.failed && strstr(d->drafter.error.text, "not a finite number") &&
               strstr(d->drafter.error.text, d->path),
           "it says why: %s", d->drafter.error.text);
+    d->drafter.error.text[0] = 0;
+    if (ok) test_case(s, &cases[1], DRAFTER_ANY, &count);
+    CHECK(d->drafter.error.text[0] == 0, "it is not tried again: %s", d->drafter.error.text);
     small_close(d, s);
 }
 
@@ -513,7 +560,7 @@ static void test_follow(Session *s, Small *d) {
         if (n == CTX) n = 1;
         size_t lacks = drafter_follow(f, ids, n, window), had = f->session.ids.n;
         bool same = f->from + had + lacks == n && lacks > 0 && n - f->from <= 100 &&
-                    (lacks <= window || had == 0);
+                    lacks <= window && (had > 0 || n <= window || window >= DRAFT_MIN);
         for (size_t i = 0; i < had; i++) same = same && f->session.ids.ids[i] == ids[f->from + i];
         if (lacks == 0) {
             CHECK(window < DRAFT_MIN && had + window < n, "step %d: window %zu", step, window);
@@ -540,6 +587,7 @@ static void test_drafters(Session *s, const char *path, const char *quant, bool 
     bool ok = tiny_model(d.path, strcmp(quant, "q8") == 0 ? "q5" : "q8", TINY_ENDS, &e);
     CHECK(ok, "%s", e.text);
     if (ok) test_drafter(s, &d, "another quantization", CTX, DRAFTER_GOOD);
+    if (ok) test_record(s, &d);
     if (ok && kv_f32) test_follow(s, &d);
     ok = ok && tiny_model_padded(d.path, quant, TINY_ENDS, 32, &e);
     if (ok) test_drafter(s, &d, "other weights, with more padding", CTX, DRAFTER_ANY);
@@ -580,6 +628,7 @@ int main(void) {
     test_find();
     test_pace();
     test_draft_pace();
+    test_second_chance();
     snprintf(path, sizeof path, "%s/test_generate.XXXXXX", base && base[0] ? base : "/tmp");
     int fd = mkstemp(path);
     CHECK(fd >= 0, "%s: %s", path, strerror(errno));
