@@ -1222,9 +1222,11 @@ static bool check_finite(const Engine *e, const float *logits, size_t position, 
 
 typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
 
-/* Append ids[0..n) to the session, in chunks; the logits of the last one are in s->logits. The
- * caller has checked that they fit. After ^C what was fed so far stays. */
-static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn progress, Error *err) {
+/* Append ids[0..n) to the session, in chunks, with the arithmetic for tokens of this origin; the
+ * logits of the last one are in s->logits. The caller has checked that they fit. After ^C what was
+ * fed so far stays. */
+static Fed session_feed_as(Session *s, Origin origin, const int32_t *ids, size_t n,
+                           ProgressFn progress, Error *err) {
     Engine *e = s->engine;
     Token *tokens = alloc_array(err, "tokens", e->chunk, sizeof *tokens);
     if (!tokens) return FED_FAILED;
@@ -1234,7 +1236,7 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
         uint32_t m = (uint32_t)min_size(n - done, e->chunk);
         for (uint32_t i = 0; i < m; i++)
             tokens[i] = (Token){ids[done + i], s->seq, (uint32_t)s->ids.n + i, done + i + 1 == n};
-        forward(e, GIVEN, tokens, m, s->logits);
+        forward(e, origin, tokens, m, s->logits);
         for (uint32_t i = 0; i < m; i++)
             if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
         done += m;
@@ -1244,6 +1246,11 @@ static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn pro
     free(tokens);
     if (result == FED && !check_finite(e, s->logits, s->ids.n - 1, err)) return FED_NOT_FINITE;
     return result;
+}
+
+/* The same for a prompt. */
+static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn progress, Error *err) {
+    return session_feed_as(s, GIVEN, ids, n, progress, err);
 }
 
 /* How many tokens the cache and the prompt have in common. The last one of the prompt is never
@@ -2002,7 +2009,8 @@ static bool drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_
     double start = now_seconds();
     size_t n = run_lacks(r);
     if (n == 0) return false;
-    Fed fed = session_feed(&d->session, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
+    Origin origin = n < DRAFT_MIN ? GENERATED : GIVEN; /* what is fastest for so many */
+    Fed fed = session_feed_as(&d->session, origin, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
     if (fed == FED) *id = drafter_choose(r, ahead, class);
     d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
     if (!d->begun) pace_credit(&s->engine->pace);
