@@ -1,35 +1,16 @@
 #!/bin/sh
-# arm.sh [GOLDEN]: the program for 64-bit ARM, from a cross compiler, under qemu-user: its tests, and that
-# it converts and answers to the bit as the program for this machine does. ALL=1 runs every test program
-# (minutes); otherwise those that could differ there. What is missing is skipped, and said.
+# arm.sh [GOLDEN]: the program for 64-bit ARM, from a cross compiler, under qemu-user: its tests,
+# and that it converts and answers to the bit as the program for this machine does. ALL=1 runs every
+# test program (minutes); otherwise those that could differ there. What is missing is skipped, and
+# said.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 golden=${1:-../shared/golden}
 build=build/arm64 run=$build/run cross=aarch64-linux-gnu-gcc
-passed=0 failed=0 skipped=0
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. test/lib.sh
 programs='test_base test_json test_chat test_quant test_tokenizer test_kernels'
 [ -z "${ALL:-}" ] || programs="$programs test_engine test_convert test_gguf test_terminal"
-
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-skip() {
-    skipped=$((skipped + 1))
-    echo "skipped 1: $*"
-}
-finish() {
-    line="arm: $passed passed, $failed failed"
-    [ $skipped -eq 0 ] || line="$line, $skipped skipped"
-    echo "$line"
-    [ $failed -eq 0 ]
-    exit
-}
-same() { if [ -n "$2" ] && [ "$2" = "$3" ]; then pass; else fail "$1 ($2, $3)"; fi; }
-
-# number WORD LINE: the number in front of WORD, 0 when there is none
-number() { echo "$2" | sed -n "s/.* \([0-9]*\) $1.*/\1/p" | grep . || echo 0; }
 
 # emulated FILE [CPU]: how FILE runs here. The default has the int8 dot product and nothing newer.
 emulated() { echo "qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu ${2:-neoverse-n1} $PWD/$build/$1"; }
@@ -38,20 +19,6 @@ emulated() { echo "qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu ${2:-neoverse-n1}
 wrap() {
     printf '#!/bin/sh\nexec %s "$@"\n' "$(emulated "$2")" >"$run/$1"
     chmod +x "$run/$1"
-}
-
-# count NAME: add the numbers at the end of its log
-count() {
-    line=$(grep -E '^[a-z_]+: [0-9]+ passed, [0-9]+ failed' "$run/$1.log" | tail -n 1)
-    [ -n "$line" ] || {
-        tail -n 20 "$run/$1.log"
-        line="$1: 0 passed, 1 failed (it did not come to its end)"
-    }
-    grep -E 'FAILED|skipped [0-9]' "$run/$1.log" | head -n 20
-    echo "$line"
-    passed=$((passed + $(number passed "$line")))
-    failed=$((failed + $(number failed "$line")))
-    skipped=$((skipped + $(number skipped "$line")))
 }
 
 make_all() {
@@ -85,7 +52,8 @@ compare() {
     if cmp "$run/host.bin" "$run/arm.bin"; then pass; else fail "$name: the converters differ"; fi
     want=$(hash "$best" ./qwen "$run/host.bin")
     for isa in neon scalar; do
-        same "$name: the hash of $isa and of $best here" "$(hash $isa "$run/qwen" "$run/arm.bin")" "$want"
+        got=$(hash $isa "$run/qwen" "$run/arm.bin")
+        same "$name: the hash of $isa and of $best here" "$got" "${want:-a hash}"
     done
     echo "$name: $want, $best here and neon and scalar there"
 }
@@ -97,7 +65,7 @@ compare_all() {
     for case in k256/hf gguf-k256-q6_k gguf-k256-q5_0 gguf-k256-q5_k_m; do
         source=$golden/logits/$case
         [ -f "$source/model.gguf" ] && source=$source/model.gguf
-        if [ -e "$source" ]; then compare "$case" "$source"; else skip "no $source"; fi
+        if [ -e "$source" ]; then compare "$case" "$source"; else skip 1 "no $source"; fi
     done
 }
 
@@ -111,25 +79,30 @@ old_processor() {
 }
 
 for tool in $cross qemu-aarch64; do
-    command -v "$tool" >/dev/null || skip "no $tool here (Debian: gcc-aarch64-linux-gnu, qemu-user)"
+    command -v "$tool" >/dev/null ||
+        skip 1 "no $tool here (Debian: gcc-aarch64-linux-gnu, qemu-user)"
 done
-[ $skipped -eq 0 ] || finish
+[ $skipped -eq 0 ] || {
+    finish arm
+    exit
+}
 mkdir -p $run
 make_all >"$run/make.log" 2>&1 || {
     tail -n 20 "$run/make.log"
     fail "it does not build with $cross"
-    finish
+    finish arm
+    exit
 }
 for name in qwen golden $programs; do wrap "$name" "$name"; done
 wrap convert convert/convert
 same "--version" "$("$run/qwen" --version | sed 's/.*://')" ' neon scalar'
 for name in $programs; do
     QWEN="$run/qwen" "$run/$name" "$golden" >"$run/$name.log" 2>&1
-    count "$name"
+    count "$name" "$run/$name.log" $?
 done
 small_golden
 "$run/golden" "$run/golden-data" "$run/convert" "$run" >"$run/golden.log" 2>&1
-count golden
+count golden "$run/golden.log" $?
 compare_all
 old_processor
-finish
+finish arm

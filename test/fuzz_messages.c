@@ -1,19 +1,8 @@
 /* fuzz_messages.c: conversations as JSON, rendered by every family; and chat templates, which are
  * recognized or not. No special token may come out of what a message says. */
 #include "../chat.h"
-#include "../convert/convert.h"
 #include "fuzz.h"
 #include "good_folder.h"
-
-static Tokenizer *open_good(void) {
-    static Source s;
-    Error e;
-    good_folder_files();
-    if (!hf_open(".", &s, &e)) abort();
-    Tokenizer *t = tokenizer_open(s.tokenizer.data, s.tokenizer.n, "good", &e);
-    if (!t) abort();
-    return t;
-}
 
 static void render(const Tokenizer *t, const Json *root, ChatFamily family) {
     const ChatTemplate template = {family, "You are fuzzed.", 15, true};
@@ -42,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     char system[417];
     bool has_system;
     ChatFamily family;
-    if (!t) t = open_good();
+    if (!t) t = good_tokenizer();
     if (!chat_detect((const char *)data, n, &family, system, sizeof system, &has_system, "fuzz",
                      &e))
         fuzz_error(&e);

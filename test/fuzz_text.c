@@ -2,7 +2,6 @@
  * it is itself; ASCII stays as it is; and with special tokens parsed the text is still the same. */
 #include "../tokenizer.c"
 
-#include "../convert/convert.h"
 #include "fuzz.h"
 #include "good_folder.h"
 
@@ -30,19 +29,9 @@ static bool same(const Buffer *b, const char *text, size_t n) {
     return b->n == n && (n == 0 || memcmp(b->data, text, n) == 0);
 }
 
-static Tokenizer *open_good(void) {
-    static Source s;
-    Error e;
-    good_folder_files();
-    if (!hf_open(".", &s, &e)) abort();
-    Tokenizer *t = tokenizer_open(s.tokenizer.data, s.tokenizer.n, "good", &e);
-    if (!t) abort();
-    return t;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     static Tokenizer *t;
-    if (!t) t = open_good();
+    if (!t) t = good_tokenizer();
     const char *text = (const char *)data, *nfc = text;
     Segment segment = {0};
     Buffer room = {0};

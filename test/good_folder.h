@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+#include "../convert/convert.h"
 #include "fuzz.h"
 
 /* Read PATH whole; the target is of no use without it. */
@@ -42,6 +43,17 @@ static void good_folder_files(void) {
         const char *slash = strrchr(names[i], '/');
         fuzz_file(slash ? slash + 1 : names[i], bytes[i], n[i]);
     }
+}
+
+/* The tokenizer of the good folder, for targets that only read it. It stays open. */
+__attribute__((unused)) static Tokenizer *good_tokenizer(void) {
+    static Source s;
+    Error e;
+    good_folder_files();
+    if (!hf_open(".", &s, &e)) abort();
+    Tokenizer *t = tokenizer_open(s.tokenizer.data, s.tokenizer.n, "good", &e);
+    if (!t) abort();
+    return t;
 }
 
 #endif

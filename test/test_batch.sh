@@ -1,35 +1,15 @@
 #!/bin/sh
-# test_batch.sh QWEN CONVERT GOLDEN SCRATCH: many prompts in one run, on the small model of make_tiny
-# (it lies in SCRATCH/..): the same answers for any number at a time and as one by one, errors in the
-# place of their line, ^C, refusals.
+# test_batch.sh QWEN CONVERT GOLDEN SCRATCH: many prompts in one run, on the small model of
+# make_tiny (it lies in SCRATCH/..): the same answers for any number at a time and as one by one,
+# errors in the place of their line, ^C, refusals.
 set -u
 qwen=$1 convert=$2 scratch=$4/batch make_tiny=$4/../make_tiny
 out=$scratch/stdout err=$scratch/stderr model=$scratch/q8.bin
-passed=0 failed=0
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+limit=120
 exec </dev/null
 
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-# check WHAT COMMAND...: the command must succeed
-check() {
-    check_what=$1
-    shift
-    if "$@" >/dev/null 2>&1; then pass; else fail "$check_what: $*"; fi
-}
-# run STATUS WHAT COMMAND...: stdout and stderr go to $out and $err; the exit status must be STATUS
-run() {
-    run_status=$1 run_what=$2
-    shift 2
-    timeout 120 "$@" >"$out" 2>"$err"
-    got=$?
-    if [ $got -eq "$run_status" ]; then pass; else
-        fail "$run_what: exit status $got, expected $run_status: $* ($(head -n 2 "$err" | cut -c 1-200))"
-    fi
-}
-same() { check "$1 ($2, $3)" test "$2" = "$3"; }
 # line INDEX: that line of stdout
 line() { sed -n "$(($1 + 1))p" "$out"; }
 # member NAME LINE: a number or a plain string of a JSON object
@@ -53,8 +33,8 @@ prompts() {
 
 # ---- The same answers for any number at a time ---------------------------------------------------
 
-# any_number WHAT OPTIONS...: twelve prompts with these options, different numbers of them at a time,
-# and each alone with -p
+# any_number WHAT OPTIONS...: twelve prompts with these options, different numbers of them at a
+# time, and each alone with -p
 any_number() {
     what=$1 first='' totals=''
     shift
@@ -197,5 +177,4 @@ file_tests
 end_tests
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
-echo "batch: $passed passed, $failed failed"
-[ $failed -eq 0 ]
+finish batch

@@ -1,8 +1,9 @@
 #!/bin/sh
-# test_bench.sh QWEN CONVERT GOLDEN SCRATCH: run_bench.sh, mostly on a stand-in for ./qwen that answers at
-# once, typed at through bench_pty.c; --url on bench_server.c.
+# test_bench.sh QWEN CONVERT GOLDEN SCRATCH: run_bench.sh, mostly on a stand-in for ./qwen that
+# answers at once, typed at through bench_pty.c; --url on bench_server.c.
 #
-# shellcheck disable=SC2015,SC2016,SC2059 # "test && good || bad", $ and % in single quotes: as they are meant
+# "test && good || bad", $ and % in single quotes: as they are meant
+# shellcheck disable=SC2015,SC2016,SC2059
 LC_ALL=C
 export LC_ALL
 unset OPENAI_API_KEY
@@ -13,20 +14,8 @@ real_qwen=$(absolute "$1") convert=$(absolute "$2") golden=$3
 mkdir -p "$4/bench" && scratch=$(cd "$4/bench" && pwd) || exit 1
 tiny_maker=$scratch/../../make_tiny
 cr=$(printf '\r')
-passed=0 failed=0 skipped=0
-
-check() { # WHAT COMMAND...: count whether the command succeeds
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-    fi
-}
-skip() { skipped=$((skipped + $1)); echo "skipped $1: $2"; }
-same() { [ "$1" = "$2" ] || { printf 'expected %s\ngot      %s\n' "$2" "$1"; false; }; }
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
 has() { grep -q -- "$2" "$1" || { echo "no \"$2\" in $1:"; tail -n 5 "$1"; false; }; }
 lacks() { ! grep -q -- "$2" "$1"; }
 alike() { cmp -s "$1" "$2" || { diff "$1" "$2" | head -n 10; false; }; }
@@ -34,7 +23,7 @@ rows() { awk -f "$here/../prompts/csv.awk" -f "$scratch/rows.awk" "$1"; }
 echo 'csv_add($0) && records++ { print CSV[1] "|" CSV_N "|" CSV[3] "|" CSV[26] }' >"$scratch/rows.awk"
 pty() { "$scratch/pty" "$@"; }
 
-# ---- Stand-ins ---------------------------------------------------------------------------------------
+# ---- Stand-ins -----------------------------------------------------------------------------------
 
 cc=${CC:-cc}
 for program in pty server; do
@@ -86,10 +75,10 @@ printf 'task: ten\n---\nTenth.\n' >"$scratch/set/10-e.txt"
 
 results=$scratch/results
 fresh() { rm -rf "$results"; }
-run() { sh "$bench" --results "$results" "$@"; }
-new() { run "$scratch/model.bin" --prompts "$scratch/set" "$@"; }
+bench() { sh "$bench" --results "$results" "$@"; }
+new() { bench "$scratch/model.bin" --prompts "$scratch/set" "$@"; }
 
-# ---- Votes typed on a terminal: the exact CSV --------------------------------------------------------
+# ---- Votes typed on a terminal: the exact CSV ----------------------------------------------------
 
 fresh
 ask='leave)> '
@@ -136,10 +125,10 @@ export FAKE_SEEDED FAKE_PROMPTS
 rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" \
     --run typed --seed 7
-check "a run typed at leaves with 0" same $? 0
+same "a run typed at leaves with 0" $? 0
 printf 'expect 5/5\nexpect %s\nsend 0 done\\n\nexpect Total: 12 of 25, 4 of 5\n' "$ask" >"$scratch/votes"
 pty "$scratch/votes" "$scratch/out2" sh "$bench" --results "$results" --resume typed
-check "--resume goes on with the task that was left" same $? 0
+same "--resume goes on with the task that was left" $? 0
 unset FAKE_SEEDED FAKE_PROMPTS
 
 # What changes from machine to machine and day to day is masked.
@@ -165,12 +154,12 @@ else
     skip 1 "no sha256sum to expect hashes with"
 fi
 check "a run with the tasks' own sampling says so" has "$scratch/out" "profile rbyf (with the tasks' own sampling)"
-run --report typed >"$scratch/out3" 2>&1
+bench --report typed >"$scratch/out3" 2>&1
 check "so does its report" has "$scratch/out3" "profile rbyf (with the tasks' own sampling)"
 check "a total without every score is marked" has "$scratch/out3" "total of 25  *12\*$"
 check "the mark is explained" has "$scratch/out3" "^\* without a score for every task"
-check "five rows of 36 fields" same "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" '1|36 2|36 3|36 4|36 10|36 '
-check "the answer has its file" same "$(cat "$results/typed/03.txt")" "Answer to: Third. (seed 8)"
+same "five rows of 36 fields" "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" '1|36 2|36 3|36 4|36 10|36 '
+same "the answer has its file" "$(cat "$results/typed/03.txt")" "Answer to: Third. (seed 8)"
 check "the log keeps the answer that was asked again" has "$results/typed.log" "Answer to: Third. (seed 7)"
 check "the log keeps the prompt" has "$results/typed.log" "^Part two.$"
 check "the log keeps the remark whole" has "$results/typed.log" '^second, "line"$'
@@ -179,11 +168,11 @@ check "the prompt is put together" alike "$scratch/want" "$FAKE_PROMPTS$scratch/
 printf 'First.\n\n' >"$scratch/want"
 check "newlines at a prompt's end count" alike "$scratch/want" "$scratch/prompts/1"
 check "the estimate is shown" has "$scratch/out" "of computing left"
-run --resume typed --auto >"$scratch/out" 2>&1
-check "--resume of a whole run does nothing more" same "$?$(rows "$results/typed.csv" | wc -l | tr -d ' ')" 05
-check "nothing is left behind" same "$(ls "$results/typed")" "$(printf '01.txt\n02.txt\n03.txt\n04.txt\n10.txt\nsettings')"
+bench --resume typed --auto >"$scratch/out" 2>&1
+same "--resume of a whole run does nothing more" "$?$(rows "$results/typed.csv" | wc -l | tr -d ' ')" 05
+same "nothing is left behind" "$(ls "$results/typed")" "$(printf '01.txt\n02.txt\n03.txt\n04.txt\n10.txt\nsettings')"
 
-# ---- The sets ----------------------------------------------------------------------------------------
+# ---- The sets ------------------------------------------------------------------------------------
 
 FAKE_PROMPTS=$scratch/prompts
 export FAKE_PROMPTS
@@ -191,24 +180,24 @@ for set in en zh demo; do
     dir=$here/../prompts/$set
     [ -d "$dir" ] || continue
     rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
-    run "$scratch/model.bin" --auto --prompts $set --run "$set" >"$scratch/out" 2>&1
-    check "$set: 14 rows" same "$?$(rows "$results/$set.csv" | grep -c '|36||stop')" 014
+    bench "$scratch/model.bin" --auto --prompts $set --run "$set" >"$scratch/out" 2>&1
+    same "$set: 14 rows" "$?$(rows "$results/$set.csv" | grep -c '|36||stop')" 014
     check "$set: every check is known" lacks "$results/$set.csv" "unknown check"
     check "$set: nothing is left to include" lacks "$results/$set.log" "^@include"
     [ -f "$dir/article.txt" ] || continue
     wanted=$(grep -l '^@include article.txt' "$dir"/[0-9]* | wc -l)
-    check "$set: the article is in $wanted prompts" same "$(grep -lF "$(sed -n 2p "$dir/article.txt")" "$FAKE_PROMPTS"/* | wc -l)" "$wanted"
+    same "$set: the article is in $wanted prompts" "$(grep -lF "$(sed -n 2p "$dir/article.txt")" "$FAKE_PROMPTS"/* | wc -l)" "$wanted"
 done
 rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
-run "$scratch/model.bin" --auto --context-first --run turned >"$scratch/out" 2>&1
+bench "$scratch/model.bin" --auto --context-first --run turned >"$scratch/out" 2>&1
 check "--context-first is in its label" has "$results/turned.csv" '"en, context first"'
-check "--context-first puts the article first" same "$(sed 1q "$FAKE_PROMPTS/5")" "<article>"
+same "--context-first puts the article first" "$(sed 1q "$FAKE_PROMPTS/5")" "<article>"
 check "--context-first keeps the instruction" has "$FAKE_PROMPTS/5" "^Write a short summary"
-check "--context-first has the same words" same "$(tr ' ' '\n' <"$FAKE_PROMPTS/5" | grep . | sort | cksum)" \
+same "--context-first has the same words" "$(tr ' ' '\n' <"$FAKE_PROMPTS/5" | grep . | sort | cksum)" \
     "$(sed '1,/^---$/d; /^@include/d' "$here"/../prompts/en/05-*.txt | cat - "$here/../prompts/en/article.txt" | tr ' ' '\n' | grep . | sort | cksum)"
 unset FAKE_PROMPTS
 
-# ---- Kills and interruptions -------------------------------------------------------------------------
+# ---- Kills and interruptions ---------------------------------------------------------------------
 
 random() { od -An -tu2 -N2 /dev/urandom | awk -v n="$1" '{ print $1 % n }'; }
 FAKE_DELAY=0.03 FAKE_CALLS=$scratch/calls
@@ -241,13 +230,13 @@ storm() {
             before=0
         fi
     done
-    [ -f "$results/$1/settings" ] || run "$scratch/model.bin" --auto --run "$1" >/dev/null 2>&1
-    run --resume "$1" --auto >"$scratch/out" 2>&1
-    check "$1 $2 times: each ended as it should" same "$odd" 0
-    check "$1 $2 times: no row was lost" same "$lost" 0
-    check "$1 $2 times: all rows in the end, once and whole" same "$(rows "$results/$1.csv" | tr '\n' ' ')" \
+    [ -f "$results/$1/settings" ] || bench "$scratch/model.bin" --auto --run "$1" >/dev/null 2>&1
+    bench --resume "$1" --auto >"$scratch/out" 2>&1
+    same "$1 $2 times: each ended as it should" "$odd" 0
+    same "$1 $2 times: no row was lost" "$lost" 0
+    same "$1 $2 times: all rows in the end, once and whole" "$(rows "$results/$1.csv" | tr '\n' ' ')" \
         "$(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do printf '%d|36||stop ' $i; done)"
-    check "$1 $2 times: nothing is left behind" same "$(cd "$results/$1" && echo [!0-9]*)" settings
+    same "$1 $2 times: nothing is left behind" "$(cd "$results/$1" && echo [!0-9]*)" settings
 }
 storm killed 50 "kill 9" 137
 storm interrupted 20 interrupt 130
@@ -262,66 +251,66 @@ expect $ask
 interrupt
 EOF
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run asked
-check "^C at the vote ends with 130" same $? 130
-check "^C at the vote keeps the rows" same "$(rows "$results/asked.csv")" "1|36|2|stop"
+same "^C at the vote ends with 130" $? 130
+same "^C at the vote keeps the rows" "$(rows "$results/asked.csv")" "1|36|2|stop"
 check "^C says how to go on" has "$scratch/out" "--resume asked"
 
 # Without a terminal nothing is asked; back at one, what is left is.
 if command -v setsid >/dev/null; then
     setsid -w sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run alone >"$scratch/out" 2>&1 </dev/null
-    check "no terminal: the run goes on without" same "$?$(rows "$results/alone.csv" | grep -c '|36||stop')" 05
+    same "no terminal: the run goes on without" "$?$(rows "$results/alone.csv" | grep -c '|36||stop')" 05
     check "no terminal: said" has "$scratch/out" "no terminal to ask for scores"
     check "no terminal: what to do is said" has "$scratch/out" "run_bench.sh --results $results --score alone asks"
     setsid -w sh "$bench" --results "$results" --score alone >"$scratch/out" 2>&1 </dev/null
-    check "no terminal: --score is refused" same "$?$(wc -l <"$scratch/out" | tr -d ' ')" 21
+    same "no terminal: --score is refused" "$?$(wc -l <"$scratch/out" | tr -d ' ')" 21
     sed '$d' "$results/alone.csv" >"$scratch/less.csv" && mv "$scratch/less.csv" "$results/alone.csv"
     printf 'expect 5/5\nexpect %s\nsend 4\\n\nexpect Total: 4 of 25, 1 of 5\n' "$ask" >"$scratch/votes"
     pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --resume alone
-    check "a terminal again: asked" same "$?$(rows "$results/alone.csv" | tail -n 1)" "010|36|4|stop"
+    same "a terminal again: asked" "$?$(rows "$results/alone.csv" | tail -n 1)" "010|36|4|stop"
 else
     skip 5 "no setsid to lose the terminal with"
 fi
 
-# ---- Two runners; torn, foreign and read-only files; a full disk ---------------------------------------
+# ---- Two runners; torn, foreign and read-only files; a full disk ---------------------------------
 
 fresh
-FAKE_DELAY=0.2 run "$scratch/model.bin" --auto --prompts "$scratch/set" --run busy >"$scratch/out" 2>&1 &
+FAKE_DELAY=0.2 bench "$scratch/model.bin" --auto --prompts "$scratch/set" --run busy >"$scratch/out" 2>&1 &
 first=$!
 i=0
 while [ ! -f "$results/busy.csv" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
-run --resume busy --auto >"$scratch/out2" 2>&1
-check "a second runner is refused" same $? 1
+bench --resume busy --auto >"$scratch/out2" 2>&1
+same "a second runner is refused" $? 1
 check "a second runner is told who runs" has "$scratch/out2" "locked by process [0-9]"
 wait $first
-check "the first runner is not disturbed" same "$?$(rows "$results/busy.csv" | wc -l | tr -d ' ')" 05
+same "the first runner is not disturbed" "$?$(rows "$results/busy.csv" | wc -l | tr -d ' ')" 05
 echo 999999999 >"$results/busy/lock"
-run --resume busy --auto >"$scratch/out" 2>&1
-check "a dead runner's lock is taken over" same $? 0
+bench --resume busy --auto >"$scratch/out" 2>&1
+same "a dead runner's lock is taken over" $? 0
 check "taking over is said" has "$scratch/out" "taking over"
 new --auto --run busy >"$scratch/out" 2>&1
-check "a name is not used twice" same $? 2
+same "a name is not used twice" $? 2
 
 cp "$results/busy.csv" "$scratch/whole.csv"
 tear() { # WHAT BYTES-FROM-THE-END
     head -c $(($(wc -c <"$scratch/whole.csv") - $2)) "$scratch/whole.csv" >"$results/busy.csv"
-    run --resume busy --auto >"$scratch/out" 2>&1
-    check "torn $1: repaired" same "$?$(rows "$results/busy.csv" | tr '\n' ' ')" "01|36||stop 2|36||stop 3|36||stop 4|36||stop 10|36||stop "
+    bench --resume busy --auto >"$scratch/out" 2>&1
+    same "torn $1: repaired" "$?$(rows "$results/busy.csv" | tr '\n' ' ')" "01|36||stop 2|36||stop 3|36||stop 4|36||stop 10|36||stop "
     check "torn $1: said" has "$scratch/out" "was torn"
 }
 tear "in the middle" 40
 tear "before the line feed" 1
 tear "in the first field" $(($(tail -n 1 "$scratch/whole.csv" | wc -c) - 2))
 { cat "$scratch/whole.csv"; printf '11,"torn ""quoted\n'; } >"$results/busy.csv"
-run --resume busy --auto >"$scratch/out" 2>&1
+bench --resume busy --auto >"$scratch/out" 2>&1
 check "torn in a quoted field after a newline" alike "$scratch/whole.csv" "$results/busy.csv"
 { cat "$scratch/whole.csv"; printf '11,"a remark\nof two lines", and so'; } >"$results/busy.csv"
-run --resume busy --auto >"$scratch/out" 2>&1
+bench --resume busy --auto >"$scratch/out" 2>&1
 check "torn behind a quoted field" alike "$scratch/whole.csv" "$results/busy.csv"
 
 untouched() { # WHAT: the file in $scratch/odd.csv is refused with 2, and left as it is
     cp "$scratch/odd.csv" "$results/busy.csv"
-    run --resume busy --auto >"$scratch/out" 2>&1
-    check "$1: refused" same $? 2
+    bench --resume busy --auto >"$scratch/out" 2>&1
+    same "$1: refused" $? 2
     check "$1: untouched" alike "$scratch/odd.csv" "$results/busy.csv"
 }
 sed '1s/REMARKS/NOTES/' "$scratch/whole.csv" >"$scratch/odd.csv"
@@ -344,10 +333,11 @@ printf 'send 5\\n\nexpect was changed\n' >>"$scratch/votes"
 FAKE_MEDDLE=$results/moved.csv
 export FAKE_MEDDLE
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run moved
-check "a CSV that someone else changes stops the run" same $? 1
+same "a CSV that someone else changes stops the run" $? 1
 unset FAKE_MEDDLE
 
-# A limit on the size of files stands for a full disk: 2 blocks of 512 bytes, which the CSV passes first.
+# A limit on the size of files stands for a full disk: 2 blocks of 512 bytes, which the CSV passes
+# first.
 fresh
 new --auto --run full >"$scratch/out" 2>&1
 cp "$results/full.csv" "$scratch/whole.csv"
@@ -355,14 +345,14 @@ for keep in 2 3; do
     { sed "${keep}q" "$scratch/whole.csv"; } >"$results/full.csv"
     cp "$results/full.csv" "$scratch/before.csv"
     : >"$results/full.log"
-    (ulimit -f 2; run --resume full --auto) >"$scratch/out" 2>&1
+    (ulimit -f 2; bench --resume full --auto) >"$scratch/out" 2>&1
     check "full disk: status is not 0" [ $? -ne 0 ]
-    check "full disk: the rows so far are whole" same "$(rows "$results/full.csv" | head -n $((keep - 1)) | cut -d'|' -f2 | sort -u)" 36
-    run --resume full --auto >"$scratch/out" 2>&1
-    check "full disk: goes on with room" same "$?$(rows "$results/full.csv" | wc -l | tr -d ' ')" 05
+    same "full disk: the rows so far are whole" "$(rows "$results/full.csv" | head -n $((keep - 1)) | cut -d'|' -f2 | sort -u)" 36
+    bench --resume full --auto >"$scratch/out" 2>&1
+    same "full disk: goes on with room" "$?$(rows "$results/full.csv" | wc -l | tr -d ' ')" 05
 done
 
-# ---- Scoring later, blind ----------------------------------------------------------------------------
+# ---- Scoring later, blind ------------------------------------------------------------------------
 
 fresh
 new --auto --run night >/dev/null 2>&1
@@ -378,48 +368,48 @@ echo 'expect shown twice' >>"$scratch/votes"
 echo 'expect other: 15 of 25, 5 of 5' >>"$scratch/votes"
 printf 'expect [1/11]\nexpect %s\nsend q\\n\nexpect Left at answer 1 of 11\n' "$ask" >"$scratch/leave"
 pty "$scratch/leave" "$scratch/out" sh "$bench" --results "$results" --score night day other
-check "--score that is left says how to go on" same $? 0
+same "--score that is left says how to go on" $? 0
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other --seed 5
-check "--score asks for each different answer, and for one again" same $? 0
+same "--score asks for each different answer, and for one again" $? 0
 esc=$(printf '\033')
-check "--score shows each answer under its own prompt" same "$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | tr -d '\r' | awk '
+same "--score shows each answer under its own prompt" "$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | tr -d '\r' | awk '
     /^\[[0-9]+\/11\]/ { getline prompt }
     /^Answer to: / { sub(/ \(seed.*/, ""); n += substr($0, 12) == prompt }
     END { print n + 0 }')" 11
 sed '/shown twice/q' "$scratch/out" >"$scratch/out3" # the totals after it have names
 check "--score shows no names" lacks "$scratch/out3" 'Fake\|night\|other'
-check "--score fills in every row" same "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
+same "--score fills in every row" "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
 for name in day other; do
-    check "--score fills in $name" same "$(rows "$results/$name.csv" | grep -c '|36|3|stop')" 5
+    same "--score fills in $name" "$(rows "$results/$name.csv" | grep -c '|36|3|stop')" 5
 done
 check "--score keeps the repeat" has "$results/repeats.csv" ',night day other,[0-9]*,3,3'
-check "--score leaves the header" same "$(sed 1q "$results/day.csv" | cksum)" "$(sed 1q "$results/night.csv" | cksum)"
+same "--score leaves the header" "$(sed 1q "$results/day.csv" | cksum)" "$(sed 1q "$results/night.csv" | cksum)"
 printf 'expect has its vote\n' >"$scratch/votes"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night
-check "--score again has nothing to ask" same $? 0
+same "--score again has nothing to ask" $? 0
 
-# ---- The report --------------------------------------------------------------------------------------
+# ---- The report ----------------------------------------------------------------------------------
 
 fresh
 mkdir -p "$results"
 cp "$here"/bench/*.csv "$results/"
-run --report first second third | sed '$d' >"$scratch/report.txt"
+bench --report first second third | sed '$d' >"$scratch/report.txt"
 check "the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
 check "the page of three runs" alike "$here/bench/report.html" "$results/report.html"
 check "the page needs nothing from elsewhere" lacks "$results/report.html" 'http[s]*:\|<script\|<link\|src='
 printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a, b"\r\n' >"$results/plain.csv"
-run --report plain >"$scratch/out" 2>&1
+bench --report plain >"$scratch/out" 2>&1
 check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
 long=A-name-that-is-longer-than-what-is-left-of-the-page
 sed "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/; s/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/" "$here/bench/third.csv" >"$results/fourth.csv"
-run --report second fourth >"$scratch/out" 2>&1
+bench --report second fourth >"$scratch/out" 2>&1
 check "a long name at the right stands to the left of its dot" has "$results/report.html" " text-anchor=\"end\">B\* &#160;$long q8<"
 check "runs of different prompts are marked" has "$scratch/out" "more than chance (other prompts)"
 check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
-run --report nothing >"$scratch/out" 2>&1
-check "a run that is not there" same $? 2
+bench --report nothing >"$scratch/out" 2>&1
+same "a run that is not there" $? 2
 
-# ---- A server ----------------------------------------------------------------------------------------
+# ---- A server ------------------------------------------------------------------------------------
 
 if command -v curl >/dev/null; then
     fresh
@@ -432,8 +422,8 @@ if command -v curl >/dev/null; then
     while [ ! -s "$scratch/port" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
     url=http://127.0.0.1:$(cat "$scratch/port")/v1
     printf 'task: odd\n---\nSay "hi" \\ now\tplease.\n\n' >"$scratch/set/05-f.txt"
-    OPENAI_API_KEY=secret run --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" --run served >"$scratch/out" 2>&1
-    check "--url runs the catalogue" same "$?$(rows "$results/served.csv" | grep -c '|36||stop')" 06
+    OPENAI_API_KEY=secret bench --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" --run served >"$scratch/out" 2>&1
+    same "--url runs the catalogue" "$?$(rows "$results/served.csv" | grep -c '|36||stop')" 06
     printf 'I "am" ready \344\275\240\345\245\275 \360\237\230\200\n100%% \\o/\tdone, \303\251\n' >"$scratch/want"
     check "--url decodes the stream" alike "$scratch/want" "$results/served/05.txt"
     check "--url sends the prompt" has "$scratch/requests" '"content":"Say \\"hi\\" \\\\ now\\tplease.\\n"}]}'
@@ -442,31 +432,31 @@ if command -v curl >/dev/null; then
     check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer secret'
     check "--url keeps no key" [ -z "$(grep -rl secret "$results")" ]
     check "--url counts tokens and times them" has "$results/served.csv" ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
-    check "--url: the times are those of the answer" same "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
-    run --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
-    check "--url: the server's error ends the run" same $? 1
+    same "--url: the times are those of the answer" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
+    bench --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
+    same "--url: the server's error ends the run" $? 1
     check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
-    run --url "$url" --model midway --auto --prompts "$scratch/set" --run midway >"$scratch/out" 2>&1
-    check "--url: an error in mid-stream is a failure" same $? 1
+    bench --url "$url" --model midway --auto --prompts "$scratch/set" --run midway >"$scratch/out" 2>&1
+    same "--url: an error in mid-stream is a failure" $? 1
     check "--url: an error in mid-stream is shown" has "$scratch/out" "no answer: .*out of memory"
-    run --url "$url" --model cut --auto --prompts "$scratch/set" --run cut >"$scratch/out" 2>&1
-    check "--url: a stream without an end is a failure" same $? 1
+    bench --url "$url" --model cut --auto --prompts "$scratch/set" --run cut >"$scratch/out" 2>&1
+    same "--url: a stream without an end is a failure" $? 1
     check "--url: a stream without an end is explained" has "$scratch/out" "neither finish_reason nor"
     kill $server
     wait $server 2>/dev/null
-    run --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
-    check "--url: no server ends the run" same $? 1
+    bench --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
+    same "--url: no server ends the run" $? 1
     rm "$scratch/set/05-f.txt"
 else
     skip 16 "no curl"
 fi
 
-# ---- Checks ------------------------------------------------------------------------------------------
+# ---- Checks --------------------------------------------------------------------------------------
 
 verdict() { # CHECK ANSWER EXPECTED: the first word that a check says of an answer (\n in it are newlines)
     printf "$2" >"$scratch/answer"
     got=$(CHECKS=$1 awk -v prompt="$here/../prompts/en/article.txt" -v chars=5 -f "$here/../prompts/checks.awk" "$scratch/answer")
-    check "check \"$1\" on \"$2\": $got" same "${got%% *}" "$3"
+    same "check \"$1\" on \"$2\": $got" "${got%% *}" "$3"
 }
 verdict "sentences 2" 'Dr. Smith ate 3.5 apples. He cried "Stop!" and left.\n' ok
 verdict "sentences 1" 'One. Two.\n' no
@@ -496,13 +486,13 @@ verdict "grounded" 'It was 31%%.\n' no
 verdict "no-table" 'a\n| b | c |\n' no
 verdict "nonsense" 'a\n' no
 
-# ---- Command line; failures; a real model --------------------------------------------------------------
+# ---- Command line; failures; a real model --------------------------------------------------------
 
 refused() { # STATUS TEXT ARGS...
     wanted=$1 text=$2
     shift 2
     sh "$bench" --results "$results" "$@" >"$scratch/out" 2>&1 </dev/null
-    check "$*: status" same $? "$wanted"
+    same "$*: status" $? "$wanted"
     check "$*: message" has "$scratch/out" "$text"
 }
 fresh
@@ -528,21 +518,21 @@ for line in "chek: words 3" "max-tokens: 10O" "expect: some" "sampling: temp=hot
     refused 2 "01-a.txt:2: expected .*got \"$line\"" "$scratch/model.bin" --auto --prompts "$scratch/wrong"
 done
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
-check "a model that does not open leaves no run" same "$(ls "$results")" ""
+same "a model that does not open leaves no run" "$(ls "$results")" ""
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
 new --auto --run failing >"$scratch/out" 2>&1
-check "a failing answer is a row that says so" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
+same "a failing answer is a row that says so" "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
     "11|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
 check "a run with a failed task says so" has "$scratch/out" "1 of 5 tasks failed; .* --resume failing tries"
-(cd "$scratch" && run model.bin --auto --prompts ./set --run moved) >"$scratch/out" 2>&1
-(cd / && FAKE_MENDED=1 run --resume moved) >"$scratch/out" 2>&1
-check "a set named from another place is found again" same "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
+(cd "$scratch" && bench model.bin --auto --prompts ./set --run moved) >"$scratch/out" 2>&1
+(cd / && FAKE_MENDED=1 bench --resume moved) >"$scratch/out" 2>&1
+same "a set named from another place is found again" "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
 again() { # WHAT STATUS ROWS CALLS: --resume failing
     rm -f "$scratch/calls"
-    FAKE_CALLS=$scratch/calls run --resume failing --auto >"$scratch/out" 2>&1
-    check "$1" same "$?$(rows "$results/failing.csv" | tr '\n' ' ')" "$2$3"
-    check "$1: calls" same "$(cat "$scratch/calls" 2>/dev/null)" "$4"
+    FAKE_CALLS=$scratch/calls bench --resume failing --auto >"$scratch/out" 2>&1
+    same "$1" "$?$(rows "$results/failing.csv" | tr '\n' ' ')" "$2$3"
+    same "$1: calls" "$(cat "$scratch/calls" 2>/dev/null)" "$4"
 }
 whole='1|36||stop 3|36||stop 4|36||stop 10|36||stop'
 cp "$results/failing.csv" "$scratch/failing.csv"
@@ -560,18 +550,18 @@ for awk in mawk gawk original-awk busybox; do
     fi
     rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
     PATH=$scratch/awk:$PATH new --auto --run $awk >"$scratch/out" 2>&1
-    check "$awk: a run" same "$(rows "$results/$awk.csv")" "$(rows "$results/failing.csv")"
-    PATH=$scratch/awk:$PATH run --report $awk >"$scratch/out" 2>&1
-    check "$awk: a failed row's checks and speeds do not count" same "$?$(sed -n 's/^\(checks passed\|answer tokens\/s\)  */\1 /p' "$scratch/out" | tr '\n' ' ')" \
+    same "$awk: a run" "$(rows "$results/$awk.csv")" "$(rows "$results/failing.csv")"
+    PATH=$scratch/awk:$PATH bench --report $awk >"$scratch/out" 2>&1
+    same "$awk: a failed row's checks and speeds do not count" "$?$(sed -n 's/^\(checks passed\|answer tokens\/s\)  */\1 /p' "$scratch/out" | tr '\n' ' ')" \
         "0checks passed 3/4 answer tokens/s 25.0 "
     cp "$here"/bench/*.csv "$results/"
-    PATH=$scratch/awk:$PATH run --report first second third 2>&1 | sed '$d' >"$scratch/report.txt"
+    PATH=$scratch/awk:$PATH bench --report first second third 2>&1 | sed '$d' >"$scratch/report.txt"
     check "$awk: the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
     rm -f "$results"/first* "$results"/second* "$results"/third* "$results"/repeats*
 done
 
-# What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for names,
-# times and speeds; and from the second task with the article on, it is counted as cached.
+# What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for
+# names, times and speeds; and from the second task with the article on, it is counted as cached.
 cat >"$scratch/rest.awk" <<'END'
 csv_add($0) {
     for (i = 1; i <= CSV_N; i++) if (i < 5 || i > 6 && i < 24 || i == 25 || i == 26 || i > 31 && i < 36) printf "%s|", CSV[i]
@@ -590,25 +580,25 @@ done
 exec "$real_qwen" "\$@"
 END
 chmod +x "$scratch/forgets"
-real() { run "$tiny" --auto --threads 1 --prompts "$scratch/short" "$@" >"$scratch/out" 2>&1; }
+real() { bench "$tiny" --auto --threads 1 --prompts "$scratch/short" "$@" >"$scratch/out" 2>&1; }
 cache_tests() {
     QWEN=$real_qwen real --context-first --run shared
-    check "a real model, the article first" same $? 0
+    same "a real model, the article first" $? 0
     QWEN=$scratch/forgets real --context-first --run alone
-    check "the same without --cache" same $? 0
+    same "the same without --cache" $? 0
     for name in shared alone; do
         awk -f "$here/../prompts/csv.awk" -f "$scratch/rest.awk" "$results/$name.csv" >"$scratch/$name.rest"
         (cd "$results/$name" && cat ./*.txt) >"$scratch/$name.answers"
     done
     check "with and without --cache: the same rows" alike "$scratch/alone.rest" "$scratch/shared.rest"
     check "with and without --cache: the same answers" alike "$scratch/alone.answers" "$scratch/shared.answers"
-    check "without --cache nothing is cached" same "$(cut -d, -f24 "$results/alone.csv" | sed 1d | sort -u)" 0
+    same "without --cache nothing is cached" "$(cut -d, -f24 "$results/alone.csv" | sed 1d | sort -u)" 0
     article=$("$real_qwen" "$tiny" -f "$scratch/short/article.txt" --tokenize | wc -w)
-    check "with it the article is" same "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" article=$((article)) "$results/shared.csv")" ""
+    same "with it the article is" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" article=$((article)) "$results/shared.csv")" ""
     printf 'expect %s\nsend r\\n\nexpect %s\nsend 1\\n\nexpect %s\nsend q\\n\n' "$ask" "$ask" "$ask" >"$scratch/votes"
     QWEN=$real_qwen pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$tiny" --threads 1 --prompts "$scratch/short" --run twice
-    check "r reads no prompt twice" same "$(sed 1d "$results/twice.csv" | awk -F, '{ print $13, $23 - $24 }')" "2 1"
-    check "no cache is left" same "$(find "$results" -name '*cache*')" ""
+    same "r reads no prompt twice" "$(sed 1d "$results/twice.csv" | awk -F, '{ print $13, $23 - $24 }')" "2 1"
+    same "no cache is left" "$(find "$results" -name '*cache*')" ""
 }
 
 tiny=$scratch/tiny.bin
@@ -626,7 +616,7 @@ if [ -s "$tiny" ]; then
         sed 's/^max-tokens: .*/max-tokens: 30/' "$file" >"$scratch/short/${file##*/}"
     done
     QWEN=$real_qwen real --run real
-    check "a real model runs the catalogue" same "$?$(rows "$results/real.csv" | grep -c '|36||')" 014
+    same "a real model runs the catalogue" "$?$(rows "$results/real.csv" | grep -c '|36||')" 014
     check "a real model has figures" has "$results/real.csv" ',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,[0-9]*,[0-9]*,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,'
     cp "$results/real/14.txt" "$scratch/again.txt"
     QWEN=$real_qwen real --run real2
@@ -639,10 +629,9 @@ else
 fi
 
 if command -v shellcheck >/dev/null; then
-    check "shellcheck" shellcheck "$bench" "$0"
+    check "shellcheck" shellcheck -x "$bench" "$0"
 else
     skip 1 "no shellcheck"
 fi
 
-echo "bench: $passed passed, $failed failed$([ $skipped -eq 0 ] || echo ", $skipped skipped")"
-[ $failed -eq 0 ]
+finish bench

@@ -6,36 +6,9 @@ set -u
 qwen=$1 convert=$2 golden=$3 scratch=$4/cli make_tiny=$4/../make_tiny
 root=$(dirname "$0")/..
 out=$scratch/stdout err=$scratch/stderr
-passed=0 failed=0 skipped=0
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
 exec </dev/null
-
-pass() { passed=$((passed + 1)); }
-fail() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-}
-skip() {
-    skipped=$((skipped + 1))
-    echo "skipped 1: $*"
-}
-
-# check WHAT COMMAND...: the command must succeed
-check() {
-    check_what=$1
-    shift
-    if "$@" >/dev/null 2>&1; then pass; else fail "$check_what: $*"; fi
-}
-
-# run STATUS WHAT COMMAND...: stdout and stderr go to $out and $err; the exit status must be STATUS
-run() {
-    run_status=$1 run_what=$2
-    shift 2
-    timeout 300 "$@" >"$out" 2>"$err"
-    got=$?
-    if [ $got -eq "$run_status" ]; then pass; else
-        fail "$run_what: exit status $got, expected $run_status: $* ($(head -n 2 "$err" | cut -c 1-200))"
-    fi
-}
 
 # refuse STATUS WHAT COMMAND...: exit STATUS, one line on stderr, nothing on stdout
 refuse() {
@@ -49,7 +22,6 @@ refuse() {
 
 says() { check "$1" grep -qE -- "$2" "$err"; }    # says WHAT PATTERN: stderr has it
 prints() { check "$1" grep -qE -- "$2" "$out"; }  # prints WHAT PATTERN: stdout has it
-same() { check "$1 ($2, $3)" test "$2" = "$3"; }  # same WHAT A B: two equal texts
 differ() { check "$1 ($2)" test "$2" != "$3"; }
 # The hash of the answer's ids, from the statistics line
 hash() { sed -n 's/.*| \([0-9a-f]\{16\}\)$/\1/p' "$err"; }
@@ -139,7 +111,7 @@ hash_tests() {
         agree "tiny $quant" "$scratch/$quant.bin" 24 "$text" $few
     done
     if [ ! -d "$golden/logits/k256/hf" ]; then
-        skip "the same hash on a golden checkpoint: no $golden/logits/k256/hf"
+        skip 1 "the same hash on a golden checkpoint: no $golden/logits/k256/hf"
         return
     fi
     # shellcheck disable=SC2086
@@ -152,9 +124,9 @@ hash_tests() {
 # A model of the true shape: 525 MB, so only where there is room, and with few tokens.
 big_tests() {
     free=$(df -Pk "$scratch" | awk 'NR == 2 { print $4 }')
-    if [ -n "${QUICK:-}" ]; then skip "the same hash on a random 0.5b: QUICK is set"; return; fi
+    if [ -n "${QUICK:-}" ]; then skip 1 "the same hash on a random 0.5b: QUICK is set"; return; fi
     if [ "${free:-0}" -lt 2000000 ]; then
-        skip "the same hash on a random 0.5b: less than 2 GB of disk are free"
+        skip 1 "the same hash on a random 0.5b: less than 2 GB of disk are free"
         return
     fi
     run 0 "random 0.5b" "$convert" --random 0.5b -o "$scratch/big.bin"
@@ -348,8 +320,8 @@ machine_tests() {
     done
 }
 
-# cached WHAT TOKENS LINES ARGUMENTS...: the answer is the one without --cache, TOKENS come from the file, and
-# stderr holds LINES lines (1: the statistics alone)
+# cached WHAT TOKENS LINES ARGUMENTS...: the answer is the one without --cache, TOKENS come from the
+# file, and stderr holds LINES lines (1: the statistics alone)
 cached() {
     cached_what=$1 cached_want=$2 cached_lines=$3
     shift 3
@@ -508,7 +480,7 @@ stream_tests() {
             same "stdout is full: one line from $mode" "$(wc -l <"$err")" 1
         done
     else
-        skip "a full stdout: no /dev/full"
+        skip 1 "a full stdout: no /dev/full"
     fi
     timeout 60 "$qwen" "$model" -p hello -n 20 --ignore-eos >&- 2>"$err"
     same "stdout is closed: exit status" $? 1
@@ -570,7 +542,8 @@ bench_tests() {
     refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg4@4096
 }
 
-# kl WHAT MODEL REFERENCE: its mean in $mean, its 99th percentile in $most, the reference's perplexity in $ref
+# kl WHAT MODEL REFERENCE: its mean in $mean, its 99th percentile in $most, the reference's
+# perplexity in $ref
 kl() {
     run 0 "$1" "$qwen" "$2" --perplexity "$scratch/text.txt" -c 128 --kl "$3"
     line=$(sed -n 's/^KL divergence from .*: mean \(.*\) nats; .* \(.*\) %; perplexity of the reference \(.*\)/\1 \2 \3/p' "$out")
@@ -814,9 +787,4 @@ broken_draft_tests
 demo_draft_tests
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
-if [ $skipped -gt 0 ]; then
-    echo "cli: $passed passed, $failed failed, $skipped skipped"
-else
-    echo "cli: $passed passed, $failed failed"
-fi
-[ $failed -eq 0 ]
+finish cli

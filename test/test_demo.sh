@@ -1,10 +1,11 @@
 #!/bin/sh
-# test_demo.sh QWEN CONVERT GOLDEN SCRATCH: the demo model: its size, its figures against the targets
-# of demo/README.md, and its run of the catalogue.
+# test_demo.sh QWEN CONVERT GOLDEN SCRATCH: the demo model: its size, its figures against the
+# targets of demo/README.md, and its run of the catalogue.
 set -u
 qwen=$1 convert=$2 scratch=$4/demo
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-passed=0 failed=0
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
 exec </dev/null
 case $qwen in /*) ;; *) qwen=$(pwd)/$qwen ;; esac
 case $convert in /*) ;; *) convert=$(pwd)/$convert ;; esac
@@ -13,10 +14,9 @@ mkdir -p "$scratch"
 # holds WHAT VALUE OPERATOR LIMIT: compare two numbers
 holds() {
     if [ -n "$2" ] && awk -v a="$2" -v b="$4" "BEGIN { exit !(a $3 b) }"; then
-        passed=$((passed + 1))
+        pass
     else
-        failed=$((failed + 1))
-        echo "FAILED: $1: got ${2:-nothing}, expected $3 $4"
+        fail "$1: got ${2:-nothing}, expected $3 $4"
     fi
 }
 
@@ -42,5 +42,4 @@ holds "exit status of the catalogue" $? "==" 0
 holds "tasks of the catalogue that ended by themselves" "$(grep -c ',stop,' "$scratch/results/demo.csv")" "==" 14
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
-echo "demo: $passed passed, $failed failed"
-[ $failed -eq 0 ]
+finish demo

@@ -1,37 +1,18 @@
 /* test_finite.c: a NaN or an infinity in any kind of tensor, of any type, must be noticed at the
  * token that meets it, by every instruction set: the engine then says so, and the program ends with
- * status 3. A model file lies in memory, where one weight is replaced (see the Makefile's --wrap).
- */
+ * status 3. A model file lies in memory, where one weight is replaced. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
 #include "child.h"
+#include "memory_file.h"
 #include "tiny.h"
-
-bool __wrap_map_open(Map *m, const char *path, Error *e);
-void __wrap_map_close(Map *m);
-bool __real_map_open(Map *m, const char *path, Error *e);
-void __real_map_close(Map *m);
 
 static struct {
     Buffer file;
-    bool in_memory;
     char path[300], bin[400];
     size_t planted;
 } test;
-
-bool __wrap_map_open(Map *m, const char *path, Error *e) {
-    if (!test.in_memory) return __real_map_open(m, path, e);
-    *m = (Map){.data = (uint8_t *)test.file.data, .bytes = test.file.n, .fd = -1};
-    return true;
-}
-
-void __wrap_map_close(Map *m) {
-    if (!test.in_memory)
-        __real_map_close(m);
-    else
-        *m = (Map){.fd = -1};
-}
 
 /* ---- Planting -------------------------------------------------------------------------------- */
 
@@ -113,7 +94,9 @@ static void test_engines(const char *quant) {
     uint64_t state = 19;
     Model m;
     Error e;
-    test.in_memory = true;
+    memory_file.data = (uint8_t *)test.file.data;
+    memory_file.bytes = test.file.n;
+    memory_file.on = true;
     bool ok = model_load(&m, "memory", &e);
     CHECK(ok, "%s: %s", quant, e.text);
     for (uint32_t i = 0; ok && kernels_available(i); i++) {
@@ -129,7 +112,7 @@ static void test_engines(const char *quant) {
         }
     }
     if (ok) model_unload(&m);
-    test.in_memory = false;
+    memory_file.on = false;
 }
 
 /* ---- The program ----------------------------------------------------------------------------- */

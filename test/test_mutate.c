@@ -4,58 +4,37 @@
  * tokenized with, evaluated and sampled from. The file lies in memory, its end at a page that
  * cannot be read, so that a read behind it ends the program.
  *
- * LONG=1 tries all 255 other values of every byte and every length; otherwise a selection.
- * The linker puts __wrap_map_open in the place of map_open (see the Makefile). */
+ * LONG=1 tries all 255 other values of every byte and every length; otherwise a selection. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
 #include "child.h"
+#include "memory_file.h"
 #include "tiny.h"
 #include "use_model.h"
-
-bool __wrap_map_open(Map *m, const char *path, Error *e);
-void __wrap_map_close(Map *m);
-bool __real_map_open(Map *m, const char *path, Error *e);
-void __real_map_close(Map *m);
 
 static struct {
     Buffer good;   /* the model.bin */
     uint8_t *room; /* (room_bytes) and behind it a page that cannot be read */
     size_t room_bytes;
-    uint8_t *file; /* (bytes) in room, up to its end */
-    size_t bytes;
     size_t loads, accepted;
-    bool full, in_memory;
+    bool full;
 } test;
-
-/* Opens the bytes in memory, whatever the path. */
-bool __wrap_map_open(Map *m, const char *path, Error *e) {
-    if (!test.in_memory) return __real_map_open(m, path, e);
-    *m = (Map){.data = test.file, .bytes = test.bytes, .fd = -1};
-    return test.bytes > 0 || fail(e, path, NULL, "empty");
-}
-
-void __wrap_map_close(Map *m) {
-    if (!test.in_memory)
-        __real_map_close(m);
-    else
-        *m = (Map){.fd = -1};
-}
 
 /* The first n bytes of the good file, ending at the page that cannot be read: as near as an address
  * that is a multiple of 8 allows. */
 static void place(size_t n) {
-    test.bytes = n;
-    test.file = test.room + (test.room_bytes - n) / 8 * 8;
-    memcpy(test.file, test.good.data, n);
+    memory_file.bytes = n;
+    memory_file.data = test.room + (test.room_bytes - n) / 8 * 8;
+    memcpy(memory_file.data, test.good.data, n);
 }
 
 static void repair(void) {
-    const ModelHeader *h = (const void *)test.file;
-    size_t n = min_size(h->header_bytes, test.bytes);
+    const ModelHeader *h = (const void *)memory_file.data;
+    size_t n = min_size(h->header_bytes, memory_file.bytes);
     if (n < MODEL_HEADER_BYTES) return;
-    uint32_t crc = model_header_crc(test.file, n);
-    memcpy(test.file + offsetof(ModelHeader, crc32c), &crc, sizeof crc);
+    uint32_t crc = model_header_crc(memory_file.data, n);
+    memcpy(memory_file.data + offsetof(ModelHeader, crc32c), &crc, sizeof crc);
 }
 
 /* Does a copy of the tokenizer section alone open, its end at the page that cannot be read? */
@@ -110,14 +89,14 @@ static void test_bytes(bool repaired) {
     size_t silent = 0, before = test.accepted, loads = test.loads;
     place(test.good.n);
     for (size_t at = 0; at < used_bytes(); at++) {
-        uint8_t own = test.file[at];
+        uint8_t own = memory_file.data[at];
         for (unsigned i = 0; i < n_values; i++) {
             Error e = {{0}};
-            test.file[at] = other_value(own, i);
+            memory_file.data[at] = other_value(own, i);
             if (repaired) repair();
             if (!load(&e)) silent += strncmp(e.text, "mutated.bin: ", 13) != 0;
         }
-        test.file[at] = own;
+        memory_file.data[at] = own;
         if (repaired) repair();
     }
     size_t accepted = test.accepted - before;
@@ -144,16 +123,16 @@ static void test_numbers(void) {
         for (size_t k = 0; k < n; k++) {
             uint64_t value, r = test_random(&state), width = r & 1 ? 4 : 8;
             at[k] = test_random(&state) % (used_bytes() / 4 - 2) * 4;
-            memcpy(&value, test.file + at[k], sizeof value);
+            memcpy(&value, memory_file.data + at[k], sizeof value);
             value = r & 2 ? edge[(r >> 8) % 15] : value + (r >> 8) % 33 - 16;
-            memcpy(test.file + at[k], &value, width);
+            memcpy(memory_file.data + at[k], &value, width);
         }
         repair();
         Error e = {{0}};
         (void)load(&e);
-        for (size_t k = 0; k < n; k++) memcpy(test.file + at[k], test.good.data + at[k], 8);
+        for (size_t k = 0; k < n; k++) memcpy(memory_file.data + at[k], test.good.data + at[k], 8);
         /* the checksum may have been among them */
-        memcpy(test.file, test.good.data, 64);
+        memcpy(memory_file.data, test.good.data, 64);
     }
     CHECK(test.accepted > before, "some of %zu files open", trials);
     printf("%zu files with changed numbers: %zu opened\n", trials, test.accepted - before);
@@ -169,7 +148,7 @@ static void test_cuts(bool honest) {
         place(n);
         uint64_t size = n;
         if (honest && n >= MODEL_HEADER_BYTES) {
-            memcpy(test.file + offsetof(ModelHeader, file_bytes), &size, sizeof size);
+            memcpy(memory_file.data + offsetof(ModelHeader, file_bytes), &size, sizeof size);
             repair();
         }
         Error e = {{0}};
@@ -201,7 +180,7 @@ static void test_flips(void) {
         uint64_t bit = test_random(&state) % (weights * 8), at = bit / 8;
         uint32_t t = 0;
         while (at >= m.tensors[t].bytes) at -= m.tensors[t++].bytes;
-        uint8_t *byte = test.file + m.tensors[t].offset + at;
+        uint8_t *byte = memory_file.data + m.tensors[t].offset + at;
         *byte = (uint8_t)(*byte ^ 1u << bit % 8);
         e.text[0] = 0;
         found += !model_verify_tensor(&m, t, &crc, "flipped.bin", &e) &&
@@ -240,7 +219,7 @@ int main(void) {
     CHECK(ok, "memory");
     if (!ok) return test_end("mutate");
     test.room = room;
-    test.in_memory = true;
+    memory_file.on = true;
     place(test.good.n);
     ok = load(&e);
     CHECK(ok, "the good file: %s", e.text);
