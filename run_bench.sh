@@ -1,11 +1,12 @@
 #!/bin/sh
 # run_bench.sh: the catalogue. You are the benchmark.
 #
-# Every task of prompts/SET goes to the model, the answer streams by, and you give it 0 to 5 and a remark.
-# A run is results/RUN.csv (a row per task, written as soon as you have voted), results/RUN.log (prompts
-# and answers whole) and results/RUN/ (its settings, and each answer in a file). Parts, from top to bottom:
-# names and errors; the lock; CSV; prompts; one answer from ./qwen or a server; your vote; a task and a run;
-# --score; --report; the command line. Needs sh, awk and sed as POSIX has them, and curl for --url.
+# Every task of prompts/SET goes to the model, the answer streams by, and you give it 0 to 5 and a
+# remark. A run is results/RUN.csv (a row per task, written as soon as you have voted),
+# results/RUN.log (prompts and answers whole) and results/RUN/ (its settings, and each answer in a
+# file). Parts, from top to bottom: names and errors; the lock; CSV; prompts; one answer from ./qwen
+# or a server; your vote; a task and a run; --score; --report; the command line. Needs sh, awk and
+# sed as POSIX has them, and curl for --url.
 #
 # shellcheck disable=SC2015 # "a && b || die": die is to run whichever of the two fails
 LC_ALL=C
@@ -78,8 +79,8 @@ hash8() {
 
 file_size() { echo $(($(wc -c <"$1"))); }
 
-# The model's header says where the data begins (bytes 24..31); it holds the checksum of every tensor, so
-# its hash stands for the whole file and takes no time.
+# The model's header says where the data begins (bytes 24..31); it holds the checksum of every
+# tensor, so its hash stands for the whole file and takes no time.
 model_hash() {
     pages=$(od -An -v -tu1 -j24 -N8 "$1" 2>/dev/null |
         awk '{ print int(($1 + 256 * ($2 + 256 * ($3 + 256 * $4))) / 4096) }')
@@ -92,7 +93,7 @@ cpu_name() {
     say "${name:-$(uname -m)}"
 }
 
-# ---- The end, and signals ----------------------------------------------------------------------------
+# ---- The end, and signals ------------------------------------------------------------------------
 
 again=''   # how to call this again
 locks=''   # lock files that are ours
@@ -121,13 +122,13 @@ trap 'on_signal 143' TERM
 trap 'on_signal 129' HUP
 trap 'exit 141' PIPE
 
-# ---- The lock ----------------------------------------------------------------------------------------
+# ---- The lock ------------------------------------------------------------------------------------
 
 # Is the process of a lock ("PID") still there?
 lock_alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 
-# One runner per run. A hard link appears complete or not at all. The lock of a runner that was killed is
-# taken over; a second link guards that moment, so that two cannot do it at once.
+# One runner per run. A hard link appears complete or not at all. The lock of a runner that was
+# killed is taken over; a second link guards that moment, so that two cannot do it at once.
 lock_take() {
     dir=$results/$1
     echo $$ >"$dir/lock.$$" || die 1 "$dir: cannot be written"
@@ -150,7 +151,7 @@ lock_take() {
     locks="$locks $1"
 }
 
-# ---- CSV ---------------------------------------------------------------------------------------------
+# ---- CSV -----------------------------------------------------------------------------------------
 
 csv_field() {
     case $1 in
@@ -179,8 +180,8 @@ csv_awk() {
 
 csv_cut() { dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null; }
 
-# Append the record that lies in $work/row: one write, then to the disk. What could be written only in
-# part is cut off again. Signals wait until the row is there.
+# Append the record that lies in $work/row: one write, then to the disk. What could be written only
+# in part is cut off again. Signals wait until the row is there.
 csv_append() {
     row_bytes=$(file_size "$work/row")
     if ! (trap '' INT TERM HUP && dd bs=1048576 count=1 <"$work/row" 2>/dev/null >>"$csv") ||
@@ -192,8 +193,8 @@ csv_append() {
     sync "$csv" 2>/dev/null || sync
 }
 
-# Prove an old file before going on with it: our header, whole rows. A last row without its end is cut
-# off, with a message; anything else that is wrong is left untouched.
+# Prove an old file before going on with it: our header, whole rows. A last row without its end is
+# cut off, with a message; anything else that is wrong is left untouched.
 csv_repair() {
     [ -f "$csv" ] || die 1 "$csv: missing"
     [ "$(tr -dc '\000' <"$csv" | wc -c)" -eq 0 ] || die 2 "$csv: has zero bytes, left as it is"
@@ -230,8 +231,8 @@ csv_failed() {
     csv_awk "csv_add(\$0) && records++ && ($csv_open) { n++ } END { print n + 0 }" "$csv"
 }
 
-# Put the record in $work/row behind the others, in the place of task $1's failed row where there is one:
-# then the file is replaced as a whole.
+# Put the record in $work/row behind the others, in the place of task $1's failed row where there is
+# one: then the file is replaced as a whole.
 csv_store() {
     [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
         die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
@@ -247,9 +248,10 @@ csv_store() {
     csv_bytes=$(file_size "$csv")
 }
 
-# ---- Prompts -----------------------------------------------------------------------------------------
+# ---- Prompts -------------------------------------------------------------------------------------
 
-# A task's header: name, sampling, limit, and checks, one a line. Lines that it does not know are errors.
+# A task's header: name, sampling, limit, and checks, one a line. Lines that it does not know are
+# errors.
 task_header() {
     awk '
         function word_good(w) {
@@ -284,7 +286,8 @@ task_header() {
         }' "$1" || exit 2
 }
 
-# For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens, name.
+# For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens,
+# name.
 set_plan() {
     awk -v dir="$set_dir" '
         FNR == 1 { body = 0; file = FILENAME; sub(/.*\//, "", file); number = substr(file, 1, 2) + 0
@@ -303,8 +306,8 @@ set_plan() {
         "$set_dir"/[0-9][0-9]-*.txt
 }
 
-# The prompt of a task file: all below the line ---, with @include files put in; with --context-first
-# these come before the rest.
+# The prompt of a task file: all below the line ---, with @include files put in; with
+# --context-first these come before the rest.
 task_prompt() {
     awk -v dir="$set_dir" -v first="$context_first" '
         function include(name,    line, n) {
@@ -345,7 +348,8 @@ set_find() {
     if [ "$context_first" = 1 ]; then label="$set, context first"; fi
 }
 
-# Read every header before the first answer is paid for; is there sampling that the profile does not rule?
+# Read every header before the first answer is paid for; is there sampling that the profile does not
+# rule?
 set_check() {
     own=''
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
@@ -364,9 +368,10 @@ task_file() {
     for file in "$set_dir/$(printf %02d "$1")"-*.txt; do say "$file"; done
 }
 
-# ---- One answer --------------------------------------------------------------------------------------
+# ---- One answer ----------------------------------------------------------------------------------
 
-# Read the statistics into the variables of a row. Only values that are numbers get through as numbers.
+# Read the statistics into the variables of a row. Only values that are numbers get through as
+# numbers.
 json_values() {
     awk '
         function value(key,    at, rest, c, i, out) {
@@ -425,8 +430,9 @@ sampling_set() {
     done
 }
 
-# Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one begin with
-# is computed once: with --context-first that is the article, and with another seed the whole prompt.
+# Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one
+# begin with is computed once: with --context-first that is the article, and with another seed the
+# whole prompt.
 answer_local() {
     set -- "$model" -f "$work/prompt" --stats "$work/stats" -n "$max_tokens" -c "$n_ctx" --seed "$1"
     set -- "$@" --cache "$work/cache"
@@ -503,8 +509,8 @@ url_piece() {
         }'
 }
 
-# Times of the first and last piece and the counts, from curl's trace and the events, in the form of the
-# statistics that ./qwen writes.
+# Times of the first and last piece and the counts, from curl's trace and the events, in the form of
+# the statistics that ./qwen writes.
 url_stats() {
     awk '
         function seconds(t,    part) {
@@ -631,7 +637,7 @@ run_checks() {
     auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
 }
 
-# ---- Your vote ---------------------------------------------------------------------------------------
+# ---- Your vote -----------------------------------------------------------------------------------
 
 scale() {
     cat <<'EOF' >&4
@@ -718,7 +724,7 @@ ask_vote() {
     done
 }
 
-# ---- A task, and a run -------------------------------------------------------------------------------
+# ---- A task, and a run ---------------------------------------------------------------------------
 
 log_add() { cat >>"$log" || die 1 "$log: cannot be written (is the disk full?)"; }
 
@@ -735,8 +741,8 @@ log_answer() {
     } | log_add
 }
 
-# About how long the tasks $1... will take: their sizes, at the speeds of the latest answers, corrected by
-# how the estimates so far came out.
+# About how long the tasks $1... will take: their sizes, at the speeds of the latest answers,
+# corrected by how the estimates so far came out.
 estimate() {
     awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
         prefill > 0 && decode > 0 && index(list, " " $1 " ") { s += $2 / 4.2 / prefill + $3 / decode }
@@ -948,10 +954,10 @@ run_resume() {
     run_tasks
 }
 
-# ---- Scoring later, blind ----------------------------------------------------------------------------
+# ---- Scoring later, blind ------------------------------------------------------------------------
 
-# Answers without a vote, one a line: key of what is alike, run, task. Answers to the same prompt that are
-# the same text have the same key.
+# Answers without a vote, one a line: key of what is alike, run, task. Answers to the same prompt
+# that are the same text have the same key.
 score_list() {
     for run; do
         csv_awk '
@@ -1065,7 +1071,7 @@ score_repeat() {
     repeat_text="One answer was shown twice (task $1): you gave it $2, then $vote."
 }
 
-# ---- The report --------------------------------------------------------------------------------------
+# ---- The report ----------------------------------------------------------------------------------
 
 make_report() {
     if [ $# -eq 0 ]; then
@@ -1087,7 +1093,7 @@ make_report() {
     say "$html"
 }
 
-# ---- The command line --------------------------------------------------------------------------------
+# ---- The command line ----------------------------------------------------------------------------
 
 results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set='' profile=rbyf seed=1
 threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle='' reading=''

@@ -1,7 +1,7 @@
 #!/bin/sh
-# coverage.sh BUILD: after the tests ran in BUILD (SAN=cov): which part of the parsers, the writer, the
-# tokenizer and the sampler they executed, in lines and in branches, from gcov. The lines that never
-# ran are in BUILD/gcov/*.gcov, marked #####.
+# coverage.sh BUILD: after the tests ran in BUILD (SAN=cov): which part of the parsers, the writer,
+# the tokenizer and the sampler they executed, in lines and in branches, from gcov. The lines that
+# never ran are in BUILD/gcov/*.gcov, marked #####.
 build=$(cd "$1" && pwd) root=$(dirname "$0")/..
 rm -rf "$build/gcov" && mkdir -p "$build/gcov" || exit 1
 files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/lora.c convert/plan.c
