@@ -67,7 +67,7 @@ $(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 # Files that lie in memory
 $(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
-$(B)/fuzz_seeds: test/fuzz_seeds.c $(COMMON) $(CONVERT_PARTS)
+$(B)/fuzz_seeds: test/fuzz_seeds.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
 	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
@@ -100,7 +100,7 @@ run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faul
 # libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What was found
 # of interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
 TIME = 60
-FUZZ = json model safetensors gguf folder text messages
+FUZZ = json model safetensors gguf folder text messages cache prompts
 WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=access
 fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
 $(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)

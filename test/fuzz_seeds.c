@@ -1,8 +1,9 @@
 /* fuzz_seeds.c: fuzz_seeds GOOD DIR: first inputs for the fuzz targets, in DIR/TARGET/, made from
  * the Hugging Face folder GOOD that make_tiny wrote, and by the writers of the tests. */
-#include <errno.h>
-#include <sys/stat.h>
+#define QWEN_NO_MAIN
+#include "../qwen.c"
 
+#include "good_folder.h"
 #include "tiny.h"
 #include "tiny_gguf.h"
 
@@ -95,6 +96,38 @@ static void seed_model(const char *quant) {
     buffer_free(&b);
 }
 
+/* The good model.bin, and caches of n tokens under its first settings. */
+static void seed_caches(void) {
+    static const size_t lengths[] = {1, 9, 16, 40};
+    EngineOptions o = {.threads = 1, .ctx = 64, .n_seq = 1};
+    Model m;
+    Engine engine;
+    Session s;
+    char path[4096];
+    snprintf(path, sizeof path, "%s/model.bin", good);
+    need(tiny_model(path, "q8", TINY_ENDS, &seed_error) && model_load(&m, path, &seed_error) &&
+             engine_open(&engine, &m, &o, &seed_error) && session_open(&s, &engine, &seed_error),
+         path);
+    for (size_t i = 0; i < 40; i++) {
+        int32_t id = good_id(i);
+        need(session_feed(&s, &id, 1, NULL, &seed_error) == FED, path);
+    }
+    snprintf(path, sizeof path, "%s/seed.kv", to);
+    for (uint8_t i = 0; i < 4; i++) {
+        Buffer b = {0};
+        char name[8];
+        need(cache_write(&s, path, lengths[i], &seed_error), path);
+        need(read_file(path, 1u << 30, &b, &seed_error), path);
+        snprintf(name, sizeof name, "%zu", lengths[i]);
+        seed("cache", name, (uint8_t[]){(uint8_t)(2 * i + 1)}, 1, b.data, b.n);
+        buffer_free(&b);
+    }
+    need(remove(path) == 0, path);
+    session_close(&s);
+    engine_close(&engine);
+    model_unload(&m);
+}
+
 static void seed_safetensors(void) {
     Buffer b = read_good("adapter/adapter_model.safetensors");
     uint64_t n = 0;
@@ -142,9 +175,17 @@ static void seed_small(void) {
         "{\"name\":\"f\",\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"1\"}],"
         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
         "[{\"role\":\"system\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"};
+    static const char *const prompts[] = {
+        "\0hello\n\n \t\r\nthe world\r\n<|im_end|>", "\1hello\nand the other things",
+        ("\2{\"prompt\":\"hello "
+         "<|im_end|>\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
+         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}\n\n{\"id\":1}\n{"
+         "\"prompt\":3}"),
+        "\0{\"prompt\":\"a\",\"messages\":[]}\n{\"prompt\":\"\"}\nhello\n{\"prompt\":\"b\"}"};
     char name[8];
     for (size_t i = 0; i < 4; i++) {
         snprintf(name, sizeof name, "%zu", i);
+        seed("prompts", name, prompts[i], 1, prompts[i] + 1, strlen(prompts[i] + 1));
         if (i < 3) seed("json", name, "", 0, json[i], strlen(json[i]));
         if (i < 3) seed("messages", name, "", 0, messages[i], strlen(messages[i]));
         seed("text", name, "", 0, text[i], strlen(text[i]));
@@ -158,6 +199,7 @@ int main(int argc, char **argv) {
     need(mkdir(to, 0777) == 0 || errno == EEXIST, to);
     seed_texts();
     seed_tokenizer_files();
+    seed_caches();
     seed_model("q8");
     seed_model("f32");
     seed_safetensors();

@@ -1,5 +1,5 @@
 /* good_folder.h: the files of a good Hugging Face folder (make_tiny's, in $FUZZ_GOOD), for the fuzz
- * targets that change one of them. */
+ * targets that change one of them, and a good model.bin. */
 #ifndef GOOD_FOLDER_H
 #define GOOD_FOLDER_H
 
@@ -55,5 +55,18 @@ __attribute__((unused)) static Tokenizer *good_tokenizer(void) {
     if (!t) abort();
     return t;
 }
+
+/* The good model.bin, which fuzz_seeds wrote there. */
+__attribute__((unused)) static void good_model(void) {
+    static uint8_t *bytes;
+    char path[4096];
+    const char *folder = getenv("FUZZ_GOOD");
+    snprintf(path, sizeof path, "%s/model.bin", folder ? folder : ".");
+    size_t n = good_read(path, &bytes);
+    fuzz_file("model.bin", bytes, n);
+}
+
+/* The i-th token of the prompt that fuzz_cache reads, and fuzz_seeds leaves caches of: a letter. */
+__attribute__((unused)) static int32_t good_id(size_t i) { return (int32_t)(7 + i * 5 % 80); }
 
 #endif
