@@ -2840,6 +2840,7 @@ static bool options_check(const Options *o, Error *e) {
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
+    if (o->cache && !*o->cache) return fail(e, NULL, "--cache", "expected a file name");
     if (o->stats && modes > 0) return fail(e, NULL, "--stats", "goes with a prompt to answer");
     if (!o->bench && (o->repetitions != UNSET || o->format != 0))
         return fail(e, NULL, o->format != 0 ? "--format" : "--repetitions", "goes with --bench");

@@ -56,7 +56,7 @@ EOF
 }
 
 say() { printf '%s\n' "$*"; }
-warn() { printf 'run_bench: %s\n' "$*" >&2; }
+warn() { printf 'run_bench: %s\n' "$(printf %s "$*" | tr '\000-\037\177' '?')" >&2; } # one line
 die() {
     status=$1
     shift
@@ -131,7 +131,7 @@ lock_alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 # killed is taken over; a second link guards that moment, so that two cannot do it at once.
 lock_take() {
     dir=$results/$1
-    echo $$ >"$dir/lock.$$" || die 1 "$dir: cannot be written"
+    { echo $$ >"$dir/lock.$$"; } 2>/dev/null || die 1 "$dir: cannot be written"
     if ! ln "$dir/lock.$$" "$dir/lock" 2>/dev/null; then
         owner=$(cat "$dir/lock" 2>/dev/null)
         lock_alive "$(cat "$dir/lock.break" 2>/dev/null)" || rm -f "$dir/lock.break"
@@ -178,6 +178,11 @@ csv_awk() {
     awk "$csv_library$nl$program" "$@"
 }
 
+csv_new() {
+    { printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; } 2>/dev/null ||
+        die 1 "$csv: cannot be written (is the disk full?)"
+}
+
 csv_cut() { dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null; }
 
 # Append the record that lies in $work/row: one write, then to the disk. What could be written only
@@ -203,15 +208,33 @@ csv_repair() {
     torn=0
     [ "$(tail -c 1 "$csv" | od -An -tu1 | tr -d ' ')" = 10 ] || torn=1
     csv_awk '
+        function wrong(expected, got) {
+            gsub(/[\001-\037\177]/, "?", got)
+            if (!bad++) print "run_bench: " FILENAME ": row " row ": expected " expected ", got " \
+                substr(got, 1, 80) "; left as it is" >"/dev/stderr"
+        }
         function keep() {
-            if (waiting && n_last != fields) bad = 1
-            if (waiting) printf "%s\n", last
+            if (!waiting) return
+            if (n_last != fields) wrong(fields " fields", n_last)
+            else if (row && number !~ /^[0-9]+$/) wrong("a number in the column #", "\"" number "\"")
+            else if (row && vote !~ /^ *[0-5]? *$/) wrong("a VOTE from 0 to 5 or none", "\"" vote "\"")
+            else if (number in seen) wrong("each task once", "task " number " again")
+            seen[number]
+            printf "%s\n", last
             waiting = 0
+            row++
         }
         { keep() }
-        csv_add($0) { waiting = 1; last = CSV_TEXT; n_last = CSV_N }
-        END { if (!torn) keep(); exit bad + 0 }' fields=$n_fields torn=$torn "$csv" >"$work/whole" ||
-        die 2 "$csv: a row has not $n_fields fields; left as it is"
+        csv_add($0) {
+            waiting = 1; unclosed = 0; last = CSV_TEXT; n_last = CSV_N; number = CSV[1]; vote = CSV[3]
+        }
+        CSV_OPEN && /\r$/ { unclosed = 1 } # a whole row behind an open quote: that is not a torn one
+        END {
+            if (!torn) keep()
+            if (unclosed) wrong("a quote that ends", "none to the end of the file")
+            exit bad > 0
+        }' fields=$n_fields torn=$torn "$csv" >"$work/whole" ||
+        exit 2
     lost=$(($(file_size "$csv") - $(file_size "$work/whole")))
     if [ $lost -gt 0 ]; then
         cp "$work/whole" "$csv.new" && mv "$csv.new" "$csv" || die 1 "$csv: cannot be repaired"
@@ -237,12 +260,12 @@ csv_store() {
     [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
         die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
     csv_awk "csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open) { printf \"%s\\n\", CSV_TEXT }" \
-        task="$1" "$csv" >"$work/others" || die 1 "$csv: the row could not be written (is the disk full?)"
+        task="$1" "$csv" >"$work/others" 2>/dev/null || die 1 "$csv: the row could not be written (is the disk full?)"
     if [ "$(file_size "$work/others")" = "$csv_bytes" ]; then
         csv_append
         return
     fi
-    cat "$work/row" >>"$work/others" &&
+    cat "$work/row" 2>/dev/null >>"$work/others" &&
         { sync "$work/others" 2>/dev/null || sync; } && mv "$work/others" "$csv" ||
         die 1 "$csv: the row could not be written; $log has it all"
     csv_bytes=$(file_size "$csv")
@@ -255,10 +278,11 @@ csv_store() {
 task_header() {
     awk '
         function word_good(w) {
-            return w == "profile" ||
-                w ~ /^(temp|top-k|top-p|min-p|repeat-penalty|repeat-last-n)=-?[0-9]+([.][0-9]+)?$/
+            return w == "profile" || w ~ /^(top-k|repeat-last-n)=-?[0-9]+$/ ||
+                w ~ /^(temp|top-p|min-p|repeat-penalty)=-?[0-9]+([.][0-9]+)?$/
         }
         function wrong(expected) {
+            gsub(/[\001-\037\177]/, "?")
             print "run_bench: " FILENAME ":" FNR ": expected " expected ", got \"" $0 "\"" >"/dev/stderr"
             exit failed = 1
         }
@@ -271,14 +295,19 @@ task_header() {
             for (i = 1; i <= n; i++) if (!word_good(word[i])) wrong("profile or temp=0.2 and the like")
             next
         }
-        /^max-tokens: [0-9]+$/ { limit = substr($0, 13); next }
-        /^expect: [0-9]+$/ || /^$/ { next }
-        /^(max-tokens|expect):/ { wrong($1 " and a whole number") }
+        /^(max-tokens|expect): [0-9]+$/ && $2 <= 1048576 { if ($1 ~ /^max/) limit = $2; next }
+        /^(max-tokens|expect):/ { wrong($1 " and a whole number up to 1048576") }
+        /^$/ { next }
         /^check: (sentences|paragraphs|items|words|chars|list)( |$)/ && NF != 3 ||
             /^check: (sentences|paragraphs|items|words|chars|list) / && $3 !~ /^[0-9]+(-[0-9]+)?$/ {
             wrong("check: " $2 " and a number or range")
         }
-        /^check: / { checks = checks substr($0, 8) "\n"; next }
+        /^check: (sentences|paragraphs|items|words|chars|list|tags|phrase|contains) ./ ||
+            /^check: (grounded|no-table)$/ {
+            checks = checks substr($0, 8) "\n"
+            next
+        }
+        /^check:/ { wrong("a check of prompts/README.md") }
         { wrong("task:, sampling:, max-tokens:, expect:, check: or ---") }
         END {
             if (!failed) printf "%s\n%s\n%s\n%s", name, sampling, limit, checks
@@ -301,7 +330,7 @@ set_plan() {
         body { bytes[number] += length($0) + 1 }
         !body && /^expect: / { expect[number] = substr($0, 9) + 0 }
         !body && /^task: / { name[number] = substr($0, 7) }
-        /^---$/ { body = 1 }
+        /^---[ \t]*$/ { body = 1 }
         END { for (i = 1; i <= n; i++) print order[i], bytes[order[i]], expect[order[i]], name[order[i]] }' \
         "$set_dir"/[0-9][0-9]-*.txt
 }
@@ -318,13 +347,13 @@ task_prompt() {
         { sub(/\r$/, "") }
         body && /^@include / { if (first) { include(substr($0, 10)); print ""; had = 1 } else keep[++n] = $0; next }
         body { keep[++n] = $0 }
-        /^---$/ { body = 1 }
+        /^---[ \t]*$/ { body = 1 }
         END {
             while (had && n > 0 && keep[n] == "") n--
             for (i = 1; i <= n; i++)
                 if (keep[i] ~ /^@include /) include(substr(keep[i], 10)); else print keep[i]
             exit failed || n == 0
-        }' "$1" || die 2 "$1: expected a header, a line --- and a prompt"
+        }' "$1"
 }
 
 # Find the set: a name under prompts/, or a directory.
@@ -335,11 +364,13 @@ set_find() {
     esac
     set_dir=$(CDPATH='' cd -- "$set_dir" 2>/dev/null && pwd) || die 2 "--prompts $set: no such set"
     case $set in */* | .*) set=$set_dir ;; esac # --resume may be called from elsewhere
-    tasks=''
+    tasks='' seen=''
     n_tasks=0
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
         [ -f "$file" ] || die 2 "$set_dir: expected files like 01-name.txt"
         number=$(task_number "$file")
+        case " $seen " in *" $number "*) die 2 "$file: a second task $number" ;; esac
+        seen="$seen $number"
         [ "$number" -eq 0 ] && continue
         tasks="$tasks $number"
         n_tasks=$((n_tasks + 1))
@@ -348,12 +379,19 @@ set_find() {
     if [ "$context_first" = 1 ]; then label="$set, context first"; fi
 }
 
-# Read every header before the first answer is paid for; is there sampling that the profile does not
-# rule?
+# Read every file of the set before the first answer is paid for; is there sampling that the profile
+# does not rule?
 set_check() {
     own=''
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
         head=$(task_header "$file") || exit
+        [ -n "${head%%"$nl"*}" ] || die 2 "$file: expected a line \"task: NAME\""
+        tr -d '\r' <"$file" | sed -n 's/^@include //p' | while IFS= read -r part; do
+            [ -f "$set_dir/$part" ] && [ -r "$set_dir/$part" ] ||
+                die 2 "$file: @include $part: expected a file in $set_dir"
+        done || exit
+        task_prompt "$file" >/dev/null ||
+            die 2 "$file: expected a header, a line --- and a prompt"
         head=${head#*"$nl"} # the second line is the sampling
         case ${head%%"$nl"*} in *=*) own=" (with the tasks' own sampling)" ;; esac
     done
@@ -401,7 +439,8 @@ json_values() {
           print value("repeat_last_n"); print value("prompt_tokens"); print value("cached_tokens")
           print value("generated_tokens"); print value("load_ms"); print value("first_token_ms")
           number("prompt_tokens_s", "%.2f"); number("decode_tokens_s", "%.2f")
-          print value("peak_memory_mib"); print value("finish"); exit }' "$1" >"$work/values"
+          print value("peak_memory_mib"); print value("finish"); exit }' "$1" >"$work/values" 2>/dev/null ||
+        die 1 "$work/values: could not be written (is the disk full?)"
     {
         read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx; read -r s_temp
         read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen; read -r s_last_n
@@ -445,9 +484,10 @@ answer_local() {
     [ -z "$threads" ] || set -- "$@" --threads "$threads"
     {
         "$qwen" "$@" 2>"$work/errors"
-        echo $? >"$work/status"
-    } | tee "$work/answer" || die 1 "the answer could not be written (is the disk full?)"
+        echo $? 2>/dev/null >"$work/status"
+    } | tee "$work/answer" 2>/dev/null || die 1 "$work/answer: could not be written (is the disk full?)"
     answer_status=$(cat "$work/status")
+    [ -n "$answer_status" ] || die 1 "$work/status: could not be written (is the disk full?)"
     if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
 }
 
@@ -616,7 +656,8 @@ answer() {
     [ "${answer_status:-130}" != 130 ] || on_signal 130
     if [ "$answer_status" != 0 ]; then
         s_finish="failed $answer_status"
-        warn "no answer: $(tr '\n' ' ' <"$work/errors")"
+        why=$(tr '\n' ' ' <"$work/errors")
+        warn "no answer: ${why:-status $answer_status}"
     fi
 }
 
@@ -629,10 +670,11 @@ figures() {
 # Run the task's checks on an answer: auto_pass "2/3", auto_detail, and lines in $work/checks.
 run_checks() {
     auto_pass='' auto_detail=''
-    : >"$work/checks"
+    { true >"$work/checks"; } 2>/dev/null || die 1 "$work/checks: could not be written"
     [ -n "$CHECKS" ] || return 0
     chars=$(tr -cd '\344-\351' <"$1" | wc -c)
-    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" >"$work/checks"
+    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" >"$work/checks" 2>/dev/null ||
+        die 1 "$work/checks: could not be written (is the disk full?)"
     auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
     auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
 }
@@ -726,7 +768,7 @@ ask_vote() {
 
 # ---- A task, and a run ---------------------------------------------------------------------------
 
-log_add() { cat >>"$log" || die 1 "$log: cannot be written (is the disk full?)"; }
+log_add() { cat 2>/dev/null >>"$log" || die 1 "$log: cannot be written (is the disk full?)"; }
 
 # The prompt, the answer and the figures of the task at hand, whole.
 log_answer() {
@@ -738,7 +780,7 @@ log_answer() {
         cat "$work/answer"
         say "---- $(figures)"
         cat "$work/checks"
-    } | log_add
+    } | log_add || exit
 }
 
 # About how long the tasks $1... will take: their sizes, at the speeds of the latest answers,
@@ -761,18 +803,20 @@ estimate_text() {
 
 task_prepare() { # NUMBER: file, name, limits and prompt
     file=$(task_file "$1")
-    task_header "$file" >"$work/head" || exit
+    head=$(task_header "$file") || exit
     {
         read -r name; read -r sampling; read -r max_tokens
         CHECKS=$(cat)
-    } <"$work/head"
+    } <<EOF
+$head
+EOF
     export CHECKS # for checks.awk
-    [ -n "$name" ] || die 2 "$file: expected a line \"task: NAME\""
     sampling_set "$1" "$sampling"
     row_profile=$profile
     case $sampling in *=*) row_profile=$profile+task ;; esac # the task has its own
     max_tokens=${max_tokens:-1500}
-    task_prompt "$file" >"$work/prompt" || exit
+    task_prompt "$file" >"$work/prompt" 2>/dev/null ||
+        die 1 "$file: its prompt could not be read again, or not be written (is the disk full?)"
 }
 
 task_row() {
@@ -802,9 +846,10 @@ run_task() {
         [ "$action" != q ] || return 1
         break
     done
-    say "---- vote ${vote:-none}${remark:+: $remark}" | log_add
-    mv "$work/answer" "$results/$run/$(printf %02d "$1").txt" &&
-        task_row "$1" >"$work/row" || die 1 "$results/$run: cannot be written (is the disk full?)"
+    say "---- vote ${vote:-none}${remark:+: $remark}" | log_add || exit
+    { mv "$work/answer" "$results/$run/$(printf %02d "$1").txt" && task_row "$1" >"$work/row" &&
+        [ "$(csv_awk 'csv_add($0) { print CSV_N }' "$work/row")" = $n_fields ]; } 2>/dev/null ||
+        die 1 "$results/$run: cannot be written (is the disk full?)"
     csv_store "$1"
     spent_s=$((spent_s + answer_s))
 }
@@ -824,7 +869,7 @@ warm_up() {
 run_tasks() {
     done_tasks=" $(csv_done | tr '\n' ' ')"
     spent_s=0 expected_s=0 # of computing
-    set_plan >"$work/plan"
+    set_plan >"$work/plan" 2>/dev/null || die 1 "$work/plan: could not be written (is the disk full?)"
     left=''
     for number in $tasks; do
         case $done_tasks in *" $number "*) ;; *) left="$left $number" ;; esac
@@ -863,18 +908,22 @@ run_end() {
 work_open() {
     work=$results/$1/work.$$
     rm -rf "$results/$1"/work.* "$results/$1"/lock.* # of runners that were killed
-    mkdir "$work" || die 1 "$results/$1: cannot be written"
+    mkdir "$work" 2>/dev/null || die 1 "$results/$1: cannot be written"
 }
 
 # What a run was started with, so that it can be gone on with.
 settings_write() {
+    all=''
     for key in model model_name model_id url set context_first profile seed threads n_ctx auto; do
         eval "value=\$$key"
         # shellcheck disable=SC2154 # set by eval
-        printf '%s=%s\n' "$key" "$value"
-    done >"$work/settings" && mv "$work/settings" "$results/$run/settings" || die 1 "$results/$run: cannot be written"
+        all=$all$key=$value$nl
+    done
+    { printf %s "$all" >"$work/settings" && mv "$work/settings" "$results/$run/settings"; } 2>/dev/null ||
+        die 1 "$results/$run: cannot be written"
 }
 settings_read() {
+    settings=$results/$run/settings
     while IFS= read -r line; do
         value=${line#*=}
         case ${line%%=*} in
@@ -889,15 +938,22 @@ settings_read() {
         threads) threads=$value ;;
         n_ctx) n_ctx=$value ;;
         auto) [ "$value" != 1 ] || auto=1 ;;
+        *) die 2 "$settings: expected NAME=VALUE as this program writes it, got \"$(printf %.80s "$line")\"" ;;
         esac
-    done <"$results/$run/settings"
+    done <"$settings"
+    profile_name "$settings: profile" "$profile"
+    whole "$settings: seed" "$seed"
+    [ -z "$threads" ] || whole "$settings: threads" "$threads"
+    [ -n "$url" ] || whole "$settings: n_ctx" "$n_ctx"
+    [ -n "$set" ] || die 2 "$settings: set: expected a set of prompts, got nothing"
+    [ -n "$model$url" ] || die 2 "$settings: model: expected a file, got nothing"
 }
 
 # What the model is, by generating one token: its name, and its context if that is less than 8192.
 model_probe() {
     [ -x "$qwen" ] || die 1 "$qwen: not there (run make first)"
-    "$qwen" "$model" --raw -p x -n 1 --stats "$work/stats" >/dev/null 2>"$work/errors" ||
-        die 1 "$(sed -n '/^qwen: /!d; p; q' "$work/errors" | grep . || cat "$work/errors")"
+    errors=$("$qwen" "$model" --raw -p x -n 1 --stats "$work/stats" 2>&1 >/dev/null) ||
+        die 1 "$(say "$errors" | grep '^qwen: ' | sed 1q | grep . || say "${errors:-$qwen: failed}")"
     json_values "$work/stats"
     case $model in /*) ;; *) model=$(pwd)/$model ;; esac
     model_name=${s_name:-$(basename "$model")}
@@ -916,7 +972,7 @@ run_new() {
             printf "%s", substr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", $i % 36 + 1, 1) }')
     fi
     [ ! -e "$results/$run.csv" ] || die 2 "$run: is there already (--resume $run goes on with it)"
-    mkdir -p "$results/$run" || die 1 "$results/$run: cannot be made"
+    mkdir -p "$results/$run" 2>/dev/null || die 1 "$results/$run: cannot be made"
     lock_take "$run"
     work_open "$run"
     csv=$results/$run.csv log=$results/$run.log
@@ -926,10 +982,10 @@ run_new() {
         say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
         say "prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}, $cpu"
-    } | log_add
+    } | log_add || exit
     say "Run $run: $model_name, prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
     warm_up
-    printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv" || die 1 "$csv: cannot be written"
+    csv_new
     csv_bytes=$(file_size "$csv")
     run_tasks
 }
@@ -943,12 +999,12 @@ run_resume() {
     tty_or_auto
     set_find
     set_check
-    if [ ! -e "$csv" ]; then printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; fi # ended in its warm-up
+    [ -e "$csv" ] || csv_new # ended in its warm-up
     csv_repair
     if [ -z "$url" ] && [ "$(model_hash "$model")" != "$model_id" ]; then
         die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi
-    say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add
+    say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add || exit
     say "Run $run goes on: $model_name, prompts $label, profile $profile$own"
     s_decode=''
     run_tasks
@@ -1106,6 +1162,7 @@ fi
 
 need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
 whole() { case $2 in '' | *[!0-9]* | ????????????????*) die 2 "$1: expected a whole number, got \"$2\"" ;; esac; }
+profile_name() { case $2 in rbyf | model) ;; *) die 2 "$1: expected rbyf or model, got \"$2\"" ;; esac; }
 run_name() { case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats) die 2 "expected a run's name, got \"$1\"" ;; esac; }
 
 mode_set() { [ "$mode" = new ] || [ "$mode" = "$1" ] || die 2 "--$1: does not go with --$mode"; mode=$1; }
@@ -1152,7 +1209,7 @@ for option in $given; do
     esac
 done
 [ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
-case $profile in rbyf | model) ;; *) die 2 "--profile: expected rbyf or model, got \"$profile\"" ;; esac
+profile_name --profile "$profile"
 case $results in
 results) again=./run_bench.sh ;;
 *) again="./run_bench.sh --results $results" ;;

@@ -22,6 +22,9 @@ typedef enum {
     INDEX,                  /* of shards */
     ADAPTER,
     ADAPTER_WEIGHTS, /* a LoRA adapter */
+    TASK,
+    RUN_CSV,
+    RUN_SETTINGS, /* what run_bench.sh reads (malformed_runs.h) */
     N_TARGETS
 } Target;
 
@@ -42,6 +45,9 @@ static const struct {
     [INDEX] = {"shards", "model.safetensors.index.json", false},
     [ADAPTER] = {"hf/adapter", "adapter_config.json", false},
     [ADAPTER_WEIGHTS] = {"hf/adapter", "adapter_model.safetensors", true},
+    [TASK] = {"set", "01-a.txt", false},
+    [RUN_CSV] = {"results", "r.csv", false},
+    [RUN_SETTINGS] = {"results/r", "settings", false},
 };
 
 /* at: a place in the JSON, like "/a/0/b"; else the text that is replaced; NULL: everything.
@@ -974,6 +980,38 @@ static const struct {
     {2, "qwen @S/good.bin --bench tg1,", "--bench"},
     {2, "qwen @S/good.bin --bench pp99999999999999999999", "--bench"},
     {1, "qwen @S/good.bin --perplexity @S/empty", "text: expected at least 2 tokens"},
+
+    /* --cache of what is none */
+    {1, "qwen @S/good.bin -p a --cache @S/good.bin", "good.bin: magic: expected a file that"},
+    {1, "qwen @S/good.bin -p a --cache @S/zeros", "zeros: magic: expected a file that"},
+    {1, "qwen @S/good.bin -p a --cache @S/hf/adapter/adapter_model.safetensors", "magic: expected"},
+    {1, "qwen @S/good.bin -p a --cache @S/hf/adapter", "adapter: not a regular file"},
+    {1, "qwen @S/good.bin -p a --cache @S/fifo", "fifo: not a regular file"},
+    {1, "qwen @S/good.bin -p a --cache @S/socket", "socket: "},
+    {1, "qwen @S/good.bin -p a --cache @S/loop", "loop: cannot open: Too many levels"},
+    {1, "qwen @S/good.bin -p a --cache /dev/zero", "/dev/zero: not a regular file"},
+    {1, "qwen @S/good.bin -p a --cache @L", "cannot open: File name too long"},
+    {2, "qwen @S/good.bin -p a --cache ''", "--cache: expected a file name"},
+
+    /* The catalogue */
+    {2, "bench", "expected a model"},
+    {2, "bench @S/good.bin --auto --results . --prompts @S/nowhere", "no such set"},
+    {2, "bench @S/good.bin --auto --results . --prompts @S/set/01-a.txt", "no such set"},
+    {2, "bench @S/good.bin --auto --results . --prompts @S/bare",
+     "expected files like 01-name.txt"},
+    {2, "bench @S/good.bin --auto --results . --prompts @S/doubles", "01-b.txt: a second task 1"},
+    {1, "bench @S/none.bin --auto --results .", "none.bin: cannot open"},
+    {1, "bench @S/empty --auto --results .", "empty: empty"},
+    {1, "bench @S/hf --auto --results .", "hf: not a regular file"},
+    {1, "bench @S/fifo --auto --results .", "fifo: not a regular file"},
+    {1, "bench @S/hf/config.json --auto --results .", "magic: expected a model.bin"},
+    {1, "bench @S/good.bin --auto --results @S/empty", "empty/"},
+    {1, "bench @S/good.bin --auto --results /proc/none", "/proc/none/"},
+    {2, "bench @S/good.bin --auto --results . --seed -1", "--seed: expected a whole number"},
+    {2, "bench @S/good.bin --auto --results . --run ../r", "expected a run's name, got"},
+    {2, "bench --resume none --results @S/results", "--resume none: there is no such run"},
+    {2, "bench --score none --results @S/results", "--score none: there is no such run"},
+    {2, "bench --report none --results @S/results", "--report none: there is no such run"},
 };
 
 #endif

@@ -6,24 +6,25 @@
  *     test_malformed [GOLDEN]     (the argument that every test program gets is not used)
  *     test_malformed --list       the catalogue as text
  *
- * QWEN and CONVERT name the programs (default ./qwen, ./convert/convert). */
+ * QWEN, CONVERT and BENCH name the programs (default ./qwen, ./convert/convert, ./run_bench.sh). */
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include "child.h"
-#include "malformed.h"
+#include "malformed_runs.h"
 
 #define MORE_MS 50
 #define MORE_KIB 32768
 
-typedef enum { NO_TOOL, USE_QWEN, USE_CONVERT } Tool;
+typedef enum { NO_TOOL, USE_QWEN, USE_CONVERT, USE_BENCH, N_TOOLS } Tool;
 
 static struct {
     char root[512]; /* the folder of everything; out/ is where children run */
-    char tool[3][PATH_MAX], out[600];
-    double floor_ms[3]; /* what a good file costs */
-    long floor_kib[3];
-    Buffer good[N_TARGETS], bin, gguf; /* the files' bytes */
+    char tool[N_TOOLS][PATH_MAX], out[600];
+    char bench_qwen[PATH_MAX + 8]; /* QWEN=..., for run_bench.sh */
+    double floor_ms[N_TOOLS];      /* what a good file costs */
+    long floor_kib[N_TOOLS];
+    Buffer good[N_TARGETS], bin, gguf, log; /* the files' bytes */
     Child child;
 } test;
 
@@ -58,15 +59,15 @@ static void add_text(Buffer *b, const char *text) { add(b, text, strlen(text)); 
 /* ---- Running and judging --------------------------------------------------------------------- */
 
 static void run(Tool tool, char *const argv[]) {
-    ChildOptions o = {.folder = test.out};
-    (void)tool;
+    ChildOptions o = {.folder = test.out, .variable = tool == USE_BENCH ? test.bench_qwen : NULL};
     child_run(&test.child, argv, &o);
 }
 
 /* Did the last run cost too much? Instrumented and wrapped programs are not asked. */
 static bool too_dear(Tool tool) {
     if (CHILD_INSTRUMENTED || getenv("WRAP")) return false;
-    return test.child.cpu_ms > test.floor_ms[tool] + MORE_MS ||
+    double more = tool == USE_BENCH ? 4 * MORE_MS : MORE_MS; /* dozens of processes */
+    return test.child.cpu_ms > test.floor_ms[tool] + more ||
            test.child.peak_kib > test.floor_kib[tool] + MORE_KIB;
 }
 
@@ -78,7 +79,9 @@ static void refuse(const char *name, Tool tool, char *const argv[], int status, 
     run(tool, argv);
     for (int again = 0; too_dear(tool) && again < 3; again++) run(tool, argv); /* a busy machine */
     printable(shown, sizeof shown, c->err, min_size(c->err_bytes, 900));
-    const char *newline = strchr(c->err, '\n'), *who = tool == USE_QWEN ? "qwen: " : "convert: ";
+    static const char *const says[] = {
+        [USE_QWEN] = "qwen: ", [USE_CONVERT] = "convert: ", [USE_BENCH] = "run_bench: "};
+    const char *newline = strchr(c->err, '\n'), *who = says[tool];
     CHECK(c->status == status, "%s: exit status %d, expected %d: %s", name, c->status, status,
           shown);
     CHECK(newline && newline[1] == 0 && strncmp(c->err, who, strlen(who)) == 0,
@@ -352,6 +355,149 @@ static void test_prompts(void) {
     unlink(path);
 }
 
+/* ---- Files of --cache ------------------------------------------------------------------------ */
+
+static void cache_change(size_t i, const Buffer *good, Buffer *bad) {
+    long cut = cache_cases[i].cut;
+    Crc table;
+    uint32_t crc = 0;
+    add(bad, good->data, good->n);
+    for (long k = cut; k < 0; k++) add(bad, "", 1);
+    if (cut > 0) bad->n = cut == LONG_MAX ? KV_HEADER : bad->n - (size_t)cut;
+    for (size_t k = 0; k < cache_cases[i].n; k++)
+        bad->data[cache_cases[i].at + k] = (char)(cache_cases[i].value >> 8 * k);
+    if (cache_cases[i].stale) return;
+    memset(bad->data + KV_CRC, 0, sizeof crc);
+    crc_init(&table);
+    crc = crc_update(&table, 0, bad->data, bad->n);
+    memcpy(bad->data + KV_CRC, &crc, sizeof crc);
+}
+
+static bool file_is(const char *path, const Buffer *want) {
+    Buffer is = {0};
+    bool ok = read_file(path, 1u << 30, &is, &scratch) && is.n == want->n &&
+              memcmp(is.data, want->data, is.n) == 0;
+    buffer_free(&is);
+    return ok;
+}
+
+/* With the bad file at path: the answer that a good one gives, one line about the file before the
+ * line of statistics, and a good file in its place. */
+static void read_anew(const char *what, char *const argv[], const char *path, const char *want,
+                      const char *answer, const Buffer *good) {
+    const Child *c = &test.child;
+    run(USE_QWEN, argv);
+    const char *end = strchr(c->err, '\n'), *last = end ? strchr(end + 1, '\n') : NULL;
+    CHECK(c->status == 0, "--cache, %s: status %d: %s", what, c->status, c->err);
+    CHECK(last && last[1] == 0 && strncmp(end + 1, "prompt ", 7) == 0,
+          "--cache, %s: expected a line and the statistics: %s", what, c->err);
+    CHECK(strncmp(c->err, "qwen: ", 6) == 0 && strstr(c->err, path) && strstr(c->err, want) &&
+              strstr(c->err, "; the prompt is read anew\n"),
+          "--cache, %s: expected \"%s\" and \"%s\": %s", what, path, want, c->err);
+    CHECK(strcmp(c->out, answer) == 0, "--cache, %s: another answer", what);
+    CHECK(file_is(path, good), "--cache, %s: no good file in its place", what);
+}
+
+static void test_cache(void) {
+    char path[600], model[600], lora[600];
+    char *argv[] = {
+        test.tool[USE_QWEN], model, "-p", "hello the world", "-n", "3", "-t", "1", "--seed", "1",
+        "--cache",           path,  NULL};
+    Buffer good = {0}, other = {0};
+    snprintf(path, sizeof path, "%s", in_root("kv", ""));
+    snprintf(model, sizeof model, "%s", in_root("lora.bin", ""));
+    snprintf(lora, sizeof lora, "%s", in_root("good.bin", ""));
+    run(USE_QWEN, argv);
+    need(test.child.status == 0 && read_file(path, 1u << 30, &other, &scratch), "cache");
+    unlink(path);
+    snprintf(model, sizeof model, "%s", lora);
+    run(USE_QWEN, argv);
+    need(test.child.status == 0 && read_file(path, 1u << 30, &good, &scratch), "cache");
+    char *answer = strdup(test.child.out);
+    need(answer != NULL, "memory");
+    write_bytes(path, other.data, other.n);
+    read_anew("that of the model with an adapter", argv, path, "model: expected the cache of",
+              answer, &good);
+    for (size_t i = 0; i < sizeof cache_cases / sizeof cache_cases[0]; i++) {
+        Buffer bad = {0};
+        cache_change(i, &good, &bad);
+        write_bytes(path, bad.data, bad.n);
+        if (!cache_cases[i].refused) {
+            read_anew(cache_cases[i].what, argv, path, cache_cases[i].want, answer, &good);
+        } else {
+            refuse(cache_cases[i].what, USE_QWEN, argv, 1, path, cache_cases[i].want);
+            CHECK(file_is(path, &bad), "--cache, %s: the file was changed", cache_cases[i].what);
+        }
+        buffer_free(&bad);
+    }
+    unlink(path);
+    free(answer);
+    buffer_free(&good);
+    buffer_free(&other);
+}
+
+/* ---- Lines of --prompts ---------------------------------------------------------------------- */
+
+static bool begins(const char *text, const char *with) {
+    return text && strncmp(text, with, strlen(with)) == 0;
+}
+
+/* A line between two good ones gets an error in its place, which names file and line, where it is
+ * not about the model's context; and the exit status is 1. */
+static void refuse_line(const char *text, const char *want) {
+    static const char fine[] = "{\"prompt\":\"hello\"}";
+    char path[600], model[600];
+    char *argv[] = {test.tool[USE_QWEN],
+                    model,
+                    "--prompts",
+                    path,
+                    "-n",
+                    "1",
+                    "-t",
+                    "1",
+                    "-c",
+                    "300",
+                    "--seed",
+                    "1",
+                    NULL};
+    Child *c = &test.child;
+    Buffer lines = {0};
+    snprintf(path, sizeof path, "%s", in_root("prompts.jsonl", ""));
+    snprintf(model, sizeof model, "%s", in_root("good.bin", ""));
+    need(buffer_printf(&lines, &scratch, "%s\n%s\n%s\n", fine, text, fine), "memory");
+    write_bytes(path, lines.data, lines.n);
+    run(USE_QWEN, argv);
+    char *second = strchr(c->out, '\n'), *third = second ? strchr(second + 1, '\n') : NULL;
+    CHECK(c->status == 1, "--prompts, %.200s: status %d", text, c->status);
+    CHECK(begins(c->out, "{\"index\":0,\"text\":") && third &&
+              begins(third + 1, "{\"index\":2,\"text\":"),
+          "--prompts, %.200s: the good lines: %.1000s", text, c->out);
+    if (third) *third = 0;
+    CHECK(second && begins(second + 1, "{\"index\":1,\"error\":\"") && strstr(second, want) &&
+              (strstr(second, "prompts.jsonl:2: ") || begins(want, "tokens")),
+          "--prompts, %.200s: expected \"%s\": %.1000s", text, want, second ? second + 1 : "");
+    CHECK(strstr(c->err, "prompts.jsonl: 1 of 3 lines could not be answered\n"),
+          "--prompts, %.200s: %s", text, c->err);
+    buffer_free(&lines);
+    unlink(path);
+}
+
+/* Row i of message_cases as a line; false: it is none. */
+static bool message_line(size_t i, char *out, size_t room) {
+    const char *row = message_cases[i].text;
+    snprintf(out, room, "{\"messages\":%s}", row);
+    return row[0] == '[' && row[strlen(row) - 1] == ']' && !strchr(row, '\n');
+}
+
+static void test_lines(void) {
+    for (size_t i = 0; i < sizeof line_cases / sizeof line_cases[0]; i++)
+        refuse_line(line_cases[i].text, line_cases[i].want);
+    for (size_t i = 0; i < sizeof message_cases / sizeof message_cases[0]; i++) {
+        char text[4096];
+        if (message_line(i, text, sizeof text)) refuse_line(text, message_cases[i].want);
+    }
+}
+
 /* ---- Command lines --------------------------------------------------------------------------- */
 
 /* One word of a line: @S and '' are replaced. The caller frees it. */
@@ -370,6 +516,9 @@ static char *make_word(const char *word, size_t n) {
     return b.data ? b.data : strdup("");
 }
 
+/* A shell is not what is to be watched. */
+static bool use_bench(void) { return !getenv("WRAP"); }
+
 static void test_commands(void) {
     for (size_t i = 0; i < sizeof command_cases / sizeof command_cases[0]; i++) {
         const char *line = command_cases[i].line;
@@ -381,10 +530,13 @@ static void test_commands(void) {
             p += len;
         }
         argv[n] = NULL;
-        Tool tool = strcmp(argv[0], "qwen") == 0 ? USE_QWEN : USE_CONVERT;
+        Tool tool = strcmp(argv[0], "qwen") == 0    ? USE_QWEN
+                    : strcmp(argv[0], "bench") == 0 ? USE_BENCH
+                                                    : USE_CONVERT;
         char *word = argv[0];
         argv[0] = test.tool[tool];
-        refuse(line, tool, argv, command_cases[i].status, NULL, command_cases[i].want);
+        if (tool != USE_BENCH || use_bench())
+            refuse(line, tool, argv, command_cases[i].status, NULL, command_cases[i].want);
         argv[0] = word;
         while (n > 0) free(argv[--n]);
     }
@@ -489,16 +641,20 @@ static void find_tool(Tool tool, const char *variable, const char *usual) {
 }
 
 static void make_good(const char *program) {
-    char maker[PATH_MAX], hf[600], bin[600];
+    char maker[PATH_MAX], hf[600], bin[600], merged[600], lora[600];
     const char *slash = strrchr(program, '/');
     snprintf(maker, sizeof maker, "%.*s/make_tiny", slash ? (int)(slash - program) : 1,
              slash ? program : ".");
     snprintf(hf, sizeof hf, "%s", in_root("hf", ""));
     snprintf(bin, sizeof bin, "%s", in_root("good.bin", ""));
+    snprintf(merged, sizeof merged, "%s", in_root("lora.bin", ""));
+    snprintf(lora, sizeof lora, "%s", in_root("hf", "adapter"));
     char *make[] = {maker, hf, NULL}, *quant = "q8";
     char *convert[] = {test.tool[USE_CONVERT], hf, "-o", bin, "--quant", quant, NULL};
+    char *merge[] = {test.tool[USE_CONVERT], hf, "-o", merged, "--lora", lora, NULL};
     run_good(make);
     run_good(convert);
+    run_good(merge);
     need(read_file(bin, 1u << 30, &test.bin, &scratch), "good.bin");
     GgufCase good = {0};
     gguf_write(&good, &test.gguf);
@@ -509,7 +665,7 @@ static void make_good(const char *program) {
     for (Target t = CONFIG; t <= WEIGHTS; t++) read_target(t);
     make_files();
     make_shards();
-    for (Target t = VOCAB; t < N_TARGETS; t++) read_target(t);
+    for (Target t = VOCAB; t < TASK; t++) read_target(t);
     make_odd();
 }
 
@@ -536,7 +692,84 @@ static void test_good(void) {
     measure(USE_QWEN, tokenize);
 }
 
+/* ---- The catalogue --------------------------------------------------------------------------- */
+
+static void make_run(void) {
+    char results[600], set[600], model[600];
+    char *argv[] = {test.tool[USE_BENCH], model, "--auto",    "--run", "r", "--results", results,
+                    "--prompts",          set,   "--threads", "1",     NULL};
+    static const char second[] = "task: two\nmax-tokens: 5\n---\nSay it again.\n";
+    make_folder("set");
+    make_folder("doubles");
+    write_bytes(in_root("set", "01-a.txt"), GOOD_TASK, sizeof GOOD_TASK - 1);
+    write_bytes(in_root("set", "02-b.txt"), second, sizeof second - 1);
+    write_bytes(in_root("set", "part.txt"), "A part.\n", 8);
+    write_bytes(in_root("doubles", "01-a.txt"), second, sizeof second - 1);
+    write_bytes(in_root("doubles", "01-b.txt"), second, sizeof second - 1);
+    snprintf(results, sizeof results, "%s", in_root("results", ""));
+    snprintf(set, sizeof set, "%s", in_root("set", ""));
+    snprintf(model, sizeof model, "%s", in_root("good.bin", ""));
+    run(USE_BENCH, argv);
+    need(test.child.status == 0, test.child.err);
+    for (Target t = TASK; t < N_TARGETS; t++) read_target(t);
+}
+
+/* A bad task ends a new run before it begins; the rest is read by --resume, which must leave all of
+ * the run as it was. */
+static void test_bench(void) {
+    char name[300], path[600], results[600], set[600], model[600];
+    char *new[] = {test.tool[USE_BENCH], model, "--auto", "--results", ".", "--prompts", set, NULL};
+    char *resume[] = {test.tool[USE_BENCH], "--resume", "r", "--auto", "--results", results, NULL};
+    if (!use_bench()) return;
+    make_run();
+    snprintf(results, sizeof results, "%s", in_root("results", ""));
+    snprintf(set, sizeof set, "%s", in_root("set", ""));
+    snprintf(model, sizeof model, "%s", in_root("good.bin", ""));
+    measure(USE_BENCH, resume);
+    size_t files = folder_count(in_root("results", "r"));
+    need(read_file(in_root("results", "r.log"), 1u << 30, &test.log, &scratch), "r.log");
+    for (size_t i = 0; i < sizeof bench_cases / sizeof bench_cases[0]; i++) {
+        const FileCase *c = &bench_cases[i].change;
+        Buffer bad = {0};
+        describe(c, name, sizeof name);
+        if (!make_file(c, &bad)) {
+            CHECK(0, "%s: the good file has no such place", name);
+            continue;
+        }
+        snprintf(path, sizeof path, "%s",
+                 in_root(targets[c->target].folder, targets[c->target].name));
+        write_bytes(path, bad.data, bad.n);
+        bool task = c->target == TASK, other_file = bench_cases[i].status == 1;
+        refuse(name, USE_BENCH, task ? new : resume, bench_cases[i].status,
+               other_file ? model : path, c->want);
+        CHECK(file_is(path, &bad), "%s: the file was changed", name);
+        CHECK(folder_count(in_root("results", "r")) == files &&
+                  file_is(in_root("results", "r.log"), &test.log),
+              "%s: the run was changed", name);
+        write_bytes(path, test.good[c->target].data, test.good[c->target].n);
+        buffer_free(&bad);
+    }
+}
+
 /* ---- All of it ------------------------------------------------------------------------------- */
+
+static void list_runs(void) {
+    char name[300];
+    printf("--cache: that of the model with an adapter | model: expected the cache of\n");
+    for (size_t i = 0; i < sizeof cache_cases / sizeof cache_cases[0]; i++)
+        printf("--cache: %s | %s\n", cache_cases[i].what, cache_cases[i].want);
+    for (size_t i = 0; i < sizeof line_cases / sizeof line_cases[0]; i++)
+        printf("--prompts: %.60s | %s\n", line_cases[i].text, line_cases[i].want);
+    for (size_t i = 0; i < sizeof message_cases / sizeof message_cases[0]; i++) {
+        char text[4096];
+        if (message_line(i, text, sizeof text))
+            printf("--prompts: %.100s | %s\n", text, message_cases[i].want);
+    }
+    for (size_t i = 0; i < sizeof bench_cases / sizeof bench_cases[0]; i++) {
+        describe(&bench_cases[i].change, name, sizeof name);
+        printf("run_bench.sh, %s | %s\n", name, bench_cases[i].change.want);
+    }
+}
 
 static void list(void) {
     char name[300];
@@ -554,6 +787,7 @@ static void list(void) {
         printf("messages: %s | %s\n", message_cases[i].text, message_cases[i].want);
     for (size_t i = 0; i < sizeof prompt_cases / sizeof prompt_cases[0]; i++)
         printf("prompt: %s | (accepted)\n", prompt_cases[i].what);
+    list_runs();
     for (size_t i = 0; i < sizeof command_cases / sizeof command_cases[0]; i++)
         printf("%s | %s\n", command_cases[i].line, command_cases[i].want);
 }
@@ -574,6 +808,8 @@ int main(int argc, char **argv) {
     snprintf(test.out, sizeof test.out, "%s/out", test.root);
     find_tool(USE_QWEN, "QWEN", "./qwen");
     find_tool(USE_CONVERT, "CONVERT", "./convert/convert");
+    find_tool(USE_BENCH, "BENCH", "./run_bench.sh");
+    snprintf(test.bench_qwen, sizeof test.bench_qwen, "QWEN=%s", test.tool[USE_QWEN]);
     make_good(argv[0]);
     test_good();
     test_files();
@@ -581,10 +817,14 @@ int main(int argc, char **argv) {
     test_gguf();
     test_messages();
     test_prompts();
+    test_cache();
+    test_lines();
+    test_bench();
     test_commands();
     CHECK(remove_all() == 0, "the folder can be removed");
     for (Target t = 0; t < N_TARGETS; t++) buffer_free(&test.good[t]);
     buffer_free(&test.bin);
     buffer_free(&test.gguf);
+    buffer_free(&test.log);
     return test_end("malformed");
 }
