@@ -18,7 +18,7 @@ static struct {
     uint8_t *room; /* (room_bytes) and behind it a page that cannot be read */
     size_t room_bytes;
     size_t loads, accepted;
-    bool full;
+    bool full, slow;
 } test;
 
 /* The first n bytes of the good file, ending at the page that cannot be read: as near as an address
@@ -85,7 +85,7 @@ static uint8_t other_value(uint8_t own, unsigned i) {
 }
 
 static void test_bytes(bool repaired) {
-    unsigned n_values = test.full ? 255 : CHILD_INSTRUMENTED ? 2 : 6;
+    unsigned n_values = test.full ? 255 : test.slow ? 2 : 6;
     size_t silent = 0, before = test.accepted, loads = test.loads;
     place(test.good.n);
     for (size_t at = 0; at < used_bytes(); at++) {
@@ -115,7 +115,7 @@ static void test_numbers(void) {
         0,         1,          2,          16,         64,         255,        256,
         4096,      0x7fffffff, 0x80000000, 0xffffffff, 1ull << 32, 1ull << 63, UINT64_MAX - 63,
         UINT64_MAX};
-    size_t trials = test.full ? 1000000 : CHILD_INSTRUMENTED ? 2000 : 30000, before = test.accepted;
+    size_t trials = test.full ? 1000000 : test.slow ? 2000 : 30000, before = test.accepted;
     uint64_t state = 11;
     place(test.good.n);
     for (size_t i = 0; i < trials; i++) {
@@ -207,6 +207,7 @@ static bool read_good(Error *e) {
 int main(void) {
     Error e = {{0}};
     test.full = getenv("LONG") != NULL;
+    test.slow = CHILD_INSTRUMENTED || getenv("SLOW"); /* SLOW: under valgrind */
     bool ok = read_good(&e);
     CHECK(ok, "%s", e.text);
     if (!ok) return test_end("mutate");
