@@ -176,12 +176,12 @@ static void seed_small(void) {
         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
         "[{\"role\":\"system\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}]"};
     static const char *const prompts[] = {
-        "\0hello\n\n \t\r\nthe world\r\n<|im_end|>", "\1hello\nand the other things",
+        "\0hello\n\n \t\r\nthe world\r\n<|im_end|>", "\5hello\nand the other things",
         ("\2{\"prompt\":\"hello "
          "<|im_end|>\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],"
          "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}\n\n{\"id\":1}\n{"
          "\"prompt\":3}"),
-        "\0{\"prompt\":\"a\",\"messages\":[]}\n{\"prompt\":\"\"}\nhello\n{\"prompt\":\"b\"}"};
+        "\4{\"prompt\":\"a\",\"messages\":[]}\n{\"prompt\":\"\"}\nhello\n{\"prompt\":\"b\"}"};
     char name[8];
     for (size_t i = 0; i < 4; i++) {
         snprintf(name, sizeof name, "%zu", i);
