@@ -27,8 +27,10 @@ faults() { LONG=1 "$build/test_faults"; }
 small_stack() { QUICK=1 prlimit --stack=262144 sh test/run.sh "$build" "$qwen" "$convert" "$golden"; }
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 valgrind_catalogue() {
-    WRAP='valgrind -q --vex-guest-max-insns=20 --error-exitcode=99 --leak-check=full --show-leak-kinds=all' "$build/test_malformed"
+    wrap='valgrind -q --vex-guest-max-insns=20 --error-exitcode=99'
+    WRAP="$wrap --leak-check=full --show-leak-kinds=all" "$build/test_malformed"
 }
+
 # Blocks of up to 20 instructions: valgrind has no room for the kernels' longest ones. Its fused
 # multiply-add gives another sign of zero, so that test_kernels compares in vain and may end with 1.
 valgrind_programs() {
