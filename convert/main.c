@@ -276,7 +276,11 @@ int main(int argc, char **argv) {
         print_help();
     else if (o.version)
         printf("%s, model.bin version %d\n", CONVERTER, MODEL_VERSION);
-    if (o.help || o.version) return fflush(stdout) == 0 ? 0 : 1;
+    if (o.help || o.version) {
+        if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+        fail_errno(&e, NULL, "cannot write");
+        return complain(&e, 1);
+    }
     catch_signals();
     int status = run(&o, seed, threads, &e), number = atomic_load(&stop_signal);
     if (status == 0) return 0;

@@ -3,10 +3,14 @@
  *
  *   FAULT=open:3        the third call of open fails, FAULT=open:3+ the third and all after it
  *   FAULT=open:0        none fails
- *   FAULT=short:1       every read, write and pwrite moves one byte, and is interrupted before it
+ *   FAULT=short:1       every read, write and pwrite moves one byte, and is interrupted before it;
+ *                       fsync is interrupted once
  *   FAULT_CUT=FILE      the call does not fail: before it this file is cut to FAULT_SIZE bytes
  *   FAULT_COUNT=FILE    how often each was called is written there at the end: lines of name,
  * number
+ *
+ * Calls of stdio that write fail as on a full disk: the stream's error is set, the text is lost. On
+ * stderr they do not, because that is where a failure is told.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +34,7 @@ static struct {
     bool forever; /* and all after it */
     bool one_byte;
     atomic_long moves;
+    int error; /* not 0: the errno of what fails, in the place of the usual one */
     struct {
         _Atomic(const char *) name;
         atomic_long calls;
@@ -46,13 +51,18 @@ __attribute__((constructor)) static void fault_begin(void) {
     fault.one_byte = strcmp(fault.name, "short") == 0;
 }
 
+FILE *__real_fopen(const char *path, const char *mode);
+int __real_fprintf(FILE *f, const char *format, ...);
+int __real_fclose(FILE *f);
+
 __attribute__((destructor)) static void fault_end(void) {
     const char *path = getenv("FAULT_COUNT");
-    FILE *f = path ? fopen(path, "we") : NULL;
+    fault.name[0] = 0; /* what runs from here on is not the program */
+    FILE *f = path ? __real_fopen(path, "we") : NULL;
     if (!f) return;
     for (size_t i = 0; i < MAX_NAMES && fault.counts[i].name; i++)
-        fprintf(f, "%s %ld\n", fault.counts[i].name, fault.counts[i].calls);
-    fclose(f);
+        __real_fprintf(f, "%s %ld\n", fault.counts[i].name, fault.counts[i].calls);
+    __real_fclose(f);
 }
 
 /* Count a call of `name`; returns how many there were. A name takes the first free place. */
@@ -73,7 +83,7 @@ static bool fails(const char *name, int error) {
     if (fault.at == 0 || (fault.forever ? n < fault.at : n != fault.at)) return false;
     const char *cut = getenv("FAULT_CUT"), *size = getenv("FAULT_SIZE");
     if (cut) return truncate(cut, size ? strtol(size, NULL, 10) : 0) != 0 && (abort(), true);
-    errno = error;
+    errno = fault.error ? fault.error : error;
     return true;
 }
 
@@ -103,7 +113,6 @@ WRAP(char *, strdup, (const char *s), (s), ENOMEM, NULL)
 WRAP(char *, strndup, (const char *s, size_t n), (s, n), ENOMEM, NULL)
 WRAP(void *, mmap, (void *p, size_t n, int prot, int flags, int fd, off_t at),
      (p, n, prot, flags, fd, at), ENOMEM, MAP_FAILED)
-WRAP(int, fsync, (int fd), (fd), EIO, -1)
 WRAP(int, rename, (const char *a, const char *b), (a, b), EIO, -1)
 WRAP(int, fstat, (int fd, struct stat *s), (fd, s), EIO, -1)
 WRAP(int, stat, (const char *path, struct stat *s), (path, s), EACCES, -1)
@@ -145,10 +154,70 @@ ssize_t __wrap_pwrite(int fd, const void *from, size_t n, off_t at) {
     return fails("pwrite", ENOSPC) ? -1 : __real_pwrite(fd, from, n, at);
 }
 
+int __wrap_fsync(int fd);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd) {
+    size_t any = 1;
+    return fails("fsync", EIO) || !moves_one(&any) ? -1 : __real_fsync(fd);
+}
+
 /* A failed close has still closed. */
 int __wrap_close(int fd);
 int __real_close(int fd);
 int __wrap_close(int fd) {
     int result = __real_close(fd);
     return fails("close", EIO) ? -1 : result;
+}
+
+/* ---- stdio ----------------------------------------------------------------------------------- */
+
+/* Is this the call that fails? Then the stream has an error: reading what is open for writing alone
+ * is the way to give it one. */
+static bool stream_fails(const char *name, FILE *f) {
+    if (f == stderr || !fails(name, ENOSPC)) return false;
+    int code = errno;
+    if (getc(f) != EOF || !ferror(f)) abort();
+    errno = code;
+    return true;
+}
+
+#define WRAP_STREAM(result, name, parameters, arguments, f, failed)                                \
+    result __wrap_##name parameters;                                                               \
+    result __real_##name parameters;                                                               \
+    result __wrap_##name parameters {                                                              \
+        return stream_fails(#name, f) ? (failed) : __real_##name arguments;                        \
+    }
+
+WRAP_STREAM(size_t, fwrite, (const void *from, size_t size, size_t n, FILE *f), (from, size, n, f),
+            f, 0)
+WRAP_STREAM(int, fputs, (const char *s, FILE *f), (s, f), f, EOF)
+WRAP_STREAM(int, fputc, (int c, FILE *f), (c, f), f, EOF)
+WRAP_STREAM(int, putc, (int c, FILE *f), (c, f), f, EOF)
+WRAP_STREAM(int, puts, (const char *s), (s), stdout, EOF)
+WRAP_STREAM(int, putchar, (int c), (c), stdout, EOF)
+WRAP_STREAM(int, fflush, (FILE * f), (f), f, EOF)
+
+int __wrap_printf(const char *format, ...);
+int __wrap_printf(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = stream_fails("printf", stdout) ? -1 : vfprintf(stdout, format, args);
+    va_end(args);
+    return n;
+}
+
+int __wrap_fprintf(FILE *f, const char *format, ...);
+int __wrap_fprintf(FILE *f, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = stream_fails("fprintf", f) ? -1 : vfprintf(f, format, args);
+    va_end(args);
+    return n;
+}
+
+/* A failed fclose has still closed. */
+int __wrap_fclose(FILE *f);
+int __wrap_fclose(FILE *f) {
+    int result = __real_fclose(f);
+    return fails("fclose", ENOSPC) ? EOF : result;
 }
