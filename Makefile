@@ -66,6 +66,9 @@ $(B)/faults/%: test/faults.c
 	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
 $(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
+# The same in one process, and buffers that are always full
+$(B)/test_memory: LDLIBS += $(FAULTS:%=-Wl$(comma)--wrap=%) -Wl,--wrap=buffer_add \
+    -Wl,--wrap=buffer_puts,--wrap=buffer_printf,--wrap=ids_add,--wrap=pack_panel
 # Files that lie in memory
 $(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
 $(B)/fuzz_seeds: test/fuzz_seeds.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)

@@ -116,7 +116,6 @@ WRAP(void *, mmap, (void *p, size_t n, int prot, int flags, int fd, off_t at),
 WRAP(int, rename, (const char *a, const char *b), (a, b), EIO, -1)
 WRAP(int, fstat, (int fd, struct stat *s), (fd, s), EIO, -1)
 WRAP(int, stat, (const char *path, struct stat *s), (path, s), EACCES, -1)
-WRAP(int, statvfs, (const char *path, struct statvfs *s), (path, s), EIO, -1)
 WRAP(int, ftruncate, (int fd, off_t n), (fd, n), EIO, -1)
 WRAP(FILE *, fopen, (const char *path, const char *mode), (path, mode), EMFILE, NULL)
 WRAP(int, pthread_create, (pthread_t * t, const pthread_attr_t *a, void *(*run)(void *), void *arg),
@@ -151,6 +150,7 @@ ssize_t __wrap_pwrite(int fd, const void *from, size_t n, off_t at) {
         n = 1000; /* byte by byte would take minutes */
     else if (!moves_one(&n))
         return -1;
+    if (fails("pwrite_none", 0)) return 0;
     return fails("pwrite", ENOSPC) ? -1 : __real_pwrite(fd, from, n, at);
 }
 
@@ -159,6 +159,16 @@ int __real_fsync(int fd);
 int __wrap_fsync(int fd) {
     size_t any = 1;
     return fails("fsync", EIO) || !moves_one(&any) ? -1 : __real_fsync(fd);
+}
+
+/* FAULT=space:1 a disk without room, FAULT=endless:1 one with more than can be counted. */
+int __wrap_statvfs(const char *path, struct statvfs *s);
+int __real_statvfs(const char *path, struct statvfs *s);
+int __wrap_statvfs(const char *path, struct statvfs *s) {
+    int result = fails("statvfs", EIO) ? -1 : __real_statvfs(path, s);
+    if (result == 0 && fails("space", 0)) s->f_bavail = 0;
+    if (result == 0 && fails("endless", 0)) s->f_bavail = (fsblkcnt_t)-1;
+    return result;
 }
 
 /* A failed close has still closed. */

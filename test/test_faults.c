@@ -47,6 +47,8 @@ static const struct {
     {.line = "qwen --help"},
     {.line = "qwen --version"},
     {.line = "qwen @S/good.bin -p hi -n 2 -t 1 --seed 1 --stats /dev/stdout", .varies = true},
+    {.line = "qwen @S/good.bin -p hi -n 2 -t 1 --seed 1 --stats s.json", .makes = "s.json",
+     .varies = true},
     {.line = "qwen @S/good.bin --bench pp2,tg1 -r 1 -t 1 -c 16", .varies = true},
     {.line = "qwen @S/good.bin --bench pp2,tg1 -r 1 -t 1 -c 16 --format csv", .varies = true},
     {.line = "qwen @S/good.bin --bench pp2,tg1 -r 1 -t 1 -c 16 --format json", .varies = true},
@@ -141,7 +143,7 @@ static bool is_json(const Buffer *b) {
 /* Is there exactly the file, if any, whole? `good`: what it holds when all goes well. */
 static void check_files(const char *what, size_t s, const Buffer *good) {
     const char *makes = scenarios[s].makes;
-    bool chat = scenarios[s].typed != NULL;
+    bool other = scenarios[s].typed != NULL || scenarios[s].varies;
     Buffer got = {0};
     char path[1100];
     snprintf(path, sizeof path, "%s/%s", test.out, makes ? makes : "none");
@@ -151,7 +153,7 @@ static void check_files(const char *what, size_t s, const Buffer *good) {
     if (there) {
         need(read_file(path, 1u << 30, &got, &scratch), path);
         bool same = got.n == good->n && memcmp(got.data, good->data, got.n) == 0;
-        CHECK(chat ? is_json(&got) : same, "%s: a half file", what);
+        CHECK(other ? is_json(&got) : same, "%s: a half file", what);
         buffer_free(&got);
     }
     if (test.child.status == 0 && !scenarios[s].goes_on)
