@@ -29,7 +29,7 @@ CONVERT = $(if $(SAN)$(OMP)$(AMX),$(B)/convert/convert,convert/convert)
 SANITIZE_asan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
 SANITIZE_msan = -O1 -g1 -DKERNEL_INLINE= -fsanitize=memory -fno-omit-frame-pointer -Wno-pass-failed
-SANITIZE_cov = -O0 -g1 -DKERNEL_INLINE= --coverage
+SANITIZE_cov = -O0 -g1 -DKERNEL_INLINE= --coverage -fprofile-update=atomic -DCOVERAGE
 SANITIZE_fuzz = $(SANITIZE_asan) -fsanitize=fuzzer-no-link -Wno-pass-failed
 CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 

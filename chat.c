@@ -32,7 +32,7 @@ static const PythonStyle PYTHON_REPR = {true, "None", "True", "False"};
  * over a power of two the gap to the next double is wider than below, and a shorter decimal may fit
  * only there. */
 static void shortest_digits(double x, char digits[24], int *point) {
-    for (int n = 1; n <= 17; n++) {
+    for (int n = 1;; n++) { /* 17 digits always do */
         char text[40];
         snprintf(text, sizeof text, "%.*e", n - 1, x);
         uint64_t mantissa = (uint64_t)(text[0] - '0');
@@ -44,7 +44,7 @@ static void shortest_digits(double x, char digits[24], int *point) {
             if (strtod(text, NULL) != x) continue;
             int length = snprintf(digits, 24, "%llu", (unsigned long long)m);
             *point = length + (int)exponent;
-            while (length > 1 && digits[length - 1] == '0') digits[--length] = 0;
+            while (digits[length - 1] == '0') digits[--length] = 0; /* the first is none */
             return;
         }
     }
@@ -123,9 +123,8 @@ static bool put_start(Buffer *out, const PythonStyle *style, const Json *v, Erro
     case JSON_NUMBER: return put_number(out, v, e);
     case JSON_STRING: return put_string(out, style, v->string, v->string_len, e);
     case JSON_ARRAY: return buffer_puts(out, "[", e);
-    case JSON_OBJECT: return buffer_puts(out, "{", e);
+    default: return buffer_puts(out, "{", e); /* JSON_OBJECT */
     }
-    return false;
 }
 
 static bool put_end(Buffer *out, const Json *v, Error *e) {

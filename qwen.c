@@ -1143,11 +1143,12 @@ static int32_t choose(Sampler *s, size_t n) {
         sift_down(h, left, 0, false);
     }
     double r = sampler_uniform(s) * mass;
-    for (size_t i = n; i-- > left;) {
+    size_t i = n - 1;
+    for (; i > left; i--) { /* the last one takes what rounding leaves */
         r -= (double)exp16_scalar((h[i].logit - (float)best) * scale);
-        if (r < 0) return h[i].id;
+        if (r < 0) break;
     }
-    return h[left].id;
+    return h[i].id;
 }
 
 /* Choose the token that follows ids[0..n), n_prompt of which are the prompt; logits (V) are

@@ -18,6 +18,7 @@
 #define TAG_BITS 8             /* of a slot of the hash table; the others hold a merge */
 #define MAX_MERGES ((1u << (32 - TAG_BITS)) - 1)
 #define MAX_ADDED_BYTES 256    /* of one added token: keeps splitting linear */
+#define MAX_TEXT (1u << 30)    /* of one call of tokenizer_encode */
 #define NO_MERGE UINT32_MAX
 #define SHORT_WORD 32          /* bytes; up to here a plain search for the best pair is fastest */
 #define SHORT_RUN 32           /* combining marks; up to here insertion sort */
@@ -457,15 +458,13 @@ static uint64_t heap_pop(Encoder *w) {
 }
 
 static bool room_for_word(Encoder *w, size_t n, Error *e) {
-    size_t room = max_size(n, 256), doubled;
-    if (n >= UINT32_MAX || !mul_ok(room, 2, &doubled))
-        return fail(e, NULL, "text", "a word of %zu bytes, expected less than 4 GiB", n);
+    size_t room = max_size(n, 256);
     if (n <= w->room) return true;
     free(w->symbols);
     free(w->heap);
     w->room = 0;
     w->symbols = alloc_array(e, "tokenizer", room, sizeof *w->symbols);
-    w->heap = alloc_array(e, "tokenizer", doubled, sizeof *w->heap);
+    w->heap = alloc_array(e, "tokenizer", 2 * room, sizeof *w->heap);
     if (!w->symbols || !w->heap) return false;
     w->room = room;
     return true;
@@ -585,6 +584,9 @@ static bool encode_split(Encoder *w, const char *text, size_t n, Error *e) {
 bool tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool parse_special, Ids *out,
                       Error *e) {
     if (n == 0) return true; /* text may be NULL */
+    /* Places in a word are 32 bits wide, and NFC makes at most three bytes of one. */
+    if (n > MAX_TEXT)
+        return fail(e, NULL, "text", "expected at most %u bytes, got %zu", MAX_TEXT, n);
     Encoder w = {.t = t, .out = out};
     size_t before = out->n;
     bool ok = parse_special ? encode_split(&w, text, n, e) : encode_piece(&w, text, n, e);

@@ -21,7 +21,7 @@ int tokenizer_n_tokens(const Tokenizer *t); /* ids are 0 .. n_tokens - 1 */
 
 /* Append the ids of text[0..n) to *out. With parse_special, text that spells an added token becomes
  * that token; without it, it is ordinary text: that is how what a user typed is encoded.
- * Linear in n up to a logarithm. False only when memory is short. */
+ * Linear in n up to a logarithm. False only when memory is short, or the text longer than 1 GiB. */
 bool tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool parse_special, Ids *out,
                       Error *e);
 

@@ -357,7 +357,8 @@ static bool take_info(Gguf *g, Info *t, Error *e) {
     return take_u32(g, field, &t->type, e) && take_u64(g, field, &t->offset, e);
 }
 
-/* Bytes of the tensor's data: its type must be one that we can decode. */
+/* Bytes of the tensor's data: its type must be one that we can decode. Neither dimension is above
+ * MAX_VOCAB, so they fit. */
 static bool info_bytes(const Gguf *g, const Info *t, const char *field, size_t *bytes, Error *e) {
     uint32_t weights, block;
     const char *type = source_type_name(t->type);
@@ -369,9 +370,8 @@ static bool info_bytes(const Gguf *g, const Info *t, const char *field, size_t *
         return fail(e, g->path, field, "type %s: expected columns in multiples of %u, got %llu",
                     type, weights, (unsigned long long)t->cols);
     }
-    size_t row = source_row_bytes((SourceType)t->type, (size_t)t->cols);
-    if (mul_ok(row, (size_t)t->rows, bytes)) return true;
-    return fail(e, g->path, field, "too large");
+    *bytes = source_row_bytes((SourceType)t->type, (size_t)t->cols) * (size_t)t->rows;
+    return true;
 }
 
 /* Each tensor begins where the one before it, padded, ends; the last one ends the file. */
@@ -588,7 +588,7 @@ static bool read_config(const Gguf *g, ModelConfig *c, Error *e) {
 
 /* ---- Tensors of the model -------------------------------------------------------------------- */
 
-/* GGUF's name of a tensor that has this Hugging Face name. */
+/* GGUF's name of a tensor that has this Hugging Face name, one of model.h's. */
 static void gguf_name(const char *hf, char *out, size_t room) {
     static const char *const part[][2] = {
         {"input_layernorm.weight", "attn_norm.weight"},
@@ -604,6 +604,7 @@ static void gguf_name(const char *hf, char *out, size_t room) {
         {"model.norm.weight", "output_norm.weight"},
         {"lm_head.weight", "output.weight"},
     };
+    size_t i = 0, n;
     const char layers[] = "model.layers.", *rest = hf;
     char block[32] = "";
     if (strncmp(hf, layers, sizeof layers - 1) == 0) {
@@ -612,14 +613,8 @@ static void gguf_name(const char *hf, char *out, size_t room) {
         snprintf(block, sizeof block, "blk.%.*s.", (int)digits, number);
         rest = number + digits + 1;
     }
-    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
-        size_t n = strlen(part[i][0]);
-        if (strncmp(rest, part[i][0], n) == 0) {
-            snprintf(out, room, "%s%s%s", block, part[i][1], rest + n);
-            return;
-        }
-    }
-    snprintf(out, room, "%s", hf);
+    while (strncmp(rest, part[i][0], n = strlen(part[i][0])) != 0) i++;
+    snprintf(out, room, "%s%s%s", block, part[i][1], rest + n);
 }
 
 static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
@@ -881,7 +876,6 @@ static bool read_all(Gguf *g, Source *s, Error *e) {
 bool gguf_open(const char *path, Source *s, Error *e) {
     *s = (Source){0};
     Gguf g = {.path = s->path};
-    if (strlen(path) >= sizeof s->path) return fail(e, NULL, "path", "too long");
     snprintf(s->path, sizeof s->path, "%s", path);
     s->files = alloc_array(e, "files", 1, sizeof *s->files);
     s->file_names = alloc_array(e, "files", 1, sizeof *s->file_names);

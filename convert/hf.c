@@ -532,7 +532,8 @@ static bool is_ignored(const char *name, const ModelConfig *c) {
 }
 
 /* Enter the tensors of file number `file` into s->tensors, whose empty offsets mark what is
- * missing. weight_map: the index's, or NULL. */
+ * missing. weight_map: the index's, or NULL. None is there twice: a file names each once, and the
+ * index places it in one file. */
 static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json *weight_map,
                          const char *path, Error *e) {
     for (size_t i = 0; i < st->n; i++) {
@@ -546,8 +547,6 @@ static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json 
                         s->header.config.num_hidden_layers);
         if (weight_map && !json_is(json_get(weight_map, t->name), s->file_names[file]))
             return fail(e, path, t->name, "the index does not place this tensor in this file");
-        if (want->offset)
-            return fail(e, path, t->name, "the tensor is also in %s", s->file_names[want->file]);
         if (!safetensors_expect(t, want->rows, want->cols, path, e)) return false;
         want->type = t->type;
         want->file = file;

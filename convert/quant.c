@@ -403,8 +403,7 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
         case TYPE_Q5: pack_q5(n, cols, row, panel); break;
         case TYPE_Q6: pack_q6(n, cols, row, panel); break;
         case TYPE_Q5_0: pack_q5_01(n, cols, row, 1, panel); break;
-        case TYPE_Q5_1: pack_q5_01(n, cols, row, 2, panel); break;
-        default: break;
+        default: pack_q5_01(n, cols, row, 2, panel); break; /* TYPE_Q5_1 */
         }
     }
 }
@@ -487,14 +486,13 @@ static void unpack(Type t, size_t cols, const uint8_t *panel, size_t n, size_t k
     case TYPE_Q6: unpack_q6(unit, panel + 32 * (k / SUPER), n, out); break;
     case TYPE_Q5_0: unpack_q5_01(unit, n, 1, n_cols, out); break;
     case TYPE_Q5_1: unpack_q5_01(unit, n, 2, n_cols, out); break;
-    default: break;
     case TYPE_F32:
         for (size_t i = 0; i < n_cols; i++) out[i] = panel_weight(TYPE_F32, cols, panel, n, k + i);
         break;
     case TYPE_F16:
         for (size_t i = 0; i < n_cols; i++) out[i] = panel_weight(TYPE_F16, cols, panel, n, k + i);
         break;
-    case TYPE_BF16:
+    default: /* TYPE_BF16 */
         for (size_t i = 0; i < n_cols; i++) out[i] = panel_weight(TYPE_BF16, cols, panel, n, k + i);
         break;
     }
@@ -930,8 +928,7 @@ static uint16_t half_of(Type t, float f) {
 }
 
 void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks) {
-    uint32_t weights, bytes;
-    if (!source_type_block(target_source_type(t), &weights, &bytes)) return;
+    size_t weights = type_info(t)->block, bytes = source_row_bytes(target_source_type(t), weights);
     for (size_t k = 0; k < cols; k += weights, blocks += bytes) {
         switch (t) {
         case TYPE_F32: memcpy(blocks, x + k, 4); break;
@@ -944,8 +941,7 @@ void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks) {
         case TYPE_Q5: quantize_q5_k(x + k, blocks); break;
         case TYPE_Q6: quantize_q6_k(x + k, blocks); break;
         case TYPE_Q5_0: quantize_q5_0(x + k, blocks); break;
-        case TYPE_Q5_1: quantize_q5_1(x + k, blocks); break;
-        default: break;
+        default: quantize_q5_1(x + k, blocks); break; /* TYPE_Q5_1 */
         }
     }
 }

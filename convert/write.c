@@ -265,12 +265,12 @@ static bool write_header(Writer *w, const uint8_t sha256[32], Error *e) {
 typedef struct {
     const WriteJob *job;
     uint8_t sha256[32];
-    bool ok;
 } HashTask;
 
+/* It gives up when the work is to stop, which is looked at when both are done. */
 static void *hash_source(void *arg) {
     HashTask *h = arg;
-    h->ok = source_hash(h->job->source, h->job->lora, h->job->stop, h->sha256);
+    (void)source_hash(h->job->source, h->job->lora, h->job->stop, h->sha256);
     return NULL;
 }
 
@@ -284,9 +284,8 @@ static bool check_space(const char *path, uint64_t need, Error *e) {
     bool known = statvfs(folder, &v) == 0;
     free(folder);
     if (!known) return fail_errno(e, path, "cannot write here");
-    uint64_t unit = v.f_frsize, free_bytes = unit && v.f_bavail > UINT64_MAX / unit
-                                                 ? UINT64_MAX
-                                                 : (uint64_t)v.f_bavail * unit;
+    size_t free_bytes;
+    if (!mul_ok(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = SIZE_MAX;
     if (need <= free_bytes) return true;
     return fail(e, path, NULL, "not enough space: %llu bytes needed, %llu free",
                 (unsigned long long)need, (unsigned long long)free_bytes);
@@ -350,8 +349,7 @@ static bool write_all(Writer *w, Error *e) {
         pthread_join(thread, NULL);
     else
         hash_source(&hash);
-    ok = ok && (hash.ok || fail(e, NULL, NULL, "interrupted")) && not_stopped(w->job, e) &&
-         source_unchanged(w->job->source, e) && write_header(w, hash.sha256, e);
+    ok = ok && not_stopped(w->job, e) && source_unchanged(w->job->source, e) && write_header(w, hash.sha256, e);
     set_unfinished(w->job, NULL); /* nothing mapped is read from here on */
     return ok && newfile_commit(&w->file, e);
 }
