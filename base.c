@@ -155,12 +155,11 @@ bool parse_real(const char *text, double low, double high, double *out) {
 
 /* Make room for `more` further bytes and a NUL. */
 static bool buffer_reserve(Buffer *b, size_t more, Error *e) {
-    size_t need, twice;
+    size_t need;
     if (!add_ok(b->n, more, &need) || !add_ok(need, 1, &need))
         return fail(e, NULL, "buffer", "size overflows");
     if (need <= b->room) return true;
-    if (!mul_ok(b->room, 2, &twice)) twice = need;
-    size_t room = max_size(need, max_size(twice, 64));
+    size_t room = max_size(need, max_size(2 * b->room, 64)); /* malloc gives half of SIZE_MAX */
     char *data = grow_array(e, "buffer", b->data, room, 1);
     if (!data) return false;
     b->data = data;
@@ -201,9 +200,7 @@ void buffer_free(Buffer *b) {
 
 bool ids_add(Ids *list, int32_t id, Error *e) {
     if (list->n == list->room) {
-        size_t room;
-        if (!mul_ok(list->room, 2, &room)) return fail(e, NULL, "tokens", "size overflows");
-        room = max_size(room, 64);
+        size_t room = max_size(2 * list->room, 64);
         int32_t *ids = grow_array(e, "tokens", list->ids, room, sizeof *ids);
         if (!ids) return false;
         list->ids = ids;

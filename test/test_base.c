@@ -2,6 +2,7 @@
  * malformed shapes, the published CRC-32C vectors, and files that are absent or complete. */
 #include "test.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -33,6 +34,18 @@ static void test_errors(void) {
     CHECK(!strcmp(out, "abcd"), "an escape is never cut in two: %s", out);
     printable(out, sizeof out, "abc\n", 4);
     CHECK(!strcmp(out, "abc\\x0a"), "%s", out);
+    printable(out, 0, "x", 1);
+    CHECK(out[0] == 'a', "no room, no NUL");
+
+    /* What cannot be formatted (a surrogate is no character) leaves the rest of the line. */
+    static const wchar_t bad[] = {0xd800, 0};
+    errno = ENOENT;
+    CHECK(!fail_errno(&e, "a.bin", "%ls", bad) &&
+              !strcmp(e.text, "a.bin: : No such file or directory"), "%s", e.text);
+    CHECK(!fail(&e, "a.bin", "size", "%ls", bad) && !strcmp(e.text, "a.bin: size: "), "%s", e.text);
+    Buffer b = {0};
+    CHECK(!buffer_printf(&b, &e, "%ls", bad) && b.n == 0, "a buffer takes no such text either");
+    CHECK(!strcmp(e.text, "buffer: text cannot be formatted"), "%s", e.text);
 }
 
 static void test_memory(void) {
@@ -82,6 +95,7 @@ static void test_buffer(void) {
     for (int i = 0; i < 1000; i++) CHECK(buffer_printf(&b, &e, "%d,", i % 10), "%s", e.text);
     CHECK(b.n == 2000 && b.data[2000] == 0 && !strncmp(b.data + 1980, "0,1,2,", 6), "contents");
     CHECK(!buffer_add(&b, "x", SIZE_MAX - 10, &e) && b.n == 2000, "overflow refused");
+    CHECK(!buffer_add(&b, "x", SIZE_MAX - 2000, &e) && b.n == 2000, "no place for the NUL");
     buffer_free(&b);
     CHECK(b.data == NULL && buffer_puts(&b, "", &e) && b.data && b.data[0] == 0, "empty text");
     buffer_free(&b);
@@ -177,6 +191,7 @@ static void test_newfile(const char *folder) {
     CHECK(newfile_open(&f, path, &e) && newfile_write(&f, "new", 3, &e), "replace");
     CHECK(newfile_commit(&f, &e) && file_is(path, "new") && entries(folder) == 1, "replaced");
     CHECK(!newfile_pwrite(&f, "x", 1, UINT64_MAX, &e), "offset overflow");
+    CHECK(!newfile_pwrite(&f, "xy", 2, INT64_MAX - 1, &e), "its end overflows");
     CHECK(may_replace(path, "ne", &e) && may_replace("no/such", "ne", &e), "%s", e.text);
     CHECK(may_replace(folder, "ne", &e) && may_replace("/dev/null", "ne", &e), "%s", e.text);
     CHECK(!may_replace(path, "now", &e) && strstr(e.text, "left as it is"), "%s", e.text);
@@ -198,6 +213,30 @@ static void test_newfile(const char *folder) {
     unlink(longest);
     free(longest);
     unlink(path);
+}
+
+/* Temporary files of a process that died are left alone: the next free name is taken, of a hundred
+ * at most. Without a folder in its name a file is made in this one. */
+static void test_leftovers(const char *folder) {
+    Error e;
+    NewFile f;
+    char here[4096], name[64];
+    CHECK(getcwd(here, sizeof here) && chdir(folder) == 0, "%s", folder);
+    for (int i = 0; i < 100; i++) {
+        snprintf(name, sizeof name, ".out.tmp-%ld-%d", (long)getpid(), i);
+        int fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+        CHECK(fd >= 0 && close(fd) == 0, "%s", name);
+    }
+    CHECK(!newfile_open(&f, "out", &e) && strstr(e.text, "out: cannot create a file beside it: "),
+          "%s", e.text);
+    CHECK(unlink(name) == 0 && newfile_open(&f, "out", &e), "the last name is free: %s", e.text);
+    CHECK(newfile_write(&f, "new", 3, &e) && newfile_commit(&f, &e) && file_is("out", "new"), "%s",
+          e.text);
+    for (int i = 0; i < 99; i++) {
+        snprintf(name, sizeof name, ".out.tmp-%ld-%d", (long)getpid(), i);
+        CHECK(unlink(name) == 0, "%s is left alone", name);
+    }
+    CHECK(unlink("out") == 0 && chdir(here) == 0, "back");
 }
 
 /* A write that fails half-way (here: a limit on file sizes) is named and leaves nothing. */
@@ -258,6 +297,7 @@ int main(void) {
     test_crc();
     CHECK(mkdtemp(folder) != NULL, "mkdtemp");
     test_newfile(folder);
+    test_leftovers(folder);
     test_full(folder);
     test_reading(folder);
     CHECK(rmdir(folder) == 0, "nothing is left behind");

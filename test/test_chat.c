@@ -137,6 +137,14 @@ static const Case cases[] = {
      "{\"k\":true,\"l\":1.0},false]}]", 0,
      S "system\nSys." E S "user\n<tool_response>\n[\"it's\", '\"', 'a\\n\\x00\\xa0\xc3\xa9', "
      "{'k': True, 'l': 1.0}, False]\n</tool_response>" E, 0},
+    {Q25, false, "[{\"role\":\"tool\",\"content\":[\"\\r\\t\\\\\",\"it's \\\"\","
+     "\"\\u200b\\udb40\\udc01\\ud83d\\ude00\"]}]", 0,
+     S "system\nSys." E S "user\n<tool_response>\n['\\r\\t\\\\', 'it\\'s \"', "
+     "'\\u200b\\U000e0001\xf0\x9f\x98\x80']\n</tool_response>" E, 0},
+    {Q25, false, "[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":false}]", 0,
+     S "system\nSys." E S "assistant\na" E, 0},
+    {Q25, false, "[{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":0}]", 0,
+     S "system\nSys." E S "assistant\na" E, 0},
     /* json.dumps: numbers and strings */
     {Q25, false, CALL("[1.0,-0,-0.0,1E5,1e16,1e15,123456789012345678901,0.0001,1e-5,1.50]"), 0,
      CALLED("[1.0, 0, -0.0, 100000.0, 1e+16, 1000000000000000.0, 123456789012345678901, 0.0001, "
@@ -169,6 +177,8 @@ static const Case cases[] = {
     {Q25, true, "[{\"role\":\"system\",\"content\":null}]", 0, 0, "expected a string, got null"},
     {Q25, true, "[{\"role\":\"assistant\",\"tool_calls\":\"x\"}]", 0, 0,
      "c: messages[0].tool_calls: expected an array, got a string"},
+    {Q25, true, "[{\"role\":\"assistant\",\"tool_calls\":true}]", 0, 0,
+     "messages[0].tool_calls: expected an array, got a boolean"},
     {Q25, true, "[{\"role\":\"assistant\",\"tool_calls\":[{\"name\":\"f\"}]}]", 0, 0,
      "messages[0].tool_calls: expected calls with"},
     {Q25, true, "[{\"role\":\"assistant\",\"tool_calls\":[7]}]", 0, 0, "expected calls with"},
@@ -230,6 +240,8 @@ static const Case in_parts[] = {
      "c: messages[0].content[1]: expected type \"text\", got \"image_url\""},
     {Q25, true, "[" SAYS("user", "{\"type\":\"text\"}") "]", 0, 0,
      "c: messages[0].content[0].text: expected a string, got nothing"},
+    {Q25, true, "[" SAYS("user", "{\"type\":\"text\",\"text\":1}") "]", 0, 0,
+     "c: messages[0].content[0].text: expected a string, got a number"},
     {Q25, true, "[" SAYS("user", "{\"type\":1,\"text\":\"a\"}") "]", 0, 0,
      "c: messages[0].content: expected a string, got an array"},
 };
@@ -317,6 +329,14 @@ static void test_running(const Toy *toy) {
     size_t n = pieces.ids.n;
     CHECK(chat_close_reply(&tpl, toy->tok, true, &pieces, &e) && pieces.ids.n == n + 1 &&
               pieces.ids.ids[n] == '\n', "behind an <|im_end|> only the line end is missing");
+    ChatTemplate none = {CHAT_NONE, "", 0, false};
+    n = pieces.text.n;
+    CHECK(!chat_turn(&none, toy->tok, "user", "S", 1, &pieces, &e) &&
+              !chat_open_reply(&none, toy->tok, &pieces, &e) &&
+              !chat_close_reply(&none, toy->tok, true, &pieces, &e) && pieces.text.n == n &&
+              strstr(e.text, "no chat template"), "no template, no pieces: %s", e.text);
+    CHECK(!chat_render(&tpl, toy->tok, NULL, NULL, true, false, "c", &pieces, &e) &&
+              !strcmp(e.text, "c: messages: expected an array, got nothing"), "%s", e.text);
     chat_prompt_free(&whole);
     chat_prompt_free(&pieces);
 }
@@ -368,6 +388,13 @@ static const Known known[] = {
     {TOOLS "{{- '<|im_start|>system\\nBe a toy.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25,
      "Be a toy."},
     {TOOLS LOOP(MESSAGE) ASK, CHAT_QWEN25, NULL},
+    {TOOLS "{{- '<|im_start|>system\\n<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25, ""},
+    {"{{ \"<|im_start|>system\n\" + x }}" LOOP(SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
+    {LOOP("{{ '<|im_start|>system' + x }}" SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
+    {LOOP("{{ '<|im_start|>system\\t' }}" SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
+    {LOOP(MESSAGE) ASK "<|im_start|>system", CHAT_QWEN2, NULL},
+    {LOOP(MESSAGE) ASK "<|im_start|>system\n", CHAT_QWEN2, NULL},
+    {LOOP(MESSAGE) ASK "<|im_start|>system\n it", CHAT_QWEN2, NULL},
     /* refused */
     {"", CHAT_NONE, 0}, {"{{ messages }}", CHAT_NONE, 0}, {LOOP(MESSAGE), CHAT_NONE, 0},
     {LOOP("[INST] {{ message['content'] }} [/INST]") ASK, CHAT_NONE, 0},
@@ -380,6 +407,8 @@ static const Known known[] = {
     {TOOLS "{{- '<|im_start|>system\\nBe another.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_NONE,
      0},
     {LOOP(SYSTEM("Bell \\a.") MESSAGE) ASK, CHAT_NONE, 0},
+    {LOOP(SYSTEM("Its end is \\") MESSAGE) ASK, CHAT_NONE, 0},
+    {LOOP(MESSAGE) ASK "<|im_end", CHAT_NONE, 0}, {LOOP(MESSAGE) ASK "<|im_ende|>", CHAT_NONE, 0},
     {LOOP(SYSTEM("This system message does not fit into the room.") MESSAGE) ASK, CHAT_NONE, 0},
 };
 
@@ -400,6 +429,25 @@ static void test_detect(void) {
         CHECK(has_system == (k->system != NULL), "template %zu: has a default or not", i);
         CHECK(ok && !strcmp(system, k->system ? k->system : ""), "template %zu: %s", i, system);
     }
+}
+
+/* A NUL in a default system message, which the header could not hold; and no room for one. */
+static void test_detect_nul(void) {
+    char text[] = LOOP(SYSTEM("Be ? toy.") MESSAGE) ASK, system[32] = "untouched";
+    Error e;
+    ChatFamily family;
+    bool has_system;
+    *strchr(text, '?') = 0;
+    CHECK(!chat_detect(text, sizeof text - 1, &family, system, sizeof system, &has_system, "t", &e),
+          "accepted");
+    CHECK(strstr(e.text, "with a NUL in its system message"), "%s", e.text);
+    char *nul = memchr(text, 0, sizeof text);
+    nul[-1] = '\\';
+    CHECK(!chat_detect(text, sizeof text - 1, &family, system, sizeof system, &has_system, "t", &e),
+          "accepted");
+    CHECK(strstr(e.text, "with an unknown escape"), "%s", e.text);
+    CHECK(!chat_detect(text, sizeof text - 1, &family, system, 0, &has_system, "t", &e) &&
+              strstr(e.text, "no room"), "%s", e.text);
 }
 
 /* A template cut anywhere is never read behind its end, and refused unless only what follows the
@@ -432,6 +480,7 @@ int main(void) {
     }
     toy_close(&toy);
     test_detect();
+    test_detect_nul();
     test_detect_cut();
     return test_end("chat");
 }

@@ -246,6 +246,38 @@ static void test_access(void) {
     json_free(NULL);
 }
 
+/* Keys of which FNV-1a makes the same number, 0, which a NUL behind them does not change. */
+static void test_collisions(void) {
+    static const char text[] = "{\"!0IC=VloaY\":1,\"QvXtM>@Fp%\":2,\"!0IC=VloaY\\u0000\":3,"
+                               "\"QvXtM>@Fp%\\u0000\\u0000\":4,\"\":5}";
+    static const char twice[] = "{\"QvXtM>@Fp%\\u0000\":1,\"!0IC=VloaY\":2,\"QvXtM>@Fp%\":3,"
+                                "\"QvXtM>@Fp%\\u0000\":4}";
+    Error e;
+    JsonDoc *doc = json_parse(text, sizeof text - 1, "t", &e);
+    CHECK(doc && json_root(doc)->n == 5, "different keys of one hash: %s", doc ? "" : e.text);
+    if (doc) CHECK(json_get(json_root(doc), "QvXtM>@Fp%")->number == 2, "the right one is found");
+    json_free(doc);
+    doc = json_parse(twice, sizeof twice - 1, "t", &e);
+    CHECK(!doc && strstr(e.text, "every key once, got \"QvXtM>@Fp%\\x00\" again"), "%s",
+          doc ? "accepted" : e.text);
+    json_free(doc);
+}
+
+/* More digits than a 64-bit number has: exact as far as a double is. */
+static void test_long_numbers(void) {
+    static const char text[] = "[1.0000000000000000000000000000000000,"
+                               "123456789012345678901234567890123456]";
+    Error e;
+    int64_t i = 0;
+    JsonDoc *doc = json_parse(text, sizeof text - 1, "t", &e);
+    CHECK(doc, "%s", e.text);
+    if (!doc) return;
+    const Json *v = json_root(doc)->child;
+    CHECK(json_int(v, 0, 9, &i) && i == 1, "1.000");
+    CHECK(!json_int(v->next, INT64_MIN, INT64_MAX, &i), "too large");
+    json_free(doc);
+}
+
 static void test_quote(void) {
     Error e;
     Buffer b = {0};
@@ -314,6 +346,8 @@ int main(void) {
     test_prefixes();
     test_depth();
     test_access();
+    test_collisions();
+    test_long_numbers();
     test_quote();
     test_large();
     test_random_bytes();

@@ -171,6 +171,7 @@ static bool try_tokenizer(Error *e, uint32_t *sum) {
     bool ok = t && buffer_puts(&text, "caf\u00e9 cafe\u0301 \u1112\u1161\u11ab \ud55c ", e);
     for (int i = 0; ok && i < 300; i++) ok = buffer_puts(&text, "hello", e);
     ok = ok && buffer_puts(&text, "<|im_start|>a", e);
+    for (int i = 0; ok && i < 40; i++) ok = buffer_puts(&text, "\u0344", e); /* two of one */
     for (int i = 0; ok && i < 150; i++) ok = buffer_puts(&text, i % 2 ? "\u0301" : "\u0323", e);
     ok = ok && buffer_puts(&text, " end<|im_end|>\n", e) &&
          tokenizer_encode(t, text.data, text.n, true, &ids, e);
@@ -260,6 +261,11 @@ static bool try_info(Error *e, uint32_t *sum) {
     return ok;
 }
 
+static bool try_replace(Error *e, uint32_t *sum) {
+    *sum = 1;
+    return may_replace(in_root("good.bin"), MODEL_MAGIC, e);
+}
+
 static bool try_model(Error *e, uint32_t *sum) {
     ModelFile m;
     if (!model_open(&m, in_root("good.bin"), e)) return false;
@@ -285,6 +291,7 @@ static const struct {
     {"writer, adapter", try_write_lora},
     {"info", try_info},
     {"model", try_model},
+    {"replace", try_replace},
 };
 #define N_TRIES (sizeof tries / sizeof tries[0])
 

@@ -252,6 +252,8 @@ static void test_nfc(const Tokenizer *t) {
         {"\u1100\u1161\u11a8", "\uac01"},
         {"\uac00\u11a8", "\uac01"},
         {"\uac01\u11a8", "\uac01\u11a8"},
+        {"\uac00\u11a7", "\uac00\u11a7"}, /* one before and one behind the tails */
+        {"\uac00\u11c3", "\uac00\u11c3"},
         {"\u1100\u1161\u1161", "\uac00\u1161"},
         {"\u0958", "\u0915\u093c"},        /* excluded from composition */
         {"\u0915\u093c", "\u0915\u093c"},
@@ -484,6 +486,12 @@ static void spoil(Section *s, int kind) {
     case 28: s->text[s->end[256] + 1] = 'x'; break;
     case 29: s->merges[1].result = 258; break;
     case 30: h->text_bytes--; break;
+    case 31: s->start++; break; /* an odd address */
+    case 32: case 33: /* token 258 becomes empty */
+        s->end[258] = s->end[257];
+        *(kind == 32 ? &s->merges[1].left : &s->merges[1].right) = 258;
+        break;
+    case 34: s->merges[1].left = 257; break; /* as long as the result */
     default: break;
     }
 }
@@ -495,19 +503,45 @@ static void test_malformed(void) {
         "end: last", "got 7 and 9", "text: byte 0x68", "merges: 1", "merges: 1", "merges: 1",
         "merges: 1", "merges: 2", "added: id 259", "added: 1", "added: 1", "ids 259 and 260",
         "added: id 259", "merges: 1", "merges: 1", "merges: 1", "merges: 1", "text_bytes",
+        "multiple of 4", "merges: 1", "merges: 1", "merges: 1",
     };
     Vocabulary *v = small_vocabulary();
     for (int kind = 0; kind < (int)(sizeof fields / sizeof *fields); kind++) {
         Error e = {{0}};
         Section s = make_section(v);
+        char *start = s.start;
         spoil(&s, kind);
         Tokenizer *t = tokenizer_open(s.start, s.bytes, "test", &e);
         CHECK(!t && strncmp(e.text, "test: ", 6) == 0 && strstr(e.text, fields[kind]),
               "kind %d: expected an error at %s, got %s", kind, fields[kind], t ? "none" : e.text);
         tokenizer_close(t);
-        free(s.start);
+        free(start);
     }
     free_vocabulary(v);
+}
+
+/* Added tokens have at most 256 bytes, texts at most 2^30. */
+static void test_limits(void) {
+    char text[258];
+    memset(text, 'x', sizeof text);
+    for (size_t n = 256; n <= 257; n++) {
+        Vocabulary *v = new_vocabulary();
+        Error e = {{0}};
+        Ids ids = {0};
+        text[n] = 0;
+        add_special(v, text, 1);
+        text[n] = 'x';
+        Section s = make_section(v);
+        Tokenizer *t = tokenizer_open(s.start, s.bytes, "test", &e);
+        CHECK((t != NULL) == (n == 256) && (t || strstr(e.text, "expected 1 to 256 bytes")),
+              "an added token of %zu bytes: %s", n, e.text);
+        CHECK(!t || (!tokenizer_encode(t, text, (1u << 30) + 1, true, &ids, &e) && ids.n == 0 &&
+                     strcmp(e.text, "text: expected at most 1073741824 bytes, got 1073741825") == 0),
+              "a text of more than 2^30 bytes: %s", e.text);
+        tokenizer_close(t);
+        free(s.start);
+        free_vocabulary(v);
+    }
 }
 
 /* Every truncation is refused, and no single changed byte leads to a wrong access. */
@@ -600,6 +634,7 @@ int main(void) {
     test_added();
     test_round_trips(bytes.t);
     test_malformed();
+    test_limits();
     test_damage();
     test_time();
     close_vocabulary(&bytes);
