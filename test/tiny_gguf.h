@@ -13,7 +13,7 @@ enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 };
 typedef enum { DAMAGE_NONE, DROP, NAME, N_DIMS, COLS, ROWS, TYPE, OFFSET, TWICE } TensorDamage;
 
 /* What is different from the good file. */
-typedef struct {
+typedef struct GgufCase {
     const char *want; /* part of the error; NULL: opens */
     const char *key;  /* metadata: this key gets the value below, or is left out (no value) */
     int type;         /* type of the value + 1; 0: none */
@@ -26,6 +26,7 @@ typedef struct {
     long cut;     /* bytes taken off the end; added, when negative */
     size_t at, n; /* n bytes of `patch` written over the file at this place */
     uint64_t patch;
+    const struct GgufCase *also; /* its key gets its value too */
 } GgufCase;
 
 typedef struct {
@@ -66,7 +67,8 @@ static void gguf_value(Buffer *b, const GgufCase *c) {
 
 /* Begin an entry; false when the case replaces it. */
 static bool gguf_begin(GgufWriter *w, const char *key, int type) {
-    if (w->c->key && strcmp(w->c->key, key) == 0) return false;
+    for (const GgufCase *c = w->c; c; c = c->also)
+        if (c->key && strcmp(c->key, key) == 0) return false;
     gguf_text(&w->kv, key);
     gguf_u32(&w->kv, (uint32_t)type);
     w->n_kv++;
@@ -136,9 +138,10 @@ static void gguf_metadata(GgufWriter *w) {
     gguf_entry_f32(w, "qwen2.rope.freq_base", 1e6f);
     gguf_entry_f32(w, "qwen2.attention.layer_norm_rms_epsilon", 1e-6f);
     gguf_tokenizer(w);
-    if (w->c->key && w->c->type > 0) {
-        gguf_text(&w->kv, w->c->key);
-        gguf_value(&w->kv, w->c);
+    for (const GgufCase *c = w->c; c; c = c->also) {
+        if (!c->key || c->type == 0) continue;
+        gguf_text(&w->kv, c->key);
+        gguf_value(&w->kv, c);
         w->n_kv++;
     }
 }
@@ -147,7 +150,7 @@ static void gguf_metadata(GgufWriter *w) {
 static void gguf_tensor(GgufWriter *w, const char *name, uint64_t cols, uint64_t rows) {
     const GgufCase *c = w->c;
     bool hit = c->tensor && strcmp(c->tensor, name) == 0;
-    uint64_t dims[4] = {cols, rows, 1, 1};
+    uint64_t dims[4] = {cols, rows ? rows : 1, 1, 1};
     uint32_t n_dims = rows ? 2 : 1, type = rows ? SRC_Q8_0 : SRC_F32;
     uint64_t offset = w->data.n;
     if (hit && c->damage == DROP) return;
