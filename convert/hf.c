@@ -664,7 +664,7 @@ static void name_source(const Folder *f, const char *only, ModelHeader *h) {
     free(real);
 }
 
-/* Cut path into a folder and, when it is a file, its name. */
+/* Cut path into a folder and, when it is a file, its name. What stat takes is below PATH_MAX. */
 static bool split_path(const char *path, Folder *f, const char **only, Error *e) {
     struct stat st;
     if (stat(path, &st) != 0) return fail_errno(e, path, "cannot open");
@@ -678,7 +678,6 @@ static bool split_path(const char *path, Folder *f, const char **only, Error *e)
         if (slash == path) n = 1;
     }
     while (n > 1 && path[n - 1] == '/') n--;
-    if (n >= sizeof f->folder) return fail(e, NULL, "path", "too long");
     memcpy(f->folder, path, n);
     f->folder[n] = 0;
     return true;

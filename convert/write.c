@@ -349,7 +349,8 @@ static bool write_all(Writer *w, Error *e) {
         pthread_join(thread, NULL);
     else
         hash_source(&hash);
-    ok = ok && not_stopped(w->job, e) && source_unchanged(w->job->source, e) && write_header(w, hash.sha256, e);
+    ok = ok && not_stopped(w->job, e) && source_unchanged(w->job->source, e) &&
+         write_header(w, hash.sha256, e);
     set_unfinished(w->job, NULL); /* nothing mapped is read from here on */
     return ok && newfile_commit(&w->file, e);
 }

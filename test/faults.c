@@ -5,6 +5,7 @@
  *   FAULT=open:0        none fails
  *   FAULT=short:1       every read, write and pwrite moves one byte, and is interrupted before it;
  *                       fsync is interrupted once
+ *   FAULT=interrupt:3   SIGINT arrives at the third call of pwrite
  *   FAULT_CUT=FILE      the call does not fail: before it this file is cut to FAULT_SIZE bytes
  *   FAULT_COUNT=FILE    how often each was called is written there at the end: lines of name,
  * number
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -151,6 +153,7 @@ ssize_t __wrap_pwrite(int fd, const void *from, size_t n, off_t at) {
     else if (!moves_one(&n))
         return -1;
     if (fails("pwrite_none", 0)) return 0;
+    if (fails("interrupt", 0)) raise(SIGINT);
     return fails("pwrite", ENOSPC) ? -1 : __real_pwrite(fd, from, n, at);
 }
 
@@ -231,3 +234,15 @@ int __wrap_fclose(FILE *f) {
     int result = __real_fclose(f);
     return fails("fclose", ENOSPC) ? EOF : result;
 }
+
+/* Coverage also counts programs that leave by _exit: from a signal handler, say. */
+#ifdef COVERAGE
+void __gcov_dump(void);
+void __wrap__exit(int status);
+_Noreturn void __real__exit(int status);
+void __wrap__exit(int status) {
+    fault.name[0] = 0;
+    __gcov_dump();
+    __real__exit(status);
+}
+#endif

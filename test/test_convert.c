@@ -333,25 +333,91 @@ static void test_header(const Model *m) {
     model_close(&f);
 }
 
-/* ---- Variations that must open; test_malformed.c has those that must not --------------------- */
+/* ---- Variations ------------------------------------------------------------------------------ */
 
+/* Those that must open, and refusals beside those that test_malformed.c has. */
 typedef struct {
     int file;
     const char *from, *to; /* the first `from` becomes `to` */
+    const char *want;      /* part of the error; NULL: opens */
 } Case;
 
 static const Case cases[] = {
+#define OPENS NULL
+#define YARN(more) "{\"type\":\"yarn\",\"factor\":4.0," more "}}"
     {CONFIG, "null}",
-     "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}"},
-    {CONFIG, "null}", "{\"rope_type\":\"yarn\",\"factor\":4.0}}"},
-    {CONFIG, "null}", "{\"rope_type\":\"default\"}}"},
-    {CONFIG, "null}", "null,\"head_dim\":16}"},
-    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}"},
-    {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},"},
-    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true"}, /* head ignored */
-    {GENERATION, "[262,260]", "null"},
-    {TOKENIZER, "{\"type\":\"NFC\"}", "null"},
-    {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],"},
+     "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}", OPENS},
+    {CONFIG, "null}", "{\"rope_type\":\"yarn\",\"factor\":4.0}}", OPENS},
+    {CONFIG, "null}", "{\"rope_type\":\"default\"}}", OPENS},
+    {CONFIG, "null}", "null,\"head_dim\":16}", OPENS},
+    {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}", OPENS},
+    {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},", OPENS},
+    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
+     OPENS}, /* head ignored */
+    {GENERATION, "[262,260]", "null", OPENS},
+    {TOKENIZER, "{\"type\":\"NFC\"}", "null", OPENS},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],", OPENS},
+    {CONFIG, "\"architectures\":[\"Qwen2ForCausalLM\"],", "", OPENS},
+    {CONFIG, "[\"Qwen2ForCausalLM\"]", "[]", OPENS},
+    {CONFIG, "\"hidden_act\":\"silu\",", "", OPENS},
+    {CONFIG, "\"torch_dtype\":\"bfloat16\",", "", OPENS},
+    {CONFIG, "\"bfloat16\"", "\"float16\"", OPENS},
+    {CONFIG, "\"bfloat16\"", "\"float32\"", OPENS},
+    {CONFIG, "\"bos_token_id\":260,", "", OPENS},
+    {CONFIG, "null}", "{\"factor\":4}}", "rope_scaling.type: missing"},
+    {CONFIG, "null}", "{\"nothing\":4}}", OPENS},
+    {CONFIG, "null}", YARN("\"mscale\":1"), "attention_factor: unsupported"},
+    {CONFIG, "null}", YARN("\"truncate\":true"), OPENS},
+    {CONFIG, "null}", YARN("\"truncate\":false"), "truncate: false is unsupported"},
+    {CONFIG, "null}", YARN("\"truncate\":0"), "truncate: expected true or false"},
+    {CONFIG, "null}", YARN("\"beta_fast\":\"x\""), "beta_fast: expected a number"},
+    {CONFIG, "null}", YARN("\"beta_fast\":33"), "beta_fast: 33 is unsupported"},
+    {CONFIG, "null}", YARN("\"beta_slow\":2"), "beta_slow: 2 is unsupported"},
+    {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":272", "pad_token_id: expected"},
+    {GENERATION, "{", "{\"bos_token_id\":261,", OPENS},
+    {TOKENIZER, "\"Sequence\"", "\"ByteLevel\"", "pre_tokenizer: expected Qwen2's"},
+    {TOKENIZER, "\"pretokenizers\"", "\"pretokenizer\"", "pre_tokenizer: expected Qwen2's"},
+    {TOKENIZER, "\"Split\"", "\"Digits\"", "pre_tokenizer: expected Qwen2's"},
+    {TOKENIZER, "\"ByteLevel\"", "\"Metaspace\"", "pre_tokenizer: expected Qwen2's"},
+    {TOKENIZER, "\"add_prefix_space\":false", "\"add_prefix_space\":true", "expected ByteLevel"},
+    {TOKENIZER, "\"invert\":false", "\"invert\":\"no\"", "expected the behavior \"Isolated\""},
+    {TOKENIZER, "\"dropout\":null", "\"dropout\":0.5", "dropout: unsupported"},
+    {TOKENIZER, "\"dropout\":null", "\"continuing_subword_prefix\":\"\"", OPENS},
+    {TOKENIZER, "\"vocab\":", "\"words\":", "vocab: expected an object"},
+    {TOKENIZER, "\"merges\":", "\"merge\":", "merges: expected a list"},
+    {TOKENIZER, "\"t h\",", "[\"t\",1],", "merges: expected \"a b\" or"},
+    {TOKENIZER, "\"t h\",", "[1,\"h\"],", "merges: expected \"a b\" or"},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"tt\"],", "a merge names an unknown token: \"tt\""},
+    {TOKENIZER, "\"t h\",", "[\"tt\",\"t\"],", "a merge names an unknown token: \"tt\""},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"t\"],", "result of a merge is no token: \"tt\""},
+    {TOKENIZER, "\"t h\",", "[\"t\",\"\xe2\x82\xac\"],", "not in the byte-level alphabet"},
+    {TOKENIZER, "\"lstrip\":false", "\"rstrip\":true", "single_word, lstrip and rstrip"},
+    {TOKENIZER, "\"lstrip\":false", "\"single_word\":true", "single_word, lstrip and rstrip"},
+    {TOKENIZER, "\"added_tokens\":", "\"others\":", "expected 0 to 259"},
+    {TOKENIZER, "{\"id\":263,", "{\"id\":1048576,", "id: expected a whole number"},
+    {TOKENIZER, "\"he\":259}", "\"he\":259,\"<tool_call>\":263}", OPENS}, /* in both lists */
+    {TOKENIZER, "\"he\":259}", "\"he\":259,\"x<tool_call>\":263}", "have the same id"},
+    {TOKENIZER, "{\"id\":263,\"content\":\"<tool_call>\"", "{\"id\":263,\"content\":\"he\"",
+     "two ids have the same text"},
+    {TOKENIZER, "{\"id\":263,\"content\":\"<tool_call>\"", "{\"id\":0,\"content\":\"!\"",
+     "byte 0x21 has no token"},
+    {TOKENIZER_CONFIG, "\"chat_template\":\"",
+     "\"chat_template\":[{\"name\":\"default\","
+     "\"template\":\"x\"}],\"other\":\"",
+     OPENS},
+    {TOKENIZER_CONFIG, "\"chat_template\":\"",
+     "\"chat_template\":[{\"name\":\"rag\","
+     "\"template\":\"x\"}],\"other\":\"",
+     OPENS},
+    {TOKENIZER_CONFIG, "\"chat_template\":\"", "\"chat_template\":7,\"other\":\"", OPENS},
+    {HEADER, "{\"__metadata__\":{\"format\":\"pt\"}", "{\"__metadata2_\":{\"format\":\"pt\"}",
+     "__metadata2_: dtype: unknown none"},
+    {HEADER, "\"shape\":[64]", "\"shape\":[64.0]", "shape: expected whole numbers"},
+    {HEADER, "\"shape\":[64]", "\"shape\":[8,8]", "implies 1 x 64, the file has 8 x 8"},
+    {HEADER, "\"shape\":[64]", "\"shape\":[1,64]", OPENS},
+    {HEADER, "\"shape\":[64]", "\"shape\":[1,1,64]", "implies 1 x 64, the file has 1 x 1 x 64"},
+    {HEADER, "\"data_offsets\":[0,", "\"data_offsets\":[0.0,", "expected two whole numbers"},
+    {HEADER, "\"data_offsets\":", "\"offsets\":", "expected two whole numbers"},
 };
 
 static void test_cases(const Model *m) {
@@ -375,7 +441,8 @@ static void test_cases(const Model *m) {
         Source s;
         bool open = source_open(folder, &s, &e);
         if (open) source_close(&s);
-        CHECK(open, "case %zu, %s: %s", i, c->to, e.text);
+        CHECK(c->want ? !open && strstr(e.text, c->want) : open, "case %zu, %s: wanted %s, got %s",
+              i, c->to, c->want ? c->want : "none", open ? "none" : e.text);
     }
 }
 
@@ -403,7 +470,69 @@ static void test_values(Model *m) {
               "only this one is f32");
         model_close(&f);
     }
+    uint16_t low = bf16_from_f32(-1e6f);
+    memcpy(at, &low, 2);
+    put_model(m);
+    ok = convert_folder("f16", NULL, "one.bin", &e) && model_open(&f, in_folder("one.bin"), &e);
+    CHECK(ok && f.tensors[0].type == TYPE_F32, "so does a negative one: %s", e.text);
+    if (ok) model_close(&f);
     memcpy(at, &old, 2);
+    at = m->data.data + m->data.n - 2 * (64 * 272 + 64); /* the last norm, before the head */
+    memcpy(&old, at, 2);
+    memcpy(at, &nan, 2);
+    put_model(m);
+    ok = convert_folder("q8", NULL, "bad.bin", &e);
+    CHECK(!ok && strstr(e.text, "model.norm.weight: non-finite value at row 0 column 0"), "%s",
+          ok ? "NaN was accepted" : e.text);
+    memcpy(at, &old, 2);
+}
+
+/* Which matrices a plan stores in another type than asked, and what it says about them. */
+static void test_plan(const Model *m) {
+    static const uint8_t q6[28] = {1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0,
+                                   1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1};
+    Error e;
+    Source s;
+    Plan p;
+    bool ok = random_open("7b", &s, &e);
+    CHECK(ok && plan_make(&s, NULL, "q5", &p, &e), "%s", e.text);
+    for (uint32_t i = 0; ok && i < s.n_tensors; i++) {
+        uint32_t layer = 0;
+        char part[64] = "";
+        if (s.tensors[i].rows == 1) continue;
+        bool in_layer = sscanf(s.tensors[i].name, "model.layers.%u.%63s", &layer, part) == 2;
+        bool six = in_layer ? q6[layer] && (!strcmp(part, "self_attn.v_proj.weight") ||
+                                            !strcmp(part, "mlp.down_proj.weight"))
+                            : !strcmp(s.tensors[i].name, "lm_head.weight");
+        CHECK(p.entries[i].type == (six ? TYPE_Q6 : TYPE_Q5), "%s", s.tensors[i].name);
+    }
+    plan_free(&p);
+    source_close(&s);
+    /* 40 columns are no whole blocks of 32 */
+    put_model(m);
+    ok = source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    free(s.tensors);
+    s.header.config.hidden_size = 40;
+    s.header.config.qkv_bias = 0;
+    s.header.config.tie_word_embeddings = 1;
+    CHECK(expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, &e) && s.n_tensors == 20,
+          "no biases, no head: %zu tensors", s.n_tensors);
+    for (size_t i = 0; i < s.n_tensors; i++) s.tensors[i].type = SRC_F16;
+    ok = plan_make(&s, NULL, "q5", &p, &e);
+    CHECK(ok, "%s", e.text);
+    for (size_t i = 0; ok && i < s.n_tensors; i++)
+        if (s.tensors[i].rows > 1)
+            CHECK(p.entries[i].type == (s.tensors[i].cols == 40                   ? TYPE_F16
+                                        : strstr(s.tensors[i].name, "1.mlp.down") ? TYPE_Q8
+                                                                                  : TYPE_Q5_1),
+                  "%s", s.tensors[i].name);
+    CHECK(p.notes.data && strstr(p.notes.data, "of 11 matrices") &&
+              strstr(p.notes.data, "2 model.layers.*.mlp.up_proj.weight (F16 to f16)"),
+          "%s", p.notes.data ? p.notes.data : "no note");
+    plan_free(&p);
+    source_close(&s);
 }
 
 /* ---- Output ---------------------------------------------------------------------------------- */
@@ -452,10 +581,44 @@ static void test_output(const Model *m) {
 
 /* ---- vocab.json and merges.txt, chat templates ----------------------------------------------- */
 
+/* With this text in the file the folder does not open. */
+static void refuse_file(const char *name, const char *text, const char *want) {
+    Source s;
+    Error e = {{0}};
+    write_file(name, "", 0, text, strlen(text));
+    bool open = source_open(folder, &s, &e);
+    if (open) source_close(&s);
+    CHECK(!open && strstr(e.text, want), "%s: wanted \"%s\", got \"%s\"", name, want, e.text);
+}
+
+/* Of several templates the one called "default" counts. */
+static void test_template_list(const Model *m) {
+    static const char before[] = "\"chat_template\":";
+    const Buffer *old = &m->text[TOKENIZER_CONFIG];
+    const char *at = strstr(old->data, before) + sizeof before - 1;
+    Buffer text = {0};
+    Error e;
+    Source s;
+    bool built = buffer_add(&text, old->data, (size_t)(at - old->data), &e) &&
+                 buffer_puts(&text,
+                             "[{\"name\":\"rag\",\"template\":\"x\"},{\"name\":"
+                             "\"default\",\"template\":",
+                             &e) &&
+                 buffer_add(&text, at, strlen(at) - 1, &e) && buffer_puts(&text, "}]}", &e);
+    CHECK(built, "memory");
+    put_model(m);
+    write_file("tokenizer_config.json", "", 0, text.data, text.n);
+    buffer_free(&text);
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok && s.header.chat_family == CHAT_QWEN2 && s.header.default_system_len == 28, "%s",
+          ok ? s.chat_note : e.text);
+    if (ok) source_close(&s);
+}
+
 static void test_tokenizer_files(const Model *m) {
-    static const char *const merges[] = {"t h\nth e\n\xc4\xa0 the\nh e\n",
-                                         "#version: 0.2\nt h\nth e\n\xc4\xa0 the\nh e",
-                                         "t h\r\nth e\r\n\xc4\xa0 the\r\nh e\r\n"};
+    static const char *const merges[] = {
+        "t h\nth e\n\xc4\xa0 the\nh e\n", "\nt h\n\r\nth e\n\xc4\xa0 the\n\nh e\n",
+        "#version: 0.2\nt h\nth e\n\xc4\xa0 the\nh e", "t h\r\nth e\r\n\xc4\xa0 the\r\nh e\r\n"};
     Error e;
     Source a, b;
     put_model(m);
@@ -466,7 +629,7 @@ static void test_tokenizer_files(const Model *m) {
     CHECK(!source_open(folder, &b, &e) && strstr(e.text, "tokenizer.json"), "no tokenizer: %s",
           e.text);
     write_file("vocab.json", "", 0, m->vocab.data, m->vocab.n);
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         write_file("merges.txt", "", 0, merges[i], strlen(merges[i]));
         ok = source_open(folder, &b, &e);
         CHECK(ok && a.tokenizer.n == b.tokenizer.n &&
@@ -474,6 +637,13 @@ static void test_tokenizer_files(const Model *m) {
               "merges.txt %zu gives tokenizer.json's section", i);
         if (ok) source_close(&b);
     }
+    refuse_file("merges.txt", "# a comment\nt h\n", "merges: expected two tokens, got \"# a com");
+    refuse_file("merges.txt", "t h\nth\n", "merges: expected two tokens, got \"th\"");
+    write_file("merges.txt", "", 0, merges[0], strlen(merges[0]));
+    refuse_file("tokenizer_config.json", "{\"added_tokens_decoder\":[1]}", "expected ids from 0");
+    refuse_file("tokenizer_config.json", "{\"added_tokens_decoder\":{\"x\":{}}}",
+                "added_tokens_decoder: expected ids from 0");
+    refuse_file("tokenizer_config.json", "{\"eos_token\":\"x\"}", "expected 0 to 259");
     CHECK(unlink(in_folder("tokenizer_config.json")) == 0 && !source_open(folder, &b, &e) &&
               strstr(e.text, "tokenizer_config.json: missing"),
           "nothing names the special tokens: %s", e.text);
@@ -500,6 +670,33 @@ static void test_tokenizer_files(const Model *m) {
     static const char *const made[] = {"vocab.json", "merges.txt", "added_tokens.json",
                                        "chat_template.jinja"};
     for (size_t i = 0; i < 4; i++) CHECK(unlink(in_folder(made[i])) == 0, "unlink");
+}
+
+/* What a tokenizer can hold. */
+static void test_tokens(void) {
+    Error e;
+    TokenBuilder *b = tokens_new("test", &e);
+    char text[1025];
+    bool ok = b != NULL;
+    CHECK(ok, "%s", e.text);
+    tokens_free(NULL);
+    if (!ok) return;
+    memset(text, 'x', sizeof text);
+    CHECK(!tokens_add(b, MAX_VOCAB, "a", 1, &e) && strstr(e.text, "expected ids below 1048576"),
+          "%s", e.text);
+    CHECK(!tokens_add(b, 0, text, 1025, &e) && strstr(e.text, "a token is too long"), "%s", e.text);
+    CHECK(!tokens_add_special(b, 0, text, 1025, true, &e) && strstr(e.text, "1 to 1024 bytes"),
+          "%s", e.text);
+    CHECK(!tokens_merge(b, "a", 1, text, 1025, &e) && strstr(e.text, "a token is too long"), "%s",
+          e.text);
+    for (uint32_t id = 0; ok && id < 65536; id++) {
+        snprintf(text, 9, "%08u", id);
+        text[8] = 'x';
+        ok = tokens_add_special(b, id, text, 1024, true, &e);
+    }
+    CHECK(ok, "64 MiB of text: %s", e.text);
+    CHECK(!tokens_add(b, 65536, "a", 1, &e) && strstr(e.text, "too much text"), "%s", e.text);
+    tokens_free(b);
 }
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
@@ -545,6 +742,20 @@ static void put_index(const ModelConfig *c, uint32_t cut, const char *a, const c
         CHECK(buffer_printf(&text, &e, "%s\"%s\":\"%s\"", i ? "," : "", t.name, i < cut ? a : b),
               "memory");
     }
+    add(&text, "}}");
+    write_file("model.safetensors.index.json", "", 0, text.data, text.n);
+    buffer_free(&text);
+}
+
+/* An index of n tensors, each in a file of its own. */
+static void put_many_shards(int n) {
+    Buffer text = {0};
+    Error e;
+    add(&text, "{\"weight_map\":{");
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++)
+        ok = buffer_printf(&text, &e, "%s\"t%d\":\"f%d\"", i ? "," : "", i, i);
+    CHECK(ok, "memory");
     add(&text, "}}");
     write_file("model.safetensors.index.json", "", 0, text.data, text.n);
     buffer_free(&text);
@@ -606,7 +817,23 @@ static void test_shards(const Model *m) {
     refuse_shards("missing in the weights");
     put_shard(m, &c, cut - 1, n, b);
     refuse_shards("does not place");
-    static const char *const made[] = {a, b, "model.safetensors.index.json"};
+    put_index(&c, cut, "", b);
+    refuse_shards("weight_map: expected file names");
+    char name[257];
+    memset(name, 'n', 256);
+    name[256] = 0;
+    put_index(&c, cut, name, b);
+    refuse_shards("weight_map: expected file names");
+    put_many_shards(4097);
+    refuse_shards("weight_map: too many files");
+    put_many_shards(16385);
+    refuse_shards("weight_map: expected an object with 1 to 16384 tensors");
+    CHECK(unlink(in_folder("model.safetensors.index.json")) == 0, "unlink");
+    CHECK(!source_open(in_folder(a), &s, &e) && strstr(e.text, "missing in the weights"),
+          "a shard without an index is a file like any other: %s", e.text);
+    write_file("pytorch_model.bin.index.json", "", 0, "{}", 2);
+    refuse_shards("there is only pytorch_model.bin");
+    static const char *const made[] = {a, b, "pytorch_model.bin.index.json"};
     for (size_t i = 0; i < 3; i++) CHECK(unlink(in_folder(made[i])) == 0, "unlink");
 }
 
@@ -708,6 +935,65 @@ static void check_merged(double scale) {
     source_close(&s);
 }
 
+/* Adapters beside those of test_malformed.c. */
+static void test_adapters(const Model *m) {
+#define LORA(more) "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6" more "}"
+#define LAYER_V "model.layers.1.self_attn.v_proj"
+    static const struct {
+        const char *config, *tensor;
+        size_t rows;
+        const char *want; /* NULL: opens */
+    } list[] = {
+        {LORA(",\"init_lora_weights\":\"gaussian\""), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":true"), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":\"loftq\""), LAYER_V, 32, "init_lora_weights: loftq is"},
+        {LORA(",\"init_lora_weights\":\"pissa_niter_4\""), LAYER_V, 32, "init_lora_weights: pissa"},
+        {LORA(",\"modules_to_save\":[],\"rank_pattern\":{},\"use_dora\":false"), LAYER_V, 32, NULL},
+        {LORA(",\"layer_replication\":\"x\""), LAYER_V, 32, "layer_replication: unsupported"},
+        {LORA(""), "lm_head", 272, "the configuration implies 272 x 3, the file has 32 x 3"},
+        {LORA(""), "model.embed_tokens", 32, "no matrix model.embed_tokens.weight that an adapter"},
+        {LORA(""), "model.norm", 32, "no matrix model.norm.weight that an adapter"},
+        {LORA(""), LAYER_V ".of.a.name.that.is.far.too.long.for.any.tensor.of.a.model.of.ours", 32,
+         "expected base_model.model.NAME"},
+        {LORA(""), LAYER_V ".lora_", 32, "expected base_model.model.NAME"},
+        {LORA(""), LAYER_V ".lora_A.other", 32, "expected base_model.model.NAME"},
+    };
+    Source s;
+    Error e;
+    put_model(m);
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    for (size_t i = 0; ok && i < sizeof list / sizeof list[0]; i++) {
+        put_adapter(list[i].config, list[i].tensor, list[i].rows == 272 ? 32 : list[i].rows);
+        Lora *l = lora_open(folder, &s, &e);
+        CHECK(list[i].want ? !l && strstr(e.text, list[i].want) : l != NULL,
+              "adapter %zu: wanted %s, got %s", i, list[i].want ? list[i].want : "none",
+              l ? "none" : e.text);
+        lora_close(l);
+    }
+    put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":1e6}", LAYER_V, 32);
+    Buffer file = {0};
+    const float nan = NAN, huge = 3e38f;
+    CHECK(ok && read_file(in_folder("adapter_model.safetensors"), 1 << 20, &file, &e), "%s",
+          e.text);
+    for (size_t i = 1; i < 20 && file.n; i++)
+        memcpy(file.data + file.n - i * sizeof huge, &huge, sizeof huge);
+    write_file("adapter_model.safetensors", "", 0, file.data, file.n);
+    CHECK(!convert_folder("q8", folder, "bad.bin", &e) &&
+              !strcmp(e.text, LAYER_V ".weight: its values are too large for q8") &&
+              access(in_folder("bad.bin"), F_OK) != 0,
+          "%s", e.text);
+    if (file.n) memcpy(file.data + file.n - sizeof nan, &nan, sizeof nan);
+    write_file("adapter_model.safetensors", "", 0, file.data, file.n);
+    buffer_free(&file);
+    CHECK(ok && !lora_open(folder, &s, &e) && strstr(e.text, "non-finite value at element 95"),
+          "%s", e.text);
+    static const char empty[] = "\x1a\0\0\0\0\0\0\0{\"__metadata__\":{\"a\":\"b\"}}";
+    write_file("adapter_model.safetensors", "", 0, empty, sizeof empty - 1);
+    CHECK(ok && !lora_open(folder, &s, &e) && strstr(e.text, "no adapter tensors"), "%s", e.text);
+    if (ok) source_close(&s);
+}
+
 static void test_lora(const Model *m) {
     static const char plain[] =
         "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"bias\":\"none\"}";
@@ -717,6 +1003,7 @@ static void test_lora(const Model *m) {
     check_merged(2);
     put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"use_rslora\":true}", v, 32);
     check_merged(6 / sqrt(3));
+    test_adapters(m);
     CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
               unlink(in_folder("adapter_model.safetensors")) == 0,
           "unlink");
@@ -780,6 +1067,14 @@ static void test_info(const Model *m) {
                   strstr(text, "264 tokens"),
               "--info %s: %s", paths[i], ok ? text : e.text);
     }
+    CHECK(strcmp(chat_family_name(CHAT_QWEN25), "qwen2.5") == 0 &&
+              strcmp(chat_family_name(99), "unknown") == 0,
+          "names of templates");
+    write_file("tiny", "", 0, "QWE", 3);
+    CHECK(!info_print(in_folder("tiny"), false, stdout, &e) &&
+              strstr(e.text, "begins with \"QWE\""),
+          "%s", e.text);
+    CHECK(unlink(in_folder("tiny")) == 0, "unlink");
     CHECK(!info_print(in_folder("config.json"), false, stdout, &e), "--info of JSON is refused");
     CHECK(!info_print(in_folder("nothing"), false, stdout, &e), "--info of nothing is refused");
 }
@@ -807,8 +1102,11 @@ int main(int argc, char **argv) {
     test_header(&m);
     test_cases(&m);
     test_values(&m);
+    test_plan(&m);
     test_output(&m);
+    test_template_list(&m);
     test_tokenizer_files(&m);
+    test_tokens();
     test_shards(&m);
     test_lora(&m);
     test_info(&m);

@@ -41,13 +41,16 @@ static const struct {
      .makes = "s.json",
      .goes_on = true},
     /* What they print, and where to */
+    {.line = "convert @S/odd -o x.bin -v", .makes = "x.bin"}, /* its template is not known */
+    {.line = "convert --info @S/odd"},
     {.line = "convert --info @S/good.bin -v"},
     {.line = "convert --help"},
     {.line = "convert --version"},
     {.line = "qwen --help"},
     {.line = "qwen --version"},
     {.line = "qwen @S/good.bin -p hi -n 2 -t 1 --seed 1 --stats /dev/stdout", .varies = true},
-    {.line = "qwen @S/good.bin -p hi -n 2 -t 1 --seed 1 --stats s.json", .makes = "s.json",
+    {.line = "qwen @S/good.bin -p hi -n 2 -t 1 --seed 1 --stats s.json",
+     .makes = "s.json",
      .varies = true},
     {.line = "qwen @S/good.bin --bench pp2,tg1 -r 1 -t 1 -c 16", .varies = true},
     {.line = "qwen @S/good.bin --bench pp2,tg1 -r 1 -t 1 -c 16 --format csv", .varies = true},
@@ -218,6 +221,38 @@ static void test_scenario(size_t s) {
     buffer_free(&good);
 }
 
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+/* ^C at every write of a conversion: status 130, a line, no file; none of it under nohup. */
+static void test_interrupt(void) {
+    Buffer good = {0};
+    char fault[64], path[1100];
+    long n[N_CALLS], writes = 0;
+    run(0, NULL, 0);
+    read_counts(n);
+    for (size_t k = 0; k < N_CALLS; k++)
+        if (strcmp(calls[k], "pwrite") == 0) writes = n[k];
+    CHECK(writes > 0, "a conversion writes");
+    snprintf(path, sizeof path, "%s/x.bin", test.out);
+    need(read_file(path, 1u << 30, &good, &scratch), path);
+    folder_empty(test.out);
+    /* The header is the last write, when nothing stops the conversion any more. */
+    for (long i = 1; i < writes; i += test.full ? 1 : 11) {
+        snprintf(fault, sizeof fault, "interrupt:%ld", i);
+        run(0, fault, 0);
+        CHECK(test.child.status == 130 && named_lines("convert: interrupted") == 1,
+              "%s: status %d, %s", fault, test.child.status, test.child.err);
+        CHECK(folder_count(test.out) == 0, "%s: a file was left", fault);
+        folder_empty(test.out);
+    }
+    need(signal(SIGINT, SIG_IGN) != SIG_ERR, "signal");
+    run(0, "interrupt:1", 0);
+    need(signal(SIGINT, SIG_DFL) != SIG_ERR, "signal");
+    CHECK(test.child.status == 0, "nohup: status %d, %s", test.child.status, test.child.err);
+    check_files("nohup", 0, &good);
+    buffer_free(&good);
+}
+
 /* ---- A mapped file that shrinks ---------------------------------------------------------------
  */
 
@@ -305,6 +340,19 @@ static void run_good(char *const argv[]) {
     need(test.child.status == 0, test.child.err);
 }
 
+/* The good folder with a template that nobody knows. */
+static void make_odd(void) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "model.safetensors"};
+    need(mkdir(in_root("odd"), 0777) == 0, "odd");
+    write_bytes(in_root("odd/chat_template.jinja"), "{{ messages }}", 14);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char to[64], at[64];
+        snprintf(to, sizeof to, "../hf/%s", names[i]);
+        snprintf(at, sizeof at, "odd/%s", names[i]);
+        need(symlink(to, in_root(at)) == 0, at);
+    }
+}
+
 static void make_good(const char *program) {
     static const char messages[] =
         "[{\"role\": \"user\", \"content\": \"What is the time, and where are you?\"}]";
@@ -329,6 +377,7 @@ static void make_good(const char *program) {
     buffer_free(&gguf);
     write_bytes(in_root("messages.json"), messages, sizeof messages - 1);
     write_bytes(in_root("prompts"), prompts, sizeof prompts - 1);
+    make_odd();
     need(mkdir(test.out, 0777) == 0, test.out);
 }
 
@@ -341,6 +390,7 @@ int main(int argc, char **argv) {
     snprintf(test.out, sizeof test.out, "%s/out", test.root);
     make_good(argv[0]);
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
+    test_interrupt();
     test_cut(0, "pwrite", "hf/model.safetensors", 5000);
     test_cut(0, "calloc", "hf/model.safetensors", 5000);
     test_cut(2, "pwrite", "good.gguf", 5000);

@@ -536,7 +536,7 @@ static void test_limits(void) {
         CHECK((t != NULL) == (n == 256) && (t || strstr(e.text, "expected 1 to 256 bytes")),
               "an added token of %zu bytes: %s", n, e.text);
         CHECK(!t || (!tokenizer_encode(t, text, (1u << 30) + 1, true, &ids, &e) && ids.n == 0 &&
-                     strcmp(e.text, "text: expected at most 1073741824 bytes, got 1073741825") == 0),
+                     strstr(e.text, "text: expected at most 1073741824 bytes, got 1073741825")),
               "a text of more than 2^30 bytes: %s", e.text);
         tokenizer_close(t);
         free(s.start);
