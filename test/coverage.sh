@@ -7,13 +7,29 @@ rm -rf "$build/gcov" && mkdir -p "$build/gcov" || exit 1
 files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/lora.c convert/plan.c
 convert/quant.c convert/safetensors.c convert/source.c convert/tokens.c convert/write.c convert/info.c convert/main.c'
 
-# numbers FILE: "LINES-RUN LINES BRANCHES-TAKEN BRANCHES" of a .gcov file, its lines from $2 to $3
+# numbers FROM TO FILE...: "LINES-RUN LINES BRANCHES-TAKEN BRANCHES" of a source file, its lines from
+# FROM to TO. Where it was compiled into several programs, what one of them executed counts.
 numbers() {
-    awk -F: -v from="${2:-1}" -v to="${3:-1000000}" '
-        /^branch/ { if (inside) { branches++; taken += !/never executed|taken 0/ } next }
-        { line = $2 + 0; inside = line >= from && line <= to; count = $1; gsub(/[ *]/, "", count) }
-        inside && line > 0 && count != "-" { lines++; run += count !~ /^[#=]/ }
-        END { print run + 0, lines + 0, taken + 0, branches + 0 }' "$1"
+    from=$1 to=$2
+    shift 2
+    awk -F: -v from="$from" -v to="$to" '
+        /^branch/ {
+            if (inside) { at = line " " ++n; known[at]; if (!/never executed|taken 0/) taken[at] }
+            next
+        }
+        /^(function|call)/ { next }
+        {
+            if ($2 + 0 != line) n = 0
+            line = $2 + 0; inside = line >= from && line <= to; count = $1; gsub(/[ *]/, "", count)
+        }
+        inside && line > 0 && count != "-" { there[line]; if (count !~ /^[#=]/) run[line] }
+        END {
+            for (i in there) lines++
+            for (i in run) ran++
+            for (i in known) branches++
+            for (i in taken) took++
+            print ran + 0, lines + 0, took + 0, branches + 0
+        }' "$@"
 }
 
 # row NAME LINES-RUN LINES BRANCHES-TAKEN BRANCHES
@@ -32,20 +48,22 @@ total='0 0 0 0'
 for file in $files; do
     found=$build/gcov/$(basename "$file").gcov
     [ -f "$found" ] || { echo "$file: no test ran it"; continue; }
-    counts=$(numbers "$found")
+    counts=$(numbers 1 1000000 "$found")
     # shellcheck disable=SC2086 # numbers
     row "$file" $counts
     # shellcheck disable=SC2086
     total=$(echo $total $counts | awk '{ print $1 + $5, $2 + $6, $3 + $7, $4 + $8 }')
 done
 
-# The sampler is a section of qwen.c, which test_engine includes.
-(cd "$root" && gcov -b -c -o "$build/test_engine-test_engine.gcda" test/test_engine.c >/dev/null 2>&1
-    mv -- qwen.c.gcov "$build/gcov/" && rm -f -- *.gcov)
+# The sampler is a section of qwen.c, which is a program, and which test_engine includes.
+(cd "$root" && gcov -b -c -o "$build/qwen.gcda" qwen.c >/dev/null 2>&1
+    mv -- qwen.c.gcov "$build/gcov/qwen.c.gcov" && rm -f -- *.gcov
+    gcov -b -c -o "$build/test_engine-test_engine.gcda" test/test_engine.c >/dev/null 2>&1
+    mv -- qwen.c.gcov "$build/gcov/engine.c.gcov" && rm -f -- *.gcov)
 from=$(grep -n '^/\* ---- 5. Sampler' "$root/qwen.c" | cut -d: -f1)
 to=$(grep -n '^/\* ---- 6. ' "$root/qwen.c" | cut -d: -f1)
-if [ -f "$build/gcov/qwen.c.gcov" ] && [ -n "$from" ] && [ -n "$to" ]; then
-    counts=$(numbers "$build/gcov/qwen.c.gcov" "$from" "$to")
+if [ -f "$build/gcov/qwen.c.gcov" ] && [ -f "$build/gcov/engine.c.gcov" ] && [ -n "$from" ] && [ -n "$to" ]; then
+    counts=$(numbers "$from" "$to" "$build/gcov/qwen.c.gcov" "$build/gcov/engine.c.gcov")
     # shellcheck disable=SC2086
     row "qwen.c: sampler" $counts
     # shellcheck disable=SC2086

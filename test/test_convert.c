@@ -802,6 +802,11 @@ static void test_shards(const Model *m) {
     ok = source_open(in_folder(a), &s, &e);
     CHECK(ok && s.n_files == 2, "one shard's name opens all: %s", e.text);
     if (ok) source_close(&s);
+    char text[8192] = "";
+    FILE *out = fmemopen(text, sizeof text - 1, "w");
+    ok = out && info_print(folder, false, out, &e);
+    if (out) fclose(out);
+    CHECK(ok && strstr(text, "safetensors:  2 files\n"), "%s", ok ? text : e.text);
     put_index(&c, cut, "../a.safetensors", b);
     refuse_shards("leaves the model directory");
     put_index(&c, cut, "sub/a.safetensors", b);

@@ -71,7 +71,8 @@ static void random_case(uint64_t *s, SamplerOptions *o, float *logits, uint32_t 
                           .repeat_last_n = (int64_t)below(s, 40) - 1,
                           .seed = test_random(s)};
     if (below(s, 2)) o->repeat_last_n = -1;
-    if (below(s, 2)) o->presence_penalty = 2 * unit(s) - 1, o->frequency_penalty = unit(s) / 2;
+    if (below(s, 2)) o->presence_penalty = 2 * unit(s) - 1;
+    if (below(s, 2)) o->frequency_penalty = unit(s) / 2;
     bool ties = below(s, 2);
     for (uint32_t v = 0; v < n_vocab; v++) {
         logits[v] = (float)(unit(s) * 12 - 6);

@@ -455,6 +455,43 @@ static void test_other_templates(void) {
     source_close(&s);
 }
 
+/* Blocks that model.bin does not have become q8, and that is said: once for all layers. */
+static void test_other_blocks(void) {
+    static const struct {
+        const char *quant, *name, *note;
+    } cases[] = {
+        {NULL, "Q8_0>q8",
+         "warning: 3 of 26 tensors of this Q8_0 file are quantized again (model.bin "
+         "has no such type), which loses a little: 2 model.layers.*.mlp.up_proj."
+         "weight (Q4_0 to q8), 1 model.layers.*.mlp.down_proj.weight (Q4_1 to q8)"},
+        {"q5", "q5", "(as asked)"},
+        {"f32", "f32", ""},
+    };
+    GgufCase good = {0};
+    Source s;
+    Error e;
+    bool ok = open_case(&good, &s, &e);
+    CHECK(ok, "%s", e.text);
+    for (size_t i = 0; ok && i < s.n_tensors; i++) {
+        if (strstr(s.tensors[i].name, "up_proj")) s.tensors[i].type = SRC_Q4_0;
+        if (strstr(s.tensors[i].name, "1.mlp.down")) s.tensors[i].type = SRC_Q4_1;
+    }
+    for (size_t i = 0; ok && i < 3; i++) {
+        Plan p;
+        CHECK(plan_make(&s, NULL, cases[i].quant, &p, &e), "%s", e.text);
+        CHECK(strcmp(p.quant, cases[i].name) == 0, "quant %s, not %s", p.quant, cases[i].name);
+        CHECK(strstr(p.notes.data ? p.notes.data : "", cases[i].note), "%s",
+              p.notes.data ? p.notes.data : "no note");
+        plan_free(&p);
+    }
+    s.quant[0] = 0;
+    Plan p;
+    CHECK(plan_make(&s, NULL, "q8", &p, &e) && p.notes.n && strstr(p.notes.data, "this GGUF file"),
+          "%s", e.text);
+    plan_free(&p);
+    source_close(&s);
+}
+
 /* A name without a folder. */
 static void test_bare_name(void) {
     char here[4096];
@@ -623,6 +660,7 @@ int main(int argc, char **argv) {
     test_cut_padding();
     test_tokens();
     test_other_templates();
+    test_other_blocks();
     test_bare_name();
     test_random_damage();
     test_random_model();
