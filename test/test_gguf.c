@@ -140,12 +140,11 @@ static void test_variants(void) {
 
 /* ---- One value, or a few, of another kind ---------------------------------------------------- */
 
-#define REAL(name, x)                                                                              \
-    { .key = name, .type = F32 + 1, .bits = x }
 #define FOUR 0x40800000u /* 4 */
 #define ARRAY_OF(element, n) .type = ARRAY + 1, .bits = (element) | (uint64_t)(n) << 8
 
-static const GgufCase yarn_factor = REAL("qwen2.rope.scaling.factor", FOUR);
+static const GgufCase yarn_factor = {
+    .key = "qwen2.rope.scaling.factor", .type = F32 + 1, .bits = FOUR};
 static const GgufCase yarn_all = {.key = "qwen2.rope.scaling.original_context_length",
                                   .type = U32 + 1,
                                   .bits = 64,
@@ -430,7 +429,7 @@ static void test_other_templates(void) {
         "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|im_start|>assistant\\n' }}{% endif %}";
     char text[sizeof instruct_template];
-    const GgufCase cold = REAL("general.sampling.temp", 0);
+    const GgufCase cold = {.key = "general.sampling.temp", .type = F32 + 1, .bits = 0};
     GgufCase c = {.key = "tokenizer.chat_template", .type = STRING + 1, .text = bare};
     Source s;
     Error e;
