@@ -3162,7 +3162,8 @@ static int run_answer(Program *p) {
     int status = run_status(ok, &st);
     if (!ok) complain(&e, status);
     if (built && st.finish != FINISH_ERROR) print_stats(p, &st);
-    if (built && !write_stats(p, &st, &e)) status = complain(&e, status ? status : 1);
+    if (built && !write_stats(p, &st, &e) && ok) /* one error is told, the first */
+        status = complain(&e, status ? status : 1);
     output_close(&out);
     chat_prompt_free(&prompt);
     return status;
@@ -3455,7 +3456,8 @@ static int run_batch(Program *p) {
              p->n_prompts);
         complain(&e, status);
     }
-    if (!write_stats(p, &b.total, &e)) status = complain(&e, status ? status : 1);
+    if (!write_stats(p, &b.total, &e) && ok && b.n_failed == 0)
+        status = complain(&e, status ? status : 1);
     batch_close(&b);
     return status;
 }
