@@ -59,7 +59,7 @@ $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 # Both programs with calls of libc that can be made to fail (faults.c, test_faults.c)
 FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read write pwrite fsync \
     rename fstat stat statvfs ftruncate fopen close pthread_create fwrite fputs fputc puts putchar \
-    putc printf fprintf fflush fclose $(if $(filter cov,$(SAN)),_exit)
+    putc printf fprintf fflush fclose _exit
 comma = ,
 $(B)/faults/%: test/faults.c
 	@mkdir -p $(dir $@)
