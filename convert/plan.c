@@ -169,19 +169,19 @@ static bool write_notes(const Source *s, const Notes *notes, bool asked, Plan *p
            write_list(lost, &p->notes, e);
 }
 
+/* `at` plus n bytes, rounded up to a multiple of m. Nothing overflows here: the tokenizer is in
+ * memory, and no more than MAX_TENSORS (2^14) tensors have 2^40 bytes at most. */
+static uint64_t behind(uint64_t at, uint64_t n, uint64_t m) { return (at + n + m - 1) / m * m; }
+
 /* Offsets of the sections and of every tensor. */
-static bool lay_out(const Source *s, Plan *p, Error *e) {
-    size_t at, table = p->n * sizeof *p->entries; /* n <= MAX_TENSORS */
-    bool ok = add_ok(MODEL_HEADER_BYTES, s->tokenizer.n, &at) && round_up_ok(at, LINE_BYTES, &at);
-    p->tensors_offset = at;
-    ok = ok && add_ok(at, table, &at) && round_up_ok(at, TENSOR_ALIGN, &at);
-    p->header_bytes = at;
-    for (size_t i = 0; ok && i < p->n; i++) {
+static void lay_out(const Source *s, Plan *p) {
+    uint64_t at = p->tensors_offset = behind(MODEL_HEADER_BYTES, s->tokenizer.n, LINE_BYTES);
+    at = p->header_bytes = behind(at, p->n * sizeof *p->entries, TENSOR_ALIGN);
+    for (size_t i = 0; i < p->n; i++) {
         p->entries[i].offset = at;
-        ok = add_ok(at, p->entries[i].bytes, &at) && round_up_ok(at, TENSOR_ALIGN, &at);
+        at = behind(at, p->entries[i].bytes, TENSOR_ALIGN);
     }
     p->file_bytes = at;
-    return ok || fail(e, s->path, "size", "the result would be too large for a file");
 }
 
 static void name_quant(const Source *s, const char *quant, size_t n_unknown, Plan *p) {
@@ -216,7 +216,8 @@ bool plan_make(const Source *s, const Lora *l, const char *quant, Plan *p, Error
     bool keep = !quant && s->quant[0];
     Notes notes = {0};
     bool ok = plan_tensors(s, l, keep ? NULL : &type, p, &notes, e) &&
-              write_notes(s, &notes, quant != NULL, p, e) && lay_out(s, p, e);
+              write_notes(s, &notes, quant != NULL, p, e);
+    lay_out(s, p);
     name_quant(s, quant, notes.n_unknown, p);
     return ok;
 }

@@ -125,7 +125,6 @@ static bool check_seamless(StFile *st, uint64_t base, uint64_t end, const char *
 
 static bool read_members(const Json *root, const Map *m, uint64_t base, StFile *st,
                          const char *path, Error *e) {
-    if (root->kind != JSON_OBJECT) return fail(e, path, "header", "expected an object");
     if (root->n == 0 || root->n > MAX_TENSORS)
         return fail(e, path, "header", "expected 1 to %d tensors, got %zu", MAX_TENSORS, root->n);
     st->tensors = alloc_array(e, "tensors", root->n, sizeof *st->tensors);
@@ -154,7 +153,7 @@ bool safetensors_read(const Map *m, const char *path, StFile *st, Error *e) {
     const char *text = (const char *)m->data + 8;
     size_t len = (size_t)n;
     if (text[0] != '{') return fail(e, path, "header", "expected { at its start");
-    while (len > 0 && text[len - 1] == ' ') len--; /* the padding that the format allows */
+    while (text[len - 1] == ' ') len--; /* the padding that the format allows; { ends it */
     if (text[len - 1] != '}') return fail(e, path, "header", "expected } and spaces at its end");
     JsonDoc *doc = json_parse(text, len, path, e);
     bool ok = doc && read_members(json_root(doc), m, 8 + n, st, path, e);
@@ -174,7 +173,7 @@ bool safetensors_expect(const StTensor *t, uint32_t rows, uint32_t cols, const c
     if (vector || (t->n_dims == 2 && t->dims[0] == rows && t->dims[1] == cols)) return true;
     char got[200] = "";
     size_t n = 0;
-    for (size_t i = 0; i < t->n_dims && n < sizeof got; i++)
+    for (size_t i = 0; i < t->n_dims; i++) /* 8 of 20 digits and " x " at most */
         n += (size_t)snprintf(got + n, sizeof got - n, "%s%llu", i ? " x " : "",
                               (unsigned long long)t->dims[i]);
     return fail(e, path, t->name, "shape: the configuration implies %u x %u, the file has %s", rows,

@@ -417,6 +417,12 @@ static const Case cases[] = {
     {HEADER, "\"shape\":[64]", "\"shape\":[1,64]", OPENS},
     {HEADER, "\"shape\":[64]", "\"shape\":[1,1,64]", "implies 1 x 64, the file has 1 x 1 x 64"},
     {HEADER, "\"data_offsets\":[0,", "\"data_offsets\":[0.0,", "expected two whole numbers"},
+    {HEADER, "\"data_offsets\":[0,", "\"data_offsets\":[1e5,", "expected two whole numbers"},
+    {HEADER, "\"data_offsets\":[0,34816]", "\"data_offsets\":7", "expected two whole numbers"},
+    {HEADER, "[34944,43136]", "[34816,43008]", "overlaps the tensor before it, expected 34"},
+    {HEADER, "\"dtype\":\"BF16\",\"shape\":[64]", "\"dtype\":\"F32\",\"shape\":[32]",
+     "implies 1 x 64, the file has 32"},
+    {CONFIG, "\"num_key_value_heads\":2", "\"num_key_value_heads\":null", "implies 64 x 64"},
     {HEADER, "\"data_offsets\":", "\"offsets\":", "expected two whole numbers"},
 };
 
@@ -656,7 +662,7 @@ static void test_tokenizer_files(const Model *m) {
                                "\"<tool_call>\":263}";
     static const char config[] =
         "{\"eos_token\":\"<|im_end|>\",\"pad_token\":{\"content\":"
-        "\"<|endoftext|>\"},\"additional_special_tokens\":[\"<|im_start|>\"]}";
+        "\"<|endoftext|>\"},\"additional_special_tokens\":[{\"content\":\"<|im_start|>\"}]}";
     write_file("added_tokens.json", "", 0, list, strlen(list));
     write_file("tokenizer_config.json", "", 0, config, strlen(config));
     ok = source_open(folder, &b, &e);
@@ -796,6 +802,48 @@ static void refuse_names(const ModelConfig *c, uint32_t cut, const char *a, cons
     refuse_shards("there is only pytorch_model.bin");
 }
 
+/* A checksum of several files gives up when it should; one of none is zeros. */
+static void test_hash_stops(void) {
+    Source s;
+    Error e;
+    atomic_int stop = 0;
+    uint8_t sum[32], zeros[32] = {0};
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok && source_hash(&s, NULL, &stop, sum) && memcmp(sum, zeros, 32) != 0, "%s", e.text);
+    atomic_store(&stop, 1);
+    CHECK(ok && !source_hash(&s, NULL, &stop, sum), "it stops");
+    if (ok) source_close(&s);
+    Source none = {.seed = 1};
+    CHECK(source_hash(&none, NULL, &stop, sum) && memcmp(sum, zeros, 32) == 0, "no files");
+}
+
+/* Names of a folder and of a file in it. */
+static void test_paths(const Model *m) {
+    char here[4096], name[320];
+    Source s;
+    Error e;
+    put_model(m);
+    const char *own = strrchr(folder, '/') + 1;
+    snprintf(name, sizeof name, "%s//", folder);
+    CHECK(source_open(name, &s, &e) && strcmp(s.header.name, own) == 0, "%s", e.text);
+    source_close(&s);
+    CHECK(getcwd(here, sizeof here) && chdir(folder) == 0, "%s", folder);
+    CHECK(source_open(".", &s, &e) && strcmp(s.header.source, own) == 0, "%s", e.text);
+    source_close(&s);
+    CHECK(source_open("model.safetensors", &s, &e) && strcmp(s.header.name, own) == 0 &&
+              strcmp(s.header.source, "model.safetensors") == 0,
+          "%s", e.text);
+    source_close(&s);
+    CHECK(chdir(here) == 0, "%s", here);
+    static const char one[] = "\1\0\0\0\0\0\0\0{}", two[] = "\2\0\0\0\0\0\0\0{}";
+    write_file("model.safetensors", "", 0, one, sizeof one - 1);
+    CHECK(!source_open(folder, &s, &e) && strstr(e.text, "header: expected a length from 2 to 2"),
+          "%s", e.text);
+    write_file("model.safetensors", "", 0, two, sizeof two - 1);
+    CHECK(!source_open(folder, &s, &e) && strstr(e.text, "expected 1 to 16384 tensors, got 0"),
+          "%s", e.text);
+}
+
 static void test_shards(const Model *m) {
     static const char a[] = "model-00001-of-00002.safetensors",
                       b[] = "model-00002-of-00002.safetensors";
@@ -834,6 +882,7 @@ static void test_shards(const Model *m) {
     ok = out && info_print(folder, false, out, &e);
     if (out) fclose(out);
     CHECK(ok && strstr(text, "safetensors:  2 files\n"), "%s", ok ? text : e.text);
+    test_hash_stops();
     put_index(&c, cut, "../a.safetensors", b);
     refuse_shards("leaves the model directory");
     put_index(&c, cut, "sub/a.safetensors", b);
@@ -952,6 +1001,25 @@ static void check_merged(double scale) {
     source_close(&s);
 }
 
+/* Blocks that an adapter changes cannot stay as they are, and that is said. */
+static void check_adapter_note(Source *s) {
+    Error e;
+    Plan p = {0};
+    put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6}",
+                "model.layers.1.self_attn.v_proj", 32);
+    for (size_t i = 0; i < s->n_tensors; i++)
+        if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q8_0;
+    snprintf(s->quant, sizeof s->quant, "Q8_0");
+    Lora *l = lora_open(folder, s, &e);
+    bool ok = l && plan_make(s, l, NULL, &p, &e);
+    CHECK(ok && p.notes.data &&
+              strstr(p.notes.data, "warning: 1 of 27 tensors of this Q8_0 file") &&
+              strstr(p.notes.data, " again (for the adapter), which loses a little: "),
+          "%s", ok && p.notes.data ? p.notes.data : e.text);
+    plan_free(&p);
+    lora_close(l);
+}
+
 /* Adapters beside those of test_malformed.c. */
 static void test_adapters(const Model *m) {
 #define LORA(more) "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6" more "}"
@@ -1008,6 +1076,16 @@ static void test_adapters(const Model *m) {
     static const char empty[] = "\x1a\0\0\0\0\0\0\0{\"__metadata__\":{\"a\":\"b\"}}";
     write_file("adapter_model.safetensors", "", 0, empty, sizeof empty - 1);
     CHECK(ok && !lora_open(folder, &s, &e) && strstr(e.text, "no adapter tensors"), "%s", e.text);
+    static const char number[] =
+        "\x59\0\0\0\0\0\0\0{\"base_model.model." LAYER_V ".lora_A.weight\":"
+        "{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}\0\0\0";
+    char text[sizeof number];
+    memcpy(text, number, sizeof text);
+    text[0] = (char)(sizeof number - 8 - 4);
+    write_file("adapter_model.safetensors", "", 0, text, sizeof text);
+    CHECK(ok && !lora_open(folder, &s, &e) && strstr(e.text, "the file has a single number"), "%s",
+          e.text);
+    if (ok) check_adapter_note(&s);
     if (ok) source_close(&s);
 }
 
@@ -1124,6 +1202,7 @@ int main(int argc, char **argv) {
     test_template_list(&m);
     test_tokenizer_files(&m);
     test_tokens();
+    test_paths(&m);
     test_shards(&m);
     test_lora(&m);
     test_info(&m);

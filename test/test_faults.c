@@ -23,7 +23,7 @@ static const struct {
     bool goes_on;                     /* some failures are noted, and the work goes on */
     bool varies;                      /* prints times, of any length */
 } scenarios[] = {
-    {.line = "convert @S/hf -o x.bin -t 2", .makes = "x.bin"},
+    {.line = "convert -o x.bin -t 2 -- @S/hf", .makes = "x.bin"},
     {.line = "convert @S/hf -o x.bin -t 2 --quant q5 --lora @S/hf/adapter", .makes = "x.bin"},
     {.line = "convert @S/good.gguf -o x.bin -t 1", .makes = "x.bin"},
     {.line = "convert --info @S/hf"},
@@ -296,6 +296,27 @@ static void test_cut(size_t s, const char *call, const char *file, long size) {
     buffer_free(&good);
 }
 
+/* ---- Command lines --------------------------------------------------------------------------- */
+
+static void test_usage(void) {
+    static const char *const lines[] = {
+        "--info x -o y", "--info x --quant q8", "--info x --lora y", "--info x --random 7b",
+        "--info x y",    "-- x -- y",           "-o y -- x --info",  "--random 8b -o y"};
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char text[64], *argv[CHILD_ARGS], *rest = NULL;
+        size_t n = 1;
+        ChildOptions o = {.folder = test.out};
+        snprintf(text, sizeof text, "%s", lines[i]);
+        argv[0] = test.tool[1];
+        for (char *word = strtok_r(text, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
+            argv[n++] = word;
+        argv[n] = NULL;
+        child_run(&test.child, argv, &o);
+        CHECK(test.child.status == 2 && named_lines("convert: ") == 1, "%s: status %d, %s",
+              lines[i], test.child.status, test.child.err);
+    }
+}
+
 /* ---- Kill -9 --------------------------------------------------------------------------------- */
 
 /* The final name is absent or complete; what else lies there has the name of a temporary file. */
@@ -392,6 +413,7 @@ int main(int argc, char **argv) {
     make_good(argv[0]);
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
     test_interrupt();
+    test_usage();
     test_cut(0, "pwrite", "hf/model.safetensors", 5000);
     test_cut(0, "calloc", "hf/model.safetensors", 5000);
     test_cut(2, "pwrite", "good.gguf", 5000);

@@ -152,6 +152,8 @@ static const GgufCase yarn_all = {.key = "qwen2.rope.scaling.original_context_le
 static const GgufCase yarn = {
     .key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "yarn", .also = &yarn_all};
 
+static const char no_texts[8 * (GGUF_ROWS + 1)]; /* strings of no bytes */
+
 /* want NULL: opens */
 static const GgufCase values[] = {
     {.key = "ab", .type = U8 + 1, .bits = 1},
@@ -170,6 +172,7 @@ static const GgufCase values[] = {
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_F16, .cut = 64},
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_BF16, .cut = 64},
     {.want = "magic: expected \"GGUF\", got something else", .n = 4, .patch = 0x58585858},
+    {.want = "a big-endian file, which is not supported", .n = 4, .patch = 0x47475546},
     {.want = "tensor count: expected at most 16384, got 16385",
      .at = 8,
      .n = 8,
@@ -287,7 +290,16 @@ static const GgufCase values[] = {
      .key = "tokenizer.ggml.bos_token_id",
      .type = U32 + 1,
      .bits = 260},
+    {.want = "padding_token_id: expected 0 to 259",
+     .key = "tokenizer.ggml.padding_token_id",
+     .type = U32 + 1,
+     .bits = 260},
     {.want = "tokens: expected 1 to 264", .key = "tokenizer.ggml.tokens", ARRAY_OF(STRING, 0)},
+    {.want = "tokens: expected 1 to 264, the rows of token_embd.weight, got 265",
+     .key = "tokenizer.ggml.tokens",
+     ARRAY_OF(STRING, GGUF_ROWS + 1),
+     .text = no_texts,
+     .array_bytes = sizeof no_texts},
     {.want = "got \"ab\"",
      .key = "tokenizer.ggml.merges",
      ARRAY_OF(STRING, 1),

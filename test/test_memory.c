@@ -75,7 +75,7 @@ void __wrap_pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_by
 
 static struct {
     char root[512], folder[600]; /* of the good files; where files are written */
-    Source hf, gguf;             /* opened before anything fails */
+    Source hf, gguf, odd;        /* opened before anything fails; odd: has columns of 40 */
     Tokenizer *tokenizer;
     FILE *nowhere;
     size_t points, refused;
@@ -193,6 +193,21 @@ static bool try_open(const char *name, Error *e, uint32_t *sum) {
 static bool try_hf(Error *e, uint32_t *sum) { return try_open("hf", e, sum); }
 static bool try_vocab(Error *e, uint32_t *sum) { return try_open("vocab", e, sum); }
 static bool try_shards(Error *e, uint32_t *sum) { return try_open("shards", e, sum); }
+
+/* More tokens than the table of their texts has places for at first. */
+static bool try_tokens(Error *e, uint32_t *sum) {
+    TokenBuilder *b = tokens_new("tokens", e);
+    bool ok = b != NULL;
+    char text[16];
+    for (uint32_t id = 0; ok && id < 600; id++) {
+        int n = snprintf(text, sizeof text, "%u", id);
+        ok = tokens_add(b, id, text, (size_t)n, e);
+    }
+    tokens_free(b);
+    *sum = 1;
+    return ok;
+}
+
 static bool try_gguf(Error *e, uint32_t *sum) { return try_open("good.gguf", e, sum); }
 
 static bool try_lora(Error *e, uint32_t *sum) {
@@ -206,9 +221,9 @@ static bool try_lora(Error *e, uint32_t *sum) {
 /* The plan alone, where it has something to tell. */
 static bool try_plan(Error *e, uint32_t *sum) {
     static const char *const quants[] = {"q5", "f16", "q8"};
-    for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) {
+    for (size_t i = 0; i < 1 + sizeof quants / sizeof quants[0]; i++) {
         Plan p;
-        bool ok = plan_make(&test.gguf, NULL, quants[i], &p, e);
+        bool ok = plan_make(i < 3 ? &test.gguf : &test.odd, NULL, quants[i % 3], &p, e);
         if (ok) *sum = sum_of(p.entries, p.n * sizeof *p.entries, *sum);
         if (ok && p.notes.n) *sum = sum_of(p.notes.data, p.notes.n, *sum);
         plan_free(&p);
@@ -292,6 +307,7 @@ static const struct {
     {"info", try_info},
     {"model", try_model},
     {"replace", try_replace},
+    {"tokens", try_tokens},
 };
 #define N_TRIES (sizeof tries / sizeof tries[0])
 
@@ -458,6 +474,19 @@ static void make_shards(void) {
     json_free(doc);
 }
 
+/* Matrices that no blocks fit: of a hidden size of 40. They are planned, never read. */
+static void make_odd(const char *hf) {
+    SourceTensor *list = NULL;
+    size_t n = 0;
+    need(source_open(hf, &test.odd, &scratch), hf);
+    test.odd.header.config.hidden_size = 40;
+    need(expected_tensors(&test.odd.header.config, &list, &n, &scratch), "odd");
+    for (size_t i = 0; i < n; i++) list[i].type = SRC_F16;
+    free(test.odd.tensors);
+    test.odd.tensors = list;
+    test.odd.n_tensors = n;
+}
+
 static void make_good(const char *program) {
     char maker[PATH_MAX], hf[700];
     const char *slash = strrchr(program, '/');
@@ -476,6 +505,7 @@ static void make_good(const char *program) {
     test.tokenizer = tokenizer_open(test.hf.tokenizer.data, test.hf.tokenizer.n, hf, &scratch);
     test.nowhere = fopen("/dev/null", "we");
     need(test.tokenizer && test.nowhere, hf);
+    make_odd(hf);
     make_vocab();
     make_shards();
     Plan p = {0};
@@ -506,6 +536,7 @@ int main(int argc, char **argv) {
     tokenizer_close(test.tokenizer);
     source_close(&test.hf);
     source_close(&test.gguf);
+    source_close(&test.odd);
     fclose(test.nowhere);
     printf("%zu failing calls, %zu refused\n", test.points, test.refused);
     char *rm[] = {"rm", "-rf", test.root, NULL};
