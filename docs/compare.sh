@@ -1,13 +1,13 @@
 #!/bin/sh
-# compare.sh: the speed of ./qwen beside that of llama.cpp's llama-bench, on the same weights in one run.
+# compare.sh: the speed of ./qwen beside that of llama.cpp's llama-bench, same weights, one run.
 #
 #   docs/compare.sh [OPTION...] MODEL.gguf LLAMA-BENCH [TESTS]
 #
-# MODEL.gguf is converted (bit for bit, or refused) into a temporary file under $TMPDIR, which needs as much
-# room. TESTS are those of ./qwen --bench, separated by commas (default pp512,tg64): pp512 reads 512 tokens,
-# tg64 generates 64, tg32@4096 does so behind 4096 others, b16 generates 32 in each of 16 sequences at once.
-# What follows @ needs a llama-bench with -d (or -gp); b needs llama-batched-bench beside it. A test that
-# they do not have is left out, and said.
+# MODEL.gguf is converted (bit for bit, or refused) into a temporary file under $TMPDIR, which needs
+# as much room. TESTS are those of ./qwen --bench, separated by commas (default pp512,tg64): pp512
+# reads 512 tokens, tg64 generates 64, tg32@4096 does so behind 4096 others, b16 generates 32 in
+# each of 16 sequences at once. What follows @ needs a llama-bench with -d (or -gp); b needs
+# llama-batched-bench beside it. A test that they do not have is left out, and said.
 #
 #   -t N         threads of both (default: what ./qwen takes)
 #   -k N         blocks (default 4): each is four fresh processes per test, in the order A B B A
@@ -15,11 +15,11 @@
 #   -o OPTIONS   more options for llama-bench, like '-fa 1'
 #   -b OPTIONS   more options for llama-batched-bench
 #
-# Two neighbours make a pair, so what slows the machine for a while slows both. Printed are the tokens per
-# second of every process, each pair's ratio (./qwen over llama-bench), and in the end medians and spread.
-# The share is that of ./qwen --bench: of what this machine can do at all, measured beside each repetition.
-# $QWEN and $CONVERT are the programs, if not those of this checkout.
-# Exit status: 0; 1 for a bad file, program or figure; 2 for a wrong command line.
+# Two neighbours make a pair, so what slows the machine for a while slows both. Printed are the
+# tokens per second of every process, each pair's ratio (./qwen over llama-bench), and in the end
+# medians and spread. The share is that of ./qwen --bench: of what this machine can do at all,
+# measured beside each repetition. $QWEN and $CONVERT are the programs, if not those of this
+# checkout. Exit status: 0; 1 for a bad file, program or figure; 2 for a wrong command line.
 #
 # shellcheck disable=SC2015 # "test && test || die": as it is meant
 set -uf
@@ -35,7 +35,7 @@ die() { # STATUS TEXT...
     printf 'compare: %s\n' "$*" >&2
     exit "$status"
 }
-usage() { sed -n '3s/^# *//p;4s/^#//p;5,27s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '3s/^# *//p;4s/^#//p;5,22s/^# \{0,1\}//p' "$0"; }
 
 finish() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap finish EXIT
@@ -43,7 +43,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# ---- The command line --------------------------------------------------------------------------------
+# ---- The command line ----------------------------------------------------------------------------
 
 # absolute FILE: so that it is found from another folder
 absolute() {
@@ -87,7 +87,7 @@ gguf=$(absolute "$1") && llama_bench=$(program "$2") &&
     qwen=$(program "${QWEN:-$root/qwen}") && convert=$(program "${CONVERT:-$root/convert/convert}") || exit 1
 tests=${3-pp512,tg64}
 
-# ---- Tests -------------------------------------------------------------------------------------------
+# ---- Tests ---------------------------------------------------------------------------------------
 
 # parse TEST: set kind (pp, tg or b), n, depth, and the tokens of a sequence
 parse() {
@@ -122,7 +122,7 @@ lack() {
     fi
 }
 
-# ---- One process -------------------------------------------------------------------------------------
+# ---- One process ---------------------------------------------------------------------------------
 
 # failed PROGRAM: die with the last line that it left, if it left one
 failed() {
@@ -193,7 +193,7 @@ one_batched() {
         failed llama-batched-bench
 }
 
-# ---- All of them -------------------------------------------------------------------------------------
+# ---- All of them ---------------------------------------------------------------------------------
 
 load() {
     now=$(uptime 2>/dev/null | sed 's/.*average[s]*: *//; s/,* .*//')

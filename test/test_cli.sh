@@ -516,7 +516,8 @@ bench_tests() {
     prints "--bench csv" '^tg2@16,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,'
     prints "--bench csv" '^b2@20,[0-9.]+,[0-9.]+,[0-9.]+,[a-z0-9]+,1,q8,GB/s,[0-9.]+,[0-9.]+,[0-9.]+$'
     prints "--bench csv" '^pp8,.*,q8,TOPS,[0-9.]+,[0-9.]+,[0-9.]+$'
-    # 2 layers with a key and a value of 2 heads of 64 f16 each, for each position behind which tokens come
+    # 2 layers with a key and a value of 2 heads of 64 f16 each, for each position behind which
+    # tokens come
     run 0 "--bench behind a context" "$qwen" "$model" --bench tg2,tg2@3000,b2,b2@3000 -r 1 --format csv -c 3072
     # shellcheck disable=SC2016 # an awk program
     check "--bench behind a context reads its keys and values" awk -F, '
@@ -605,8 +606,8 @@ readme_tests() {
 
 # ---- A smaller model that guesses ----------------------------------------------------------------
 
-# drafted WHAT DRAFT ARGUMENTS...: the same answer, however many tokens DRAFT guesses. All guessed and accepted
-# ones of forced runs are added up in $guesses and $right.
+# drafted WHAT DRAFT ARGUMENTS...: the same answer, however many tokens DRAFT guesses. All guessed
+# and accepted ones of forced runs are added up in $guesses and $right.
 drafted() {
     drafted_what=$1 draft=$2
     shift 2

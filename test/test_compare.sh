@@ -1,6 +1,7 @@
 #!/bin/sh
-# test_compare.sh QWEN CONVERT GOLDEN SCRATCH: docs/compare.sh. Its arithmetic and its order on stand-ins
-# that give known figures, then the real ./qwen with a tiny model beside a stand-in for llama-bench.
+# test_compare.sh QWEN CONVERT GOLDEN SCRATCH: docs/compare.sh. Its arithmetic and its order on
+# stand-ins that give known figures, then the real ./qwen with a tiny model beside a stand-in for
+# llama-bench.
 #
 # shellcheck disable=SC2016 # $ in single quotes: as it is meant
 LC_ALL=C
@@ -13,47 +14,35 @@ rm -rf "$4/compare"
 mkdir -p "$4/compare/bin" "$4/compare/tmp" "$4/compare/alone" && scratch=$(cd "$4/compare" && pwd) || exit 1
 make_tiny=$scratch/../../make_tiny
 out=$scratch/out err=$scratch/err
-passed=0 failed=0 skipped=0
 TMPDIR=$scratch/tmp QWEN=$scratch/bin/qwen CONVERT=$scratch/bin/convert CALLS=$scratch/calls FIGURES=$scratch/figures
 export TMPDIR QWEN CONVERT CALLS FIGURES
 
-check() { # WHAT COMMAND...: count whether the command succeeds
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $what"
-    fi
-}
-same() { [ "$1" = "$2" ] || { printf 'expected %s\ngot      %s\n' "$2" "$1"; false; }; }
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$here/lib.sh"
 
-# run STATUS WHAT ARGUMENT...: run compare.sh; its status, and that nothing of it is left
-run() {
+# compare STATUS WHAT ARGUMENT...: run compare.sh; its status, and that nothing of it is left
+compare() {
+    : >"$CALLS"
     wanted=$1 name=$2
     shift 2
-    : >"$CALLS"
-    "$compare" "$@" >"$out" 2>"$err"
-    status=$?
-    check "$name: exit status" same "$status" "$wanted"
-    check "$name: its temporary files are gone" same "$(ls "$scratch/tmp")" ""
+    run "$wanted" "$name" "$compare" "$@"
+    same "$name: its temporary files are gone" "$(ls "$scratch/tmp")" ""
 }
 # refuse STATUS WHAT TEXT ARGUMENT...: one line on stderr that holds TEXT
 refuse() {
     wanted=$1 name=$2 text=$3
     shift 3
-    run "$wanted" "$name" "$@"
-    check "$name: one line" same "$(wc -l <"$err" | tr -d ' ')" 1
+    compare "$wanted" "$name" "$@"
+    same "$name: one line" "$(wc -l <"$err" | tr -d ' ')" 1
     check "$name: \"$text\"" grep -q -e "^compare: .*$text" "$err"
 }
 # row NAME [FILE]: the rows that begin so, blanks squeezed
 row() { sed -n "/^$1 /{s/  */ /g;p;}" "$out"; }
 
-# ---- Stand-ins ---------------------------------------------------------------------------------------
+# ---- Stand-ins -----------------------------------------------------------------------------------
 
-# Every call of either program takes the next line of $FIGURES: ./qwen "tokens/s share", llama-bench its
-# samples. The first two are the warm-up's.
+# Every call of either program takes the next line of $FIGURES: ./qwen "tokens/s share", llama-bench
+# its samples. The first two are the warm-up's.
 cat >"$scratch/bin/qwen" <<'EOF'
 #!/bin/sh
 [ "$1" != --version ] || { echo "qwen.c 9.9: isa"; exit; }
@@ -106,10 +95,10 @@ cp "$scratch/model.gguf" "$scratch/bad.gguf"
 printf 'text' >"$scratch/text.gguf"
 model=$scratch/model.gguf bench=$scratch/bin/llama-bench
 
-# ---- What it computes --------------------------------------------------------------------------------
+# ---- What it computes ----------------------------------------------------------------------------
 
-# Two blocks: pairs 10/10, 30/15, 90/30, 50/5. Ratios 1, 2, 3, 10: their median is 2.5 (their mean 4, the
-# ratio of the medians 40/12.5). Samples are not in order: 15 is the median of 40, 15, 3.
+# Two blocks: pairs 10/10, 30/15, 90/30, 50/5. Ratios 1, 2, 3, 10: their median is 2.5 (their mean
+# 4, the ratio of the medians 40/12.5). Samples are not in order: 15 is the median of 40, 15, 3.
 arithmetic_tests() {
     cat >"$FIGURES" <<'EOF'
 1 0
@@ -123,16 +112,16 @@ arithmetic_tests() {
 5, 5.0, 5
 50 0.90
 EOF
-    run 0 "two blocks" -k 2 -t 5 -o "-fa 1" "$model" "$bench" tg64
-    check "the pairs" same "$(row tg64 | sed '5d; s/ [^ ]*$//')" 'tg64 1 10.00 10.00 1.000 50 %
+    compare 0 "two blocks" -k 2 -t 5 -o "-fa 1" "$model" "$bench" tg64
+    same "the pairs" "$(row tg64 | sed '5d; s/ [^ ]*$//')" 'tg64 1 10.00 10.00 1.000 50 %
 tg64 2 30.00 15.00 2.000 70 %
 tg64 3 90.00 30.00 3.000 60 %
 tg64 4 50.00 5.00 10.000 90 %'
-    check "medians and spread" same "$(row tg64 | sed -n 5p)" 'tg64 4 40.00 12.50 2.500 1.000 10.000 65 %'
-    check "the order A B B A" same "$(cut -d ' ' -f 1 "$CALLS" | tr '\n' ' ')" \
+    same "medians and spread" "$(row tg64 | sed -n 5p)" 'tg64 4 40.00 12.50 2.500 1.000 10.000 65 %'
+    same "the order A B B A" "$(cut -d ' ' -f 1 "$CALLS" | tr '\n' ' ')" \
         'qwen llama qwen llama llama qwen qwen llama llama qwen '
-    check "./qwen's options" same "$(sed -n 3p "$CALLS")" 'qwen model.bin --bench tg64 -r 3 -c 64 --format csv -t 5'
-    check "llama-bench's options" same "$(sed -n 4p "$CALLS")" 'llama -m model.gguf -t 5 -r 3 -o json -p 0 -n 64 -fa 1'
+    same "./qwen's options" "$(sed -n 3p "$CALLS")" 'qwen model.bin --bench tg64 -r 3 -c 64 --format csv -t 5'
+    same "llama-bench's options" "$(sed -n 4p "$CALLS")" 'llama -m model.gguf -t 5 -r 3 -o json -p 0 -n 64 -fa 1'
     check "the head names both" grep -q 'qwen.c 9.9 (isa), llama-bench 8cf427ff -fa 1$' "$out"
 }
 
@@ -142,34 +131,34 @@ kinds_tests() {
         printf '60\n60, 20\n'
         [ $test = tg8 ] || printf '60, 20\n60\n'
     done >"$FIGURES"
-    run 0 "every kind" -k 1 -r 2 "$model" "$bench" pp512,tg32@4096,pp8@20,b16
+    compare 0 "every kind" -k 1 -r 2 "$model" "$bench" pp512,tg32@4096,pp8@20,b16
     check "a prompt" grep -q '^llama .* -t 7 -r 2 -o json -p 512 -n 0$' "$CALLS"
     check "behind a context" grep -q '^llama .* -p 0 -n 32 -d 4096$' "$CALLS"
     check "a prompt behind a context" grep -q '^llama .* -p 8 -n 0 -d 20$' "$CALLS"
     check "./qwen behind a context" grep -q '^qwen .* --bench tg32@4096 -r 2 -c 4128 ' "$CALLS"
     check "a batch" grep -q '^batched .* -t 7 -c 528 -b 2048 -ub 512 -npp 1 -ntg 32 -npl 16,16$' "$CALLS"
     for test in pp512 tg32@4096 pp8@20; do
-        check "$test: medians" same "$(row $test | tail -n 1)" "$test 2 60.00 40.00 1.500 1.500 1.500 -"
+        same "$test: medians" "$(row $test | tail -n 1)" "$test 2 60.00 40.00 1.500 1.500 1.500 -"
     done
-    check "b16: medians" same "$(row b16 | tail -n 1)" "b16 2 60.00 30.00 2.000 2.000 2.000 -"
+    same "b16: medians" "$(row b16 | tail -n 1)" "b16 2 60.00 30.00 2.000 2.000 2.000 -"
 }
 
 # An older llama-bench, without batches: -gp, and what it lacks is left out.
 lack_tests() {
     printf '5\n6\n5\n6\n6\n5\n' >"$FIGURES"
-    run 0 "no -d" -k 1 -r 1 "$model" "$scratch/alone/llama-bench" b2,tg4@16,pp8@16
+    compare 0 "no -d" -k 1 -r 1 "$model" "$scratch/alone/llama-bench" b2,tg4@16,pp8@16
     check "-gp" grep -q '^llama .* -r 1 -o json -p 0 -n 0 -gp 16,4$' "$CALLS"
-    check "what is left out" same "$(grep -c 'left out: ' "$out")" 2
+    same "what is left out" "$(grep -c 'left out: ' "$out")" 2
     check "b2 is left out" grep -q '^b2: left out: no llama-batched-bench' "$out"
     check "pp8@16 is left out" grep -q '^pp8@16: left out: .*-d' "$out"
 }
 
-# ---- What it refuses ---------------------------------------------------------------------------------
+# ---- What it refuses -----------------------------------------------------------------------------
 
 refuse_tests() {
     for tests in pp tg0 x4 '' tg4@ tg4,,pp8 'pp8,' pp8@x 'tg4 pp8' tg99999999; do
         refuse 2 "tests \"$tests\"" "tests: expected" "$model" "$bench" "$tests"
-        check "tests \"$tests\": nothing ran" same "$(cat "$CALLS")" ""
+        same "tests \"$tests\": nothing ran" "$(cat "$CALLS")" ""
     done
     refuse 2 "no argument" "expected MODEL.gguf LLAMA-BENCH" -k 1
     refuse 2 "-r alone" "-r: expected a value" -r
@@ -191,7 +180,7 @@ refuse_tests() {
     done
 }
 
-# ---- The real program --------------------------------------------------------------------------------
+# ---- The real program ----------------------------------------------------------------------------
 
 # llama-bench makes 100 tokens/s: the ratio is a hundredth of what ./qwen makes.
 real_tests() {
@@ -200,24 +189,23 @@ real_tests() {
     export TINY_MODEL
     i=0
     while [ $((i += 1)) -le 30 ]; do echo 100; done >"$FIGURES"
-    run 0 "the real ./qwen" -k 1 -r 1 -t 1 "$model" "$bench" pp8,tg4,tg2@16
-    check "the real ./qwen: six pairs with a share, ratios to match" same "$(awk '
+    compare 0 "the real ./qwen" -k 1 -r 1 -t 1 "$model" "$bench" pp8,tg4,tg2@16
+    same "the real ./qwen: six pairs with a share, ratios to match" "$(awk '
         /^(pp8|tg4|tg2@16) / && NF == 8 && $4 == 100 && $3 > 0 && $6 > 0 && $7 == "%" {
             off = $5 - $3 / 100
             n += off < 0.001 && off > -0.001
         }
         END { print n }' "$out")" 6
-    check "the real ./qwen: three medians" same "$(sed '1,/^medians/d' "$out" | wc -l | tr -d ' ')" 3
+    same "the real ./qwen: three medians" "$(sed '1,/^medians/d' "$out" | wc -l | tr -d ' ')" 3
     check "the real ./qwen: named" grep -q "qwen.c [0-9.]* ([a-z0-9]*), llama-bench 8cf427ff" "$out"
     gguf=$golden/logits/gguf-k256-q5_k_m/model.gguf
     if [ ! -f "$gguf" ]; then
-        skipped=$((skipped + 3))
-        echo "skipped 3: no golden GGUF file"
+        skip 3 "no golden GGUF file"
         return
     fi
     CONVERT=$real_convert
-    run 0 "a real file" -k 1 -r 1 -t 1 "$gguf" "$bench" tg4
-    check "a real file: medians" same "$(row tg4 | wc -l | tr -d ' ')" 3
+    compare 0 "a real file" -k 1 -r 1 -t 1 "$gguf" "$bench" tg4
+    same "a real file: medians" "$(row tg4 | wc -l | tr -d ' ')" 3
 }
 
 [ -x "$make_tiny" ] || { echo "compare: 0 passed, 1 failed (no $make_tiny)"; exit 1; }
@@ -227,9 +215,4 @@ lack_tests
 refuse_tests
 real_tests
 
-if [ $skipped -gt 0 ]; then
-    echo "compare: $passed passed, $failed failed, $skipped skipped"
-else
-    echo "compare: $passed passed, $failed failed"
-fi
-[ $failed -eq 0 ]
+finish compare
