@@ -994,7 +994,6 @@ static const struct {
     {2, "qwen @S/good.bin -p a --cache ''", "--cache: expected a file name"},
 
     /* The catalogue */
-    {2, "bench", "expected a model"},
     {2, "bench @S/good.bin --auto --results . --prompts @S/nowhere", "no such set"},
     {2, "bench @S/good.bin --auto --results . --prompts @S/set/01-a.txt", "no such set"},
     {2, "bench @S/good.bin --auto --results . --prompts @S/bare",
