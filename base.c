@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -410,14 +411,23 @@ static bool target_ok(const char *path, Error *e) {
     return S_ISREG(st.st_mode) || fail(e, path, NULL, "exists and is not a regular file");
 }
 
+/* Allocate the name to rename to: of a link, what it points at, so that the link stays one. */
+static char *final_name(const char *path, Error *e) {
+    struct stat st;
+    bool link = lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+    char *name = link ? realpath(path, NULL) : strdup(path);
+    if (!name) fail_errno(e, path, link ? "cannot follow the link" : "cannot write here");
+    return name;
+}
+
 bool newfile_open(NewFile *f, const char *path, Error *e) {
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
     if (!target_ok(path, e)) return false;
-    f->path = strdup(path);
-    if (!f->path) return fail(e, path, NULL, "out of memory");
+    f->path = final_name(path, e);
+    if (!f->path) return false;
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         free(f->temporary);
-        f->temporary = temporary_name(path, attempt, e);
+        f->temporary = temporary_name(f->path, attempt, e);
         if (!f->temporary) break;
         f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (f->fd >= 0) return true;
@@ -502,7 +512,18 @@ void newfile_abort(NewFile *f) {
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
 }
 
-/* ---- time ------------------------------------------------------------------------------------ */
+/* ---- processors and time --------------------------------------------------------------------- */
+
+uint32_t allowed_processors(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                         : sysconf(_SC_NPROCESSORS_ONLN);
+#else
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    return n > 0 ? (uint32_t)n : 1;
+}
 
 double now_seconds(void) {
     struct timespec t = {0};

@@ -111,7 +111,8 @@ void map_close(Map *m);
 bool read_file(const char *path, size_t limit, Buffer *out, Error *e); /* "-" is stdin */
 
 /* A file that is either absent or complete: written under a temporary name in the same folder,
- * synced and renamed by commit; abort (or a failure) removes it. */
+ * synced and renamed by commit; abort (or a failure) removes it. Of a link, the file that it points
+ * at is written. */
 typedef struct {
     char *path, *temporary;
     int fd;       /* -1 when closed */
@@ -130,6 +131,8 @@ bool may_replace(const char *path, const char *begins, Error *e);
 
 /* Text with every byte outside 0x20..0x7e shown as \xNN, cut to fit (NUL-terminated). */
 void printable(char *out, size_t room, const char *text, size_t n);
+
+uint32_t allowed_processors(void); /* that this process may run on, 1 or more */
 
 double now_seconds(void); /* a monotonic clock */
 

@@ -2354,7 +2354,6 @@ static bool pool_start_workers(Pool *p, Error *e) {
     return true;
 }
 
-static uint32_t allowed_processors(void);
 
 /* A pool of `threads` threads, the caller being the first. */
 static Pool *pool_open(uint32_t threads, Error *e) {
@@ -2374,17 +2373,6 @@ static Pool *pool_open(uint32_t threads, Error *e) {
 #endif
 
 /* ---- 10. Processors and memory --------------------------------------------------------------- */
-
-/* Processors that this process may run on. */
-static uint32_t allowed_processors(void) {
-#ifdef __linux__
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-        return (uint32_t)CPU_COUNT(&set);
-#endif
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (uint32_t)n : 1;
-}
 
 /* The first line of a small system file, or "". */
 static void read_line(const char *path, char *line, size_t room) {
@@ -3078,10 +3066,27 @@ static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e
                          peak_memory_mib(), finish_names[st->finish], st->hash);
 }
 
+/* The stream that goes to this file already, as to /dev/stdout; NULL when none does. */
+static FILE *standard_stream(const char *path) {
+    FILE *const streams[] = {stdout, stderr};
+    struct stat file, st;
+    if (stat(path, &file) != 0) return NULL;
+    for (size_t i = 0; i < 2; i++)
+        if (fstat(fileno(streams[i]), &st) == 0 && st.st_dev == file.st_dev &&
+            st.st_ino == file.st_ino)
+            return streams[i];
+    return NULL;
+}
+
 /* Write b to a regular file so that it is absent or complete, or straight into what is no regular
- * file, like /dev/stderr or a pipe. */
+ * file, like a pipe, or holds what this program has printed. */
 static bool write_whole(const char *path, const Buffer *b, Error *e) {
     struct stat st;
+    FILE *standard = standard_stream(path);
+    if (standard) {
+        bool ok = fwrite(b->data, 1, b->n, standard) == b->n && fflush(standard) == 0;
+        return ok || fail_errno(e, path, "writing");
+    }
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
         FILE *f = fopen(path, "we");
         if (!f) return fail_errno(e, path, "opening");
@@ -4584,7 +4589,7 @@ int main(int argc, char **argv) {
         }
         if (o->prompts) p.n_prompts = count_lines(&p.text);
     }
-    if (o->stats && !may_replace(o->stats, "{", &e)) {
+    if (o->stats && !standard_stream(o->stats) && !may_replace(o->stats, "{", &e)) {
         buffer_free(&p.text);
         return complain(&e, 1);
     }

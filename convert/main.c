@@ -3,7 +3,6 @@
  * interrupted, the temporary file is removed. */
 #include <errno.h>
 #include <math.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -176,12 +175,6 @@ static void catch_signals(void) {
 
 /* ---- Conversion ------------------------------------------------------------------------------ */
 
-static unsigned cpu_count(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return (unsigned)CPU_COUNT(&set);
-}
-
 static void print_notes(const Source *s, const Plan *p) {
     if (p->notes.n) fputs(p->notes.data, stderr);
     if (s->chat_note[0])
@@ -267,7 +260,7 @@ static int complain(const Error *e, int status) {
 int main(int argc, char **argv) {
     Error e;
     Options o = {0};
-    int64_t seed = 0, threads = cpu_count();
+    int64_t seed = 0, threads = allowed_processors();
     if (!parse_options(argc, argv, &o, &e) || !check_options(&o, &e) ||
         !option_int(o.seed, "--seed", 0, INT64_MAX, &seed, &e) ||
         !option_int(o.threads, "--threads", 1, 64, &threads, &e))

@@ -198,6 +198,17 @@ static void test_newfile(const char *folder) {
     CHECK(!may_replace(path, "news", &e) && file_is(path, "new"), "shorter than its beginning");
     CHECK(truncate(path, 0) == 0 && may_replace(path, "news", &e), "an empty file");
 
+    char *link = NULL;
+    struct stat st;
+    CHECK(asprintf(&link, "%s/link", folder) > 0 && symlink("out", link) == 0, "a link");
+    CHECK(newfile_open(&f, link, &e) && newfile_write(&f, "through", 7, &e), "%s", e.text);
+    CHECK(newfile_commit(&f, &e) && file_is(path, "through") && entries(folder) == 2, "its file");
+    CHECK(lstat(link, &st) == 0 && S_ISLNK(st.st_mode), "a link stays one");
+    CHECK(unlink(path) == 0 && !newfile_open(&f, link, &e), "a link to nothing");
+    CHECK(strstr(e.text, "/link: cannot follow the link: No such file"), "%s", e.text);
+    unlink(link);
+    free(link);
+
     CHECK(!newfile_open(&f, folder, &e) && strstr(e.text, "is a folder"), "%s", e.text);
     newfile_abort(&f);
     CHECK(!newfile_open(&f, "/dev/null", &e) && strstr(e.text, "not a regular"), "%s", e.text);

@@ -291,6 +291,18 @@ stats_tests() {
     cp "$model" "$scratch/kept.bin"
     refuse 1 "--stats in place of a model" "$qwen" "$model" -p a -n 1 --stats "$scratch/kept.bin"
     check "--stats in place of a model: it stays" cmp -s "$model" "$scratch/kept.bin"
+    ln -s /proc/self/fd/1 "$scratch/standard" # as /dev/stdout is
+    echo before >"$out"
+    "$qwen" "$model" -p hello -n 8 --seed 9 --temp 0 >>"$out" 2>"$err"
+    cp "$out" "$scratch/answer"
+    echo before >"$out"
+    "$qwen" "$model" -p hello -n 8 --seed 9 --temp 0 --stats "$scratch/standard" >>"$out" 2>"$err"
+    check "--stats to stdout, a file: the answer stays" cmp -n "$(wc -c <"$scratch/answer")" \
+        "$out" "$scratch/answer"
+    check "--stats to stdout, a file: behind the answer" grep -q '^{"model":' "$out"
+    check "--stats to stdout: a link stays one" test -h "$scratch/standard"
+    check "--stats to stdout, a pipe" test "$("$qwen" "$model" -p hello -n 8 \
+        --stats "$scratch/standard" 2>"$err" | grep -c '^{"model":')" = 1
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
 }
 

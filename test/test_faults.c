@@ -36,6 +36,7 @@ static const struct {
      .makes = "kv",
      .goes_on = true},
     {.line = "qwen @S/good.bin --prompts @S/prompts -n 2 -t 1 --seed 1", .goes_on = true},
+    {.line = "qwen @S/good.bin -p hi -n 9 -t 1 --seed 1 --draft @S/good.bin", .goes_on = true},
     {.line = "qwen @S/good.bin -n 2 -t 1 --seed 1",
      .typed = "hi\n/set system You\n/show info\n/save s.json\n/load s.json\nhi\n/bye\n",
      .makes = "s.json",
