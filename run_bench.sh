@@ -567,7 +567,8 @@ url_stats() {
             next
         }
         answer && /^[0-9a-f]+: / { data = data substr($0, 7) }
-        END { found(); printf "%.3f %.3f\n", (first - start) * 1000, last - first }' "$work/trace" >"$work/times"
+        END { found(); printf "%.3f %.3f\n", (first - start) * 1000, last - first }' "$work/trace" \
+        >"$work/times" || return
     read -r first_ms decode_s <"$work/times"
     awk -v first="$first_ms" -v decode="$decode_s" '
         function last(key,    rest) {
@@ -591,51 +592,65 @@ url_stats() {
         }' "$work/events" >"$work/stats"
 }
 
-# Ask a server. The key goes through a file, so that no list of processes shows it.
-answer_url() {
-    url_request "$1" >"$work/request"
-    : >"$work/events"
-    : >"$work/end"
-    (
+# What curl is to send. The key goes through a file, so that no list of processes shows it.
+url_prepare() {
+    true >"$work/events" && true >"$work/end" && url_request "$1" >"$work/request" && (
         umask 077
-        printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n' "${url%/}"
-        [ -z "$OPENAI_API_KEY" ] || printf 'header = "Authorization: Bearer %s"\n' "$OPENAI_API_KEY"
-    ) >"$work/curl"
-    {
-        curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" --trace-time \
-            --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>>"$work/errors"
-        echo "curl_status $?"
-    } | while IFS= read -r line; do
-        line=${line%"$cr"}
-        case $line in
-        'data: [DONE]'* | 'data:[DONE]'*) say '[DONE]' >>"$work/end" ;;
-        '' | :*) ;;
-        data:*'"error":'[!n]* | data:*'"error": '[!n]*) # null is none
-            printf '%s\n' "$line" >>"$work/errors"
-            echo error >>"$work/end"
-            ;;
-        data:*)
-            printf '%s\n' "$line" >>"$work/events"
-            printf %b "$(printf '%s\n' "$line" | url_piece)"
-            ;;
-        'curl_status '* | 'http_status '*) printf '%s\n' "$line" >>"$work/status" ;;
-        *) printf '%s\n' "$line" >>"$work/errors" ;;
-        esac
-    done | tee "$work/answer" || die 1 "the answer could not be written (is the disk full?)"
-    case $(cat "$work/status") in
-    'http_status 200'*'curl_status 0') answer_status=0 ;;
-    *) answer_status=1; tr '\n' ' ' <"$work/status" | sed 's/$/for /' >>"$work/errors"
-       say "$url" >>"$work/errors" ;;
+        if [ -n "$OPENAI_API_KEY" ]; then key="header = \"Authorization: Bearer $OPENAI_API_KEY\""; else key=; fi
+        printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' "${url%/}" "$key" \
+            >"$work/curl"
+    )
+}
+
+# Ask; stdout: the stream, and two lines about how it ended.
+url_stream() {
+    curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" --trace-time \
+        --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>>"$work/errors"
+    echo "curl_status $?"
+}
+
+# A line of the stream: keep it where it belongs; stdout: its piece of the answer.
+url_line() {
+    case $1 in
+    'data: [DONE]'* | 'data:[DONE]'*) say '[DONE]' >>"$work/end" ;;
+    '' | :*) ;;
+    data:*'"error":'[!n]* | data:*'"error": '[!n]*) # null is none
+        say "$1" >>"$work/errors" && say error >>"$work/end"
+        ;;
+    data:*) say "$1" >>"$work/events" && printf %b "$(say "$1" | url_piece)" ;;
+    'curl_status '* | 'http_status '*) say "$1" >>"$work/status" ;;
+    *) say "$1" >>"$work/errors" ;;
     esac
-    if [ -s "$work/answer" ]; then printf '\n' | tee -a "$work/answer"; fi
-    url_stats
-    json_values "$work/stats"
+}
+
+# How the stream ended: answer_status, and a line of errors if that is not 0
+url_end() {
+    answer_status=0
+    case $(cat "$work/status") in
+    'http_status 200'*'curl_status 0') ;;
+    *) say "$(tr '\n' ' ' <"$work/status")for $url" >>"$work/errors" || return; answer_status=1 ;;
+    esac
     if grep -q error "$work/end"; then
         answer_status=1
     elif [ "$answer_status" = 0 ] && [ -z "$s_finish" ] && ! [ -s "$work/end" ]; then
         answer_status=1
         say "$url: the stream ended with neither finish_reason nor [DONE]" >>"$work/errors"
     fi
+}
+
+# Ask a server. A stream that could not be kept whole breaks off, and lacks its end in $work/status.
+answer_url() {
+    full="$work: could not be written (is the disk full?)"
+    { url_prepare "$1"; } 2>/dev/null || die 1 "$full"
+    { url_stream | while IFS= read -r line; do url_line "${line%"$cr"}" || break; done | tee "$work/answer"
+    } 2>/dev/null || die 1 "$full"
+    grep -q '^curl_status' "$work/status" 2>/dev/null || die 1 "$full"
+    if [ -s "$work/answer" ]; then
+        { printf '\n' | tee -a "$work/answer"; } 2>/dev/null || die 1 "$full"
+    fi
+    { url_stats; } 2>/dev/null || die 1 "$full"
+    json_values "$work/stats"
+    { url_end; } 2>/dev/null || die 1 "$full"
     s_quant='' s_isa='' s_threads='' s_ctx='' s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p
     s_rep_pen=$rep_pen s_last_n=$last_n
 }
@@ -1227,6 +1242,7 @@ new)
     if [ -n "$url" ]; then
         [ -n "$model_name" ] || die 2 "--url: expected --model NAME with it"
         [ -z "$model" ] || die 2 "expected a model file or --url, not both"
+        [ -z "$threads" ] || die 2 "--threads: goes with a model file, not with --url"
         command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
     elif [ -z "$model" ]; then
         [ -f "$demo_model" ] || die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME (make run builds the bundled one)"

@@ -54,7 +54,13 @@ catalogue() {
     timeout 60 sh "$bench" --results "$results" "$@" >"$out" 2>"$err" </dev/null
     status=$?
 }
-begin() { catalogue "$scratch/tiny.bin" --prompts "$scratch/set" --auto --threads 2 --run r; }
+url='' # of the server that answers, when it is not the engine
+begin() {
+    if [ -n "$url" ]; then set -- --url "$url" --model any; else
+        set -- "$scratch/tiny.bin" --threads 2
+    fi
+    catalogue "$@" --prompts "$scratch/set" --auto --run r
+}
 resume() {
     FAULT='' catalogue --resume r --auto
 }
@@ -79,6 +85,15 @@ ended() {
         left=$(cd "$results/r" && find . -type f ! -name '0[123].txt' ! -name settings)
         same "$1: files that were left behind" "$left" ''
     fi
+}
+
+# A run on a system where all is well: what it must come to
+good_run() {
+    rm -rf "$results"
+    begin
+    same "a good run: status" "$status" 0
+    good_rows=$(rows | sort | tr '\n' ' ') good_answers=$(answers | cksum)
+    same "a good run: rows" "$(echo "$good_rows" | wc -w)" 9
 }
 
 # completed WHAT: with --resume, or from the start where nothing had begun, the run is the good one
@@ -126,11 +141,11 @@ engine_tests() {
 disk() { mount -t tmpfs -o "size=$1" tmpfs "$scratch/disk"; } # disk SIZE: a new one
 resize() { mount -o "remount,$1" "$scratch/disk"; }
 
-# Disks of so many pages; a run needs about 16 (how many, is not the same each time).
+# full_disk PAGES LEAST: disks of so many pages, of which LEAST or more get full. A run needs about
+# 16, one of a server 20 (how many, is not the same each time).
 full_disk() {
-    pages='1 3 5 7 9 11 13 15' n_full=0
-    [ -z "${LONG:-}" ] || pages='1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 20 22 24 26 28'
-    for n in $pages; do
+    least=$2 n_full=0
+    for n in $1; do
         disk $((4 * n))k
         begin
         ended "a disk of $n pages"
@@ -139,8 +154,30 @@ full_disk() {
         completed "a disk of $n pages, larger now"
         umount "$scratch/disk"
     done
-    check "$n_full disks were full" test $n_full -ge 5
-    echo "$n_full disks were full"
+    check "$n_full disks were full" test $n_full -ge "$least"
+    echo "$n_full disks were full${url:+, of a run with --url}"
+}
+
+# The same with the answers of a server
+full_disk_url() {
+    if ! command -v curl >/dev/null; then
+        skip 1 "no curl"
+        return
+    fi
+    ${CC:-cc} -std=c11 -D_GNU_SOURCE -O1 -o "$scratch/server" "$here/bench_server.c" || fail "server"
+    rm -f "$scratch/port"
+    "$scratch/server" "$scratch/port" "$scratch/requests" &
+    server=$!
+    i=0
+    while [ ! -s "$scratch/port" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
+    url=http://127.0.0.1:$(cat "$scratch/port")/v1
+    disk 8m
+    good_run
+    umount "$scratch/disk"
+    full_disk "$1" "$2"
+    url=''
+    kill $server
+    wait $server 2>/dev/null
 }
 
 state() { (cd "$results" && find . -type f -exec cksum {} + | sort); }
@@ -173,14 +210,20 @@ disk_tests() {
     mkdir -p "$scratch/disk"
     results=$scratch/disk/results
     FAULT=''
-    full_disk
-    read_only
+    if [ -n "${LONG:-}" ]; then
+        full_disk '1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 20 22 24 26 28' 13
+        full_disk_url '1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 20 22 24 26 28' 13
+    else
+        full_disk '1 3 5 7 9 11 13 15' 5
+        full_disk_url '2 6 10 14' 3
+    fi
     disk 64m
+    good_run # the engine's again, for what follows
+    read_only
 }
 
 # ---- The whole of it -----------------------------------------------------------------------------
 
-rm -rf "$results"
 make_set
 "$make_tiny" "$scratch/tiny" && "$convert" "$scratch/tiny" -o "$scratch/tiny.bin" 2>"$err" || {
     fail "no model: $(cat "$err")"
@@ -189,10 +232,7 @@ make_set
 }
 FAULT='' FAULT_RUN=0
 export FAULT FAULT_RUN
-begin
-same "a good run: status" "$status" 0
-good_rows=$(rows | sort | tr '\n' ' ') good_answers=$(answers | cksum)
-same "a good run: rows" "$(echo "$good_rows" | wc -w)" 9
+good_run
 disk_tests
 engine_tests
 [ -z "${NAMESPACE:-}" ] || umount "$scratch/disk"
