@@ -1011,7 +1011,7 @@ static const struct {
     {2, "bench @S/good.bin --auto --results . --model m", "--model: goes with --url"},
     {2, "bench --auto --results . --url http://h/v1", "--url: expected --model NAME with it"},
     {2, "bench @S/good.bin --auto --results . --url http://h/v1 --model m", "--url, not both"},
-    {2, "bench --auto --results . --url http://h/v1 --model m --threads 2", "--threads: goes with a"},
+    {2, "bench --auto --results . --url http://h/v1 --model m --threads 2", "--threads: goes with"},
     {2, "bench --resume none --results @S/results", "--resume none: there is no such run"},
     {2, "bench --score none --results @S/results", "--score none: there is no such run"},
     {2, "bench --report none --results @S/results", "--report none: there is no such run"},
