@@ -172,6 +172,8 @@
 #define value_heads OWN(value_heads)
 #define score_exp OWN(score_exp)
 #define attend_cache OWN(attend_cache)
+#define attend_one OWN(attend_one)
+#define attend_several OWN(attend_several)
 #define attend_f16 OWN(attend_f16)
 #define attend_f32 OWN(attend_f32)
 #define kernel_rmsnorm OWN(kernel_rmsnorm)

@@ -24,6 +24,7 @@
 #define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
 #define PROMPT_ATTEND_BYTES (1280u << 10)
 #define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
+#define ATTEND_TOKENS 8 /* query tokens of one attend() call, if not a single one */
 
 /* A weight matrix in panels: w (N rows, K cols). */
 typedef struct {
@@ -56,17 +57,19 @@ typedef struct {
     uint16_t *b;  /* (ceil(T/16) * 16 * nb * 32) the tiles, 64-byte aligned */
 } Operand;
 
-/* One query token's G heads that share a KV head, against ATTEND_KEYS keys or fewer. */
+/* The G heads that share a KV head, of one query token or of ATTEND_TOKENS that follow each other,
+ * against ATTEND_KEYS keys or fewer. Of several, token t sees t more keys than the first one, but
+ * no more than ATTEND_KEYS. What comes out for a token is the same either way. */
 typedef struct {
     uint32_t head_dim, v_stride; /* v_stride: head_dim rounded up to 16 */
-    uint32_t n_heads;            /* G */
-    uint32_t n_keys;             /* 1 .. ATTEND_KEYS */
-    const float *q;              /* (G, D) rows D apart, already rotated and scaled by 1/sqrt(D) */
-    const void *k;               /* (ceil(n_keys/16), D, 16) f16 or f32: 16 keys side by side */
-    const void *v;               /* (n_keys, v_stride) f16 or f32, zeros behind D */
-    float *scores;               /* (G, ATTEND_KEYS) scratch */
-    float *max, *sum;            /* out (G): largest score; sum of exp(score - max) */
-    float *out; /* out (G, v_stride): sum of exp(score - max) v, not yet divided by sum */
+    uint32_t n_heads, n_tok;     /* G; T: 1 or ATTEND_TOKENS */
+    uint32_t n_keys;             /* 1 .. ATTEND_KEYS: those that the first token sees */
+    const float *q;              /* (G, D, T), already rotated and scaled by 1/sqrt(D) */
+    const void *k;               /* (ceil(n/16), D, 16) f16 or f32: 16 keys side by side */
+    const void *v;               /* (n, v_stride) f16 or f32, zeros behind D */
+    float *scores;               /* (G, T, ATTEND_KEYS) scratch */
+    float *max, *sum;            /* out (G, T): largest score; sum of exp(score - max) */
+    float *out; /* out (G, T, v_stride): sum of exp(score - max) v, not yet divided by sum */
 } Attend;
 
 /* Query tokens of one sequence, a KV head's G heads of each, against all keys that they may see. */
@@ -118,9 +121,9 @@ typedef struct {
      * terms, e and v rounded to bf16. */
     void (*prompt_attend)(const PromptAttend *a);
 
-    /* [0]: f16 keys and values, [1]: f32. For each head: score[j] = fma over d ascending of
-     * q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j % 16);
-     * out[d] = fma over j ascending of e[j] v[j][d]. */
+    /* [0]: f16 keys and values, [1]: f32. For each head and token: score[j] = fma over d ascending
+     * of q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j %
+     * 16); out[d] = fma over j ascending of e[j] v[j][d]. */
     void (*attend[2])(const Attend *a);
 
     /* y = x * (1 / sqrtf(mean(x^2) + eps)) * w: squares by fma into lanes; (n). */

@@ -640,63 +640,65 @@ INLINE Lanes cache_load(int half, const void *cache, size_t at) {
 /* Heads of the next tile when `left` are left: never a single one behind a full tile. */
 INLINE size_t tile_heads(size_t left) { return left == 5 || left == 6 ? 3 : min_size(left, 4); }
 
-/* Scores of nh heads from h on against the 16 keys from key j on: lane = key. */
-INLINE void score_tile(int half, size_t nh, const Attend *a, size_t h, size_t j) {
-    const size_t dim = a->head_dim;
-    const float *q = a->q + h * dim;
-    Lanes acc[4];
-    UNROLL for (size_t i = 0; i < nh; i++) acc[i] = lanes_set1(0);
-    for (size_t d = 0; d < dim; d++) {
-        Lanes k = cache_load(half, a->k, j * dim + d * 16);
-        UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
-            lanes_fma(lanes_set1(q[i * dim + d]), k, acc[i]);
+/* Scores against the 16 keys from key j on (lane = key), n rows of them: those of q, whose elements
+ * lie row_step apart from row to row and d_step from one to the next. */
+INLINE void score_tile(int half, size_t n, const Attend *a, const float *q, size_t row_step,
+                       size_t d_step, size_t j, float *scores) {
+    Lanes acc[8];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] = lanes_set1(0);
+    for (size_t d = 0; d < a->head_dim; d++, q += d_step) {
+        Lanes k = cache_load(half, a->k, j * a->head_dim + d * 16);
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
+            lanes_fma(lanes_set1(q[i * row_step]), k, acc[i]);
     }
-    UNROLL for (size_t i = 0; i < nh; i++)
-        lanes_store(a->scores + (h + i) * ATTEND_KEYS + j, acc[i]);
+    UNROLL for (size_t i = 0; i < n; i++) lanes_store(scores + i * ATTEND_KEYS + j, acc[i]);
 }
 
-/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of nh heads from h on: lane = d. */
-INLINE void value_tile(int half, size_t nh, const Attend *a, size_t h, size_t d, size_t j0,
+/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of n rows of scores: lane = d. */
+INLINE void value_tile(int half, size_t n, const Attend *a, size_t row, size_t d, size_t j0,
                        size_t j1) {
-    float *out = a->out + h * a->v_stride + d;
-    const float *e = a->scores + h * ATTEND_KEYS;
-    Lanes acc[4];
-    UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
+    float *out = a->out + row * a->v_stride + d;
+    const float *e = a->scores + row * ATTEND_KEYS;
+    Lanes acc[8];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] =
         j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
     for (size_t j = j0; j < j1; j++) {
         Lanes v = cache_load(half, a->v, j * a->v_stride + d);
-        UNROLL for (size_t i = 0; i < nh; i++) acc[i] =
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
             lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
     }
-    UNROLL for (size_t i = 0; i < nh; i++) lanes_store(out + i * a->v_stride, acc[i]);
+    UNROLL for (size_t i = 0; i < n; i++) lanes_store(out + i * a->v_stride, acc[i]);
 }
 
-/* One head: scores to exp(score - max), their sum. Lanes behind n_keys hold whatever the cache
- * held: they become -infinity for the maximum and stay out of the sum. */
-INLINE void score_exp(const Attend *a, size_t h) {
-    float *s = a->scores + h * ATTEND_KEYS;
-    size_t n = a->n_keys;
+/* One row: scores of n keys to exp(score - max), their sum. Lanes behind them hold whatever the
+ * cache held: they become -infinity for the maximum and stay out of the sum. */
+INLINE void score_exp(const Attend *a, size_t row, size_t n) {
+    float *s = a->scores + row * ATTEND_KEYS;
     Lanes top = lanes_set1(-INFINITY), sum = lanes_set1(0);
     for (size_t j = 0; j < n; j += 16)
         top = lanes_max(lanes_load_fill(s + j, n - j, -INFINITY), top);
-    a->max[h] = lanes_largest(top);
+    a->max[row] = lanes_largest(top);
     for (size_t j = 0; j < n; j += 16) {
-        Lanes e = lanes_exp(lanes_sub(lanes_load(s + j), lanes_set1(a->max[h])));
+        Lanes e = lanes_exp(lanes_sub(lanes_load(s + j), lanes_set1(a->max[row])));
         lanes_store(s + j, e);
         sum = lanes_add(sum, lanes_first(e, n - j));
     }
-    a->sum[h] = lanes_sum(sum);
+    a->sum[row] = lanes_sum(sum);
 }
 
-/* The same tiles for a number of heads known only now: 4, 3, 2 or 1 at once (6 are 3 + 3). */
+/* A single token: the same tiles for a number of heads known only now: 4, 3, 2 or 1 at once (6 are
+ * 3 + 3). */
 INLINE void score_heads(int half, const Attend *a, size_t j) {
+    size_t dim = a->head_dim;
     for (size_t h = 0, n; h < a->n_heads; h += n) {
+        const float *q = a->q + h * dim;
+        float *s = a->scores + h * ATTEND_KEYS;
         n = tile_heads(a->n_heads - h);
         switch (n) {
-        case 1: score_tile(half, 1, a, h, j); break;
-        case 2: score_tile(half, 2, a, h, j); break;
-        case 3: score_tile(half, 3, a, h, j); break;
-        default: score_tile(half, 4, a, h, j);
+        case 1: score_tile(half, 1, a, q, dim, 1, j, s); break;
+        case 2: score_tile(half, 2, a, q, dim, 1, j, s); break;
+        case 3: score_tile(half, 3, a, q, dim, 1, j, s); break;
+        default: score_tile(half, 4, a, q, dim, 1, j, s);
         }
     }
 }
@@ -713,12 +715,42 @@ INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j
 }
 
 /* Values in runs of 32 keys, so that a run stays in the first-level cache over all of d and h. */
-INLINE void attend_cache(int half, const Attend *a) {
-    for (size_t j = 0; j < a->n_keys; j += 16) score_heads(half, a, j);
-    for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h);
-    for (size_t j = 0; j < a->n_keys; j += 32)
+INLINE void attend_one(int half, const Attend *a) {
+    for (size_t j = 0; j < a->n_keys; j += 16) {
+        score_heads(half, a, j);
+    }
+    for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h, a->n_keys);
+    for (size_t j = 0; j < a->n_keys; j += 32) {
         for (size_t d = 0; d < a->v_stride; d += 16)
             value_heads(half, a, d, j, min_size(j + 32, a->n_keys));
+    }
+}
+
+/* ATTEND_TOKENS tokens: a tile is one head of as many of them as the registers hold, for each of
+ * which a key or value is loaded and widened once. */
+INLINE void attend_several(int half, const Attend *a) {
+    const size_t n = ATTEND_TOKENS, tile = 2 * TILE_TOKENS, rows = n * a->n_heads;
+    const size_t all = min_size(a->n_keys + n - 1, ATTEND_KEYS);
+    for (size_t j = 0; j < all; j += 16)
+        for (size_t row = 0; row < rows; row += tile)
+            score_tile(half, tile, a, a->q + row / n * n * a->head_dim + row % n, 1, n, j,
+                       a->scores + row * ATTEND_KEYS);
+    for (size_t row = 0; row < rows; row++)
+        score_exp(a, row, min_size(a->n_keys + row % n, ATTEND_KEYS));
+    for (size_t j = 0; j < a->n_keys; j += 32) /* the keys that all of them see, */
+        for (size_t row = 0; row < rows; row += tile)
+            for (size_t d = 0; d < a->v_stride; d += 16)
+                value_tile(half, tile, a, row, d, j, min_size(j + 32, a->n_keys));
+    for (size_t row = 0; row < rows; row++) /* and the others */
+        for (size_t d = 0; d < a->v_stride; d += 16)
+            value_tile(half, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS));
+}
+
+INLINE void attend_cache(int half, const Attend *a) {
+    if (a->n_tok == 1)
+        attend_one(half, a);
+    else
+        attend_several(half, a);
 }
 
 TARGET static void attend_f16(const Attend *a) { attend_cache(1, a); }

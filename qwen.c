@@ -136,9 +136,9 @@ typedef struct {
     float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
     Pace pace;
-    Span *spans;             /* (T) of a prompt's attention; NULL: it goes token by token */
+    Span *spans;             /* (T) tokens that go through attention together */
     uint32_t *n_keys;        /* (T) */
-    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES) */
+    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES); NULL: no prompt_attend */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
@@ -553,32 +553,56 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
                p->tokens[t].pos, k + b * c->head_dim, v + b * c->head_dim);
 }
 
-/* What G heads found in one part of the context: see Attend in kernels.h. */
+/* What G heads of T tokens found in one part of the context: see Attend in kernels.h. */
 typedef struct {
-    float *max, *sum, *out; /* (G), (G), (G, v_stride) */
+    float *max, *sum, *out; /* (G, T), (G, T), (G, T, v_stride) */
 } Found;
 
-static Found found_at(const Engine *e, float *memory) {
-    uint32_t g = group_size(e->model->config);
-    return (Found){memory, memory + g, memory + 2 * g};
+static size_t found_floats(const Engine *e, size_t n_tok) {
+    return group_size(e->model->config) * n_tok * (e->v_stride + 2);
 }
 
-/* Attention of one token's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far
- * as the token may look. */
-static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t first, float *scores,
-                        Found to) {
+static Found found_at(const Engine *e, size_t n_tok, float *memory) {
+    size_t rows = group_size(e->model->config) * n_tok;
+    return (Found){memory, memory + rows, memory + 2 * rows};
+}
+
+/* The query heads of one token that share a KV head: (G, D) */
+static const float *query_heads(const Pass *p, uint32_t t, uint32_t kv_head) {
+    const ModelConfig *c = p->e->model->config;
+    return p->e->q + (size_t)t * p->terms * p->e->q_stride +
+           (size_t)kv_head * group_size(c) * c->head_dim;
+}
+
+/* The same of a span's tokens, as attend() wants them: (G, D, T), in `room` if there are several.
+ */
+static const float *query_span(const Pass *p, Span span, uint32_t kv_head, float *room) {
+    size_t n = group_size(p->e->model->config) * p->e->model->config->head_dim;
+    if (span.n == 1) return query_heads(p, span.first, kv_head);
+    for (uint32_t t = 0; t < span.n; t++) {
+        const float *q = query_heads(p, span.first + t, kv_head);
+        for (size_t i = 0; i < n; i++) room[i * span.n + t] = q[i];
+    }
+    return room;
+}
+
+/* Attention of a span's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far as
+ * its tokens may look. */
+static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t first, const float *q,
+                        float *scores, Found to) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
-    const Token *token = &p->tokens[t];
+    const Token *token = &p->tokens[span.first];
     const KvCache *kv = &e->caches[token->seq];
     size_t plane = (size_t)p->layer_index * c->num_key_value_heads + kv_head;
-    uint32_t left = token->pos + 1 - first, g = group_size(c);
+    uint32_t left = token->pos + 1 - first;
     Attend a = {
         .head_dim = c->head_dim,
         .v_stride = e->v_stride,
-        .n_heads = g,
+        .n_heads = group_size(c),
+        .n_tok = span.n,
         .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
-        .q = e->q + (size_t)t * p->terms * e->q_stride + (size_t)kv_head * g * c->head_dim,
+        .q = q,
         .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * kv_item(e),
         .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * kv_item(e),
         .scores = scores,
@@ -590,8 +614,8 @@ static void attend_part(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t fi
 }
 
 /* Join what was found further on (b) to what was found before (a). */
-static void found_merge(const Engine *e, Found a, Found b) {
-    for (uint32_t g = 0; g < group_size(e->model->config); g++) {
+static void found_merge(const Engine *e, size_t n_tok, Found a, Found b) {
+    for (size_t g = 0; g < group_size(e->model->config) * n_tok; g++) {
         float *out = a.out + g * e->v_stride;
         const float *more = b.out + g * e->v_stride;
         float max = a.max[g] > b.max[g] ? a.max[g] : b.max[g];
@@ -602,37 +626,41 @@ static void found_merge(const Engine *e, Found a, Found b) {
     }
 }
 
-/* Divide by the sums, into the token's row of e->heads. */
-static void found_finish(const Pass *p, uint32_t t, uint32_t kv_head, Found f) {
+/* Divide by the sums, into the tokens' rows of e->heads. */
+static void found_finish(const Pass *p, Span span, uint32_t kv_head, Found f) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
     uint32_t n = group_size(c);
-    float *to = e->heads + t * e->q_stride + (size_t)kv_head * n * c->head_dim;
-    for (uint32_t g = 0; g < n; g++)
+    for (uint32_t row = 0; row < n * span.n; row++) {
+        uint32_t head = kv_head * n + row / span.n, t = span.first + row % span.n;
+        float *to = e->heads + t * e->q_stride + (size_t)head * c->head_dim;
         for (uint32_t d = 0; d < c->head_dim; d++)
-            to[g * c->head_dim + d] = f.out[g * e->v_stride + d] / f.sum[g];
+            to[d] = f.out[row * e->v_stride + d] / f.sum[row];
+    }
 }
 
-/* One token, one KV head: all parts of its context in order. */
+/* One span of tokens, one KV head: all parts of their context in order. */
 static void attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     Pass *p = ctx;
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
-    uint32_t t = unit / c->num_key_value_heads, kv_head = unit % c->num_key_value_heads;
+    uint32_t b = c->num_key_value_heads, kv_head = unit % b;
+    Span span = e->spans[unit / b];
     float *scores = e->attend_scratch + thread * e->attend_room;
-    float *memory = scores + group_size(c) * ATTEND_KEYS;
-    Found all = found_at(e, memory);
-    Found more = found_at(e, memory + (size_t)group_size(c) * (e->v_stride + 2));
-    attend_part(p, t, kv_head, 0, scores, all);
-    for (uint32_t first = ATTEND_KEYS; first <= p->tokens[t].pos; first += ATTEND_KEYS) {
-        attend_part(p, t, kv_head, first, scores, more);
-        found_merge(e, all, more);
+    float *memory = scores + (size_t)group_size(c) * span.n * ATTEND_KEYS;
+    Found all = found_at(e, span.n, memory);
+    Found more = found_at(e, span.n, memory + found_floats(e, span.n));
+    const float *q = query_span(p, span, kv_head, memory + 2 * found_floats(e, span.n));
+    attend_part(p, span, kv_head, 0, q, scores, all);
+    for (uint32_t at = ATTEND_KEYS; at <= p->tokens[span.first].pos; at += ATTEND_KEYS) {
+        attend_part(p, span, kv_head, at, q, scores, more);
+        found_merge(e, span.n, all, more);
     }
-    found_finish(p, t, kv_head, all);
+    found_finish(p, span, kv_head, all);
 }
 
 static Found partial_at(const Engine *e, size_t unit) {
-    return found_at(e, e->partials + unit * group_size(e->model->config) * (e->v_stride + 2));
+    return found_at(e, 1, e->partials + unit * found_floats(e, 1));
 }
 
 /* One part of one token's context for one KV head: when there are more threads than heads. */
@@ -640,14 +668,26 @@ static void attend_split_unit(void *ctx, uint32_t unit, uint32_t thread) {
     Pass *p = ctx;
     Engine *e = p->e;
     uint32_t pair = unit / p->n_splits, first = unit % p->n_splits * ATTEND_KEYS;
-    uint32_t b = e->model->config->num_key_value_heads;
-    if (first > p->tokens[pair / b].pos) return;
-    float *scores = e->attend_scratch + thread * e->attend_room;
-    attend_part(p, pair / b, pair % b, first, scores, partial_at(e, unit));
+    uint32_t b = e->model->config->num_key_value_heads, t = pair / b;
+    if (first > p->tokens[t].pos) return;
+    attend_part(p, (Span){t, 1}, pair % b, first, query_heads(p, t, pair % b),
+                e->attend_scratch + thread * e->attend_room, partial_at(e, unit));
 }
 
-/* One span of a prompt's tokens, one KV head. */
-static void attend_span_unit(void *ctx, uint32_t unit, uint32_t thread) {
+static void attend_splits(Pass *p) {
+    Engine *e = p->e;
+    uint32_t b = e->model->config->num_key_value_heads;
+    parallel_for(e->pool, p->n * b * p->n_splits, attend_split_unit, p);
+    for (uint32_t pair = 0; pair < p->n * b; pair++) {
+        Found all = partial_at(e, (size_t)pair * p->n_splits);
+        for (uint32_t s = 1; s <= p->tokens[pair / b].pos / ATTEND_KEYS; s++)
+            found_merge(e, 1, all, partial_at(e, (size_t)pair * p->n_splits + s));
+        found_finish(p, (Span){pair / b, 1}, pair % b, all);
+    }
+}
+
+/* One span of a prompt's tokens, one KV head, with prompt_attend. */
+static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     Pass *p = ctx;
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
@@ -673,46 +713,49 @@ static void attend_span_unit(void *ctx, uint32_t unit, uint32_t thread) {
     e->kernels->prompt_attend(&a);
 }
 
-/* Attention for the tokens of a prompt: in spans of one sequence's tokens in order, as many as
- * prompt_attend takes. A token's result is the same in any span. */
-static void attend_spans(Pass *p) {
-    Engine *e = p->e;
-    uint32_t most = PROMPT_ROWS / group_size(e->model->config), n = 0;
-    for (uint32_t t = 0; t < p->n; t++) {
-        const Token *token = &p->tokens[t];
-        e->n_keys[t] = token->pos + 1;
-        Span *last = n ? &e->spans[n - 1] : NULL;
-        if (last && last->n < most && token[-1].seq == token->seq && token[-1].pos < token->pos)
-            last->n++;
-        else
-            e->spans[n++] = (Span){t, 1};
-    }
-    parallel_for(e->pool, n * e->model->config->num_key_value_heads, attend_span_unit, p);
+/* How many tokens from t on belong to one sequence, one behind the other, `most` at most. With
+ * `within`, only those that begin to see the same part of the context. */
+static uint32_t run_length(const Pass *p, uint32_t t, uint32_t most, bool within) {
+    const Token *token = &p->tokens[t];
+    uint32_t n = 1;
+    while (n < most && t + n < p->n && token[n].seq == token->seq &&
+           token[n].pos == token->pos + n &&
+           (!within || token[n].pos / ATTEND_KEYS == token->pos / ATTEND_KEYS))
+        n++;
+    return n;
 }
 
-/* Attention for all tokens of the pass. The parts are joined in the order of positions either way,
- * so both ways give the same bits. */
+/* Cut the pass into spans for attention, each of as many tokens as the kernel takes at once; a
+ * token's result is the same in any. With few tokens each goes alone, so that there are units for
+ * all threads. Returns how many spans there are. */
+static uint32_t cut_spans(const Pass *p, bool rounded) {
+    Engine *e = p->e;
+    const ModelConfig *c = e->model->config;
+    uint32_t n = 0, most = rounded ? PROMPT_ROWS / group_size(c) : ATTEND_TOKENS;
+    if (!rounded && p->n / most * c->num_key_value_heads < 2 * e->options.threads) most = 1;
+    for (uint32_t t = 0; t < p->n; t += e->spans[n++].n) {
+        uint32_t length = run_length(p, t, most, !rounded);
+        e->spans[n] = (Span){t, rounded || length == most ? length : 1};
+    }
+    return n;
+}
+
+/* Attention for all tokens of the pass. The parts of a context are joined in the order of positions
+ * either way, so all ways but the rounded one give the same bits. */
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
-    if (p->rounds && e->spans) {
-        attend_spans(p);
-        return;
-    }
-    for (uint32_t t = 0; t < p->n; t++)
+    bool rounded = p->rounds && e->prompt_scratch;
+    for (uint32_t t = 0; t < p->n; t++) {
+        e->n_keys[t] = p->tokens[t].pos + 1;
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
+    }
     p->n_splits = longest / ATTEND_KEYS + 1;
-    if (p->n_splits == 1 || p->n * b >= e->options.threads) {
-        parallel_for(e->pool, p->n * b, attend_unit, p);
-        return;
-    }
-    parallel_for(e->pool, p->n * b * p->n_splits, attend_split_unit, p);
-    for (uint32_t pair = 0; pair < p->n * b; pair++) {
-        Found all = partial_at(e, (size_t)pair * p->n_splits);
-        for (uint32_t s = 1; s <= p->tokens[pair / b].pos / ATTEND_KEYS; s++)
-            found_merge(e, all, partial_at(e, (size_t)pair * p->n_splits + s));
-        found_finish(p, pair / b, pair % b, all);
-    }
+    if (!rounded && p->n_splits > 1 && p->n * b < e->options.threads)
+        attend_splits(p);
+    else
+        parallel_for(e->pool, cut_spans(p, rounded) * b, rounded ? prompt_attend_unit : attend_unit,
+                     p);
 }
 
 /* gate = silu(gate) * up for one token. */
@@ -868,7 +911,7 @@ static void operand_layout(Operand *o, Arena *a, size_t n, size_t cols) {
     o->dq = arena_floats(a, n, cols / 32);
 }
 
-static bool attends_spans(const Engine *e) {
+static bool rounds_attention(const Engine *e) {
     const ModelConfig *c = e->model->config;
     return e->rounds_prompts && e->kernels->prompt_attend && !e->options.kv_f32 &&
            c->head_dim % 32 == 0 && group_size(c) <= PROMPT_ROWS;
@@ -876,7 +919,7 @@ static bool attends_spans(const Engine *e) {
 
 static void engine_layout(Engine *e, Arena *a) {
     const ModelConfig *c = e->model->config;
-    size_t n = e->chunk, g = group_size(c), heads = (size_t)c->num_attention_heads * c->head_dim;
+    size_t n = e->chunk, heads = (size_t)c->num_attention_heads * c->head_dim;
     e->x = arena_floats(a, n, e->x_stride);
     e->normed = arena_floats(a, n * e->terms, e->x_stride);
     e->y = arena_floats(a, n, e->x_stride);
@@ -890,17 +933,16 @@ static void engine_layout(Engine *e, Arena *a) {
     e->sin = arena_floats(a, n, c->head_dim / 2);
     e->logits = arena_floats(a, DECODE_ROWS, logits_stride(e->model));
     e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
-    e->partials = arena_floats(a, e->partial_units, g * (e->v_stride + 2));
+    e->partials = arena_floats(a, e->partial_units, found_floats(e, 1));
+    e->spans = arena_take(a, n * sizeof *e->spans);
+    e->n_keys = arena_take(a, n * sizeof *e->n_keys);
     if (!e->model->quantized) return; /* what follows is for int8 activations */
     size_t two_terms = e->terms * round_up(c->hidden_size, 64);
     operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
     if (!e->rounds_prompts) return;
     size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size), heads);
-    if (attends_spans(e)) {
-        e->spans = arena_take(a, n * sizeof *e->spans);
-        e->n_keys = arena_take(a, n * sizeof *e->n_keys);
+    if (rounds_attention(e))
         e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
-    }
     e->act.b = arena_take(a, round_up(n, GROUP_TOKENS) * round_up(widest, 32) * sizeof *e->act.b);
 }
 
@@ -911,7 +953,8 @@ static bool engine_scratch(Engine *e, Error *err) {
     e->q_stride = round_up((size_t)c->num_attention_heads * c->head_dim, 16);
     e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
     e->f_stride = round_up(c->intermediate_size, 16);
-    e->attend_room = round_up(g * ATTEND_KEYS + 2 * g * (e->v_stride + 2), 16);
+    e->attend_room = g * ATTEND_TOKENS * (ATTEND_KEYS + 2 * (e->v_stride + 2) + c->head_dim);
+    e->attend_room = round_up(e->attend_room, 16);
     /* Split passes have fewer (token, head) pairs than threads. */
     e->partial_units = (size_t)e->options.threads * (e->options.ctx / ATTEND_KEYS + 1);
     Arena arena = {0};
@@ -2353,7 +2396,6 @@ static bool pool_start_workers(Pool *p, Error *e) {
     }
     return true;
 }
-
 
 /* A pool of `threads` threads, the caller being the first. */
 static Pool *pool_open(uint32_t threads, Error *e) {

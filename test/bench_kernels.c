@@ -19,7 +19,7 @@
 
 typedef struct {
     const Kernels *k;
-    const Mat *w;      /* NULL: read `bytes` bytes at `data` */
+    const Mat *w; /* NULL: read `bytes` bytes at `data` */
     const Operand *a;
     float *y;
     const uint8_t *data;
@@ -42,8 +42,10 @@ static void *job_run(void *argument) {
     Job *j = argument;
     pthread_barrier_wait(j->start);
     j->begin = now_seconds();
-    if (j->w) job_matmul(j);
-    else j->read = j->k->read_all(j->data, j->bytes);
+    if (j->w)
+        job_matmul(j);
+    else
+        j->read = j->k->read_all(j->data, j->bytes);
     j->end = now_seconds();
     return NULL;
 }
@@ -111,8 +113,8 @@ static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, in
             Job jobs[MAX_THREADS];
             size_t part = (size_t)size / (unsigned)n / 64 * 64;
             for (int i = 0; i < n; i++)
-                jobs[i] = (Job){.k = k, .a = &a, .y = y, .data = data + part * (unsigned)i,
-                                .bytes = part};
+                jobs[i] = (Job){
+                    .k = k, .a = &a, .y = y, .data = data + part * (unsigned)i, .bytes = part};
             read = fmin(read, run_jobs(jobs, n));
             for (int i = 0; i < n; i++) {
                 jobs[i].w = &w;
@@ -152,15 +154,16 @@ static void bench_tokens(const Kernels *k, const uint8_t *data) {
     }
 }
 
-static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, const uint8_t *data,
-                         size_t bytes) {
-    float *q = get(65536), *scores = get(16 * ATTEND_KEYS * 4), *out = get(65536);
-    size_t tile = (size_t)ATTEND_KEYS * dim * 2, n = bytes / tile / 2;
+static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t n_tok,
+                         const uint8_t *data, size_t bytes) {
+    size_t tile = (size_t)ATTEND_KEYS * dim * 2, n = bytes / tile / 2, rows = heads * n_tok;
+    float *q = get(rows * dim * 4), *scores = get(rows * ATTEND_KEYS * 4);
+    float *out = get(rows * (dim + 2) * 4);
     double cold = 1e9, warm = 1e9;
     for (int round = 0; round < 3; round++) {
         double begin = now_seconds();
-        Attend a = {dim, dim, heads, ATTEND_KEYS, q, data, data + tile, scores,
-                    out, out + 16, out + 32};
+        Attend a = {dim,  dim,         heads,  n_tok, ATTEND_KEYS, q,
+                    data, data + tile, scores, out,   out + rows,  out + 2 * rows};
         for (size_t i = 0; i < n; i++) {
             a.k = data + 2 * i * tile;
             a.v = data + (2 * i + 1) * tile;
@@ -171,10 +174,11 @@ static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, const u
         for (size_t i = 0; i < n; i++) k->attend[0](&a);
         warm = fmin(warm, now_seconds() - begin);
     }
-    double macs = 2.0 * (double)n * ATTEND_KEYS * dim * heads;
-    printf("  attend D %3u, %u heads: %5.1f GB/s from memory, %5.1f from cache (%.3f TFLOPS)\n",
-           dim, heads, 2.0 * (double)(n * tile) / cold / 1e9, 2.0 * (double)(n * tile) / warm / 1e9,
-           2 * macs / warm / 1e12);
+    double macs = 2.0 * (double)n * ATTEND_KEYS * dim * (double)rows;
+    printf("  attend D %3u, %u heads of %u tokens: %5.1f GB/s from memory, %5.1f from cache "
+           "(%.3f TFLOPS)\n",
+           dim, heads, n_tok, 2.0 * (double)(n * tile) / cold / 1e9,
+           2.0 * (double)(n * tile) / warm / 1e9, 2 * macs / warm / 1e12);
 }
 
 static void bench_rows(const Kernels *k) {
@@ -204,8 +208,8 @@ static void bench_rows(const Kernels *k) {
         t[7] = now_seconds();
         for (int i = 0; i < 7; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
     }
-    const char *names[] = {"max_finite", "quantize_row", "rmsnorm", "silu_mul", "add", "narrow",
-                           "exp_sum"};
+    const char *names[] = {"max_finite", "quantize_row", "rmsnorm", "silu_mul",
+                           "add",        "narrow",       "exp_sum"};
     for (int i = 0; i < 7; i++)
         printf("  %-12s %6.2f GB/s of input, %6.1f us for %u\n", names[i], n * 4 / best[i] / 1e9,
                best[i] * 1e6, n);
@@ -226,8 +230,10 @@ int main(int argc, char **argv) {
     printf("%s, %d threads, one token over %d MiB:\n", k->name, (int)threads, (int)mib);
     bench_decode(k, data, bytes, (int)threads);
     bench_tokens(k, data);
-    bench_attend(k, 128, 6, data, bytes / 4);
-    bench_attend(k, 64, 7, data, bytes / 4);
+    bench_attend(k, 128, 6, 1, data, bytes / 4);
+    bench_attend(k, 64, 7, 1, data, bytes / 4);
+    bench_attend(k, 128, 6, ATTEND_TOKENS, data, bytes / 4);
+    bench_attend(k, 64, 7, ATTEND_TOKENS, data, bytes / 4);
     bench_rows(k);
     return 0;
 }

@@ -638,8 +638,8 @@ static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint3
     if (bad == 5) set_cached(kc, ((keys - 1) / 16 * dim) * 16 + (keys - 1) % 16, f32, NAN);
     if (bad == 4)
         for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
-    Attend a = {dim,  (uint32_t)vs, heads,           keys, q, kc, vc, scores,
-                want, want + heads, want + 2 * heads};
+    Attend a = {dim, (uint32_t)vs, heads,  1,    keys,         q,
+                kc,  vc,           scores, want, want + heads, want + 2 * heads};
     ref->attend[f32](&a);
     if (ref == k && bad == 0) check_attend_exact(&a, f32);
     a.max = got;
@@ -667,6 +667,50 @@ static void test_attend(const Kernels *ref, const Kernels *k) {
         for (size_t n = 0; n < 30; n++, i++)
             for (int f32 = 0; f32 < 2; f32++)
                 one_attend(ref, k, dims[d], heads[i % 9], keys[n % 10], f32, (int)(i % 7 % 6));
+}
+
+/* ATTEND_TOKENS tokens at once, each as if it were alone. */
+static void one_attend_several(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t keys,
+                               int f32) {
+    enum { T = ATTEND_TOKENS };
+    size_t vs = (dim + 15) / 16 * 16, blocks = (keys + T + 15) / 16, rows = (size_t)heads * T;
+    void *kc = make_cache(blocks * dim * 16, f32), *vc = make_cache(blocks * 16 * vs, f32);
+    float *q = make_floats(rows * dim, RANDOM), *scores = make(rows * ATTEND_KEYS, 4);
+    float *got = make(rows * (vs + 2), 4), *want = make(heads * (vs + 2), 4);
+    float *alone = make((size_t)heads * dim, 4);
+    Attend a = {dim, (uint32_t)vs, heads,  T,   keys,       q,
+                kc,  vc,           scores, got, got + rows, got + 2 * rows};
+    for (size_t i = 0; i < rows * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
+    k->attend[f32](&a);
+    Attend one = {dim, (uint32_t)vs, heads,  1,    keys,         alone,
+                  kc,  vc,           scores, want, want + heads, want + 2 * heads};
+    for (size_t t = 0; t < T; t++) {
+        for (size_t i = 0; i < (size_t)heads * dim; i++) alone[i] = q[i * T + t];
+        one.n_keys = keys + t < ATTEND_KEYS ? keys + (uint32_t)t : ATTEND_KEYS;
+        k->attend[f32](&one);
+        for (size_t h = 0; h < heads; h++) {
+            bool same = memcmp(&a.max[h * T + t], &one.max[h], 4) == 0 &&
+                        memcmp(&a.sum[h * T + t], &one.sum[h], 4) == 0 &&
+                        memcmp(a.out + (h * T + t) * vs, one.out + h * vs, 4 * vs) == 0;
+            CHECK(same, "attend %s, %s: head_dim %u, %u keys, head %zu of %u, token %zu of several",
+                  f32 ? "f32" : "f16", k->name, dim, keys, h, heads, t);
+        }
+    }
+    free(kc);
+    free(vc);
+    free(q);
+    free(scores);
+    free(got);
+    free(want);
+    free(alone);
+}
+
+static void test_attend_several(const Kernels *k) {
+    const uint32_t dims[] = {64, 128, 34}, heads[] = {7, 6, 1};
+    const uint32_t keys[] = {1, 9, 16, 25, 32, 100, 500, 505, 510, 512};
+    for (size_t i = 0; i < 10; i++)
+        for (size_t d = 0; d < 3; d++)
+            one_attend_several(k, dims[d], heads[d], keys[i], (int)(i + d) % 2);
 }
 
 /* ---- prompt_attend --------------------------------------------------------------------------- */
@@ -781,7 +825,7 @@ static void test_read_halves(const Kernels *k) {
     float one = 1, scores[ATTEND_KEYS], max, sum, q[D] = {0}, out[D], want[D], y[D];
     uint16_t keys[D * 16] = {0}, h[D];
     _Alignas(64) uint16_t w[D * 2] = {0};
-    Attend a = {D, D, 1, 1, q, keys, h, scores, &max, &sum, out};
+    Attend a = {D, D, 1, 1, 1, q, keys, h, scores, &max, &sum, out};
     Operand x = {.n_tok = 1, .cols = 1, .x = &one, .x_stride = 1};
     Mat m = {TYPE_F16, D, 1, (const uint8_t *)w};
     for (uint32_t first = 0; first < 65536; first += D) {
@@ -1012,6 +1056,7 @@ int main(void) {
         test_matmul(scalar, k);
         test_prompt(k);
         test_attend(scalar, k);
+        test_attend_several(k);
         test_prompt_attend(k);
         test_read_halves(k);
         test_write_halves(k);
