@@ -5,9 +5,7 @@
  *   send TEXT     type TEXT; \n and \\ are what they are in C, \d is the end of input
  *   pause MS      wait, reading on
  *   kill N        send signal N to the command alone
- *   interrupt     a moment later type ^C, which the terminal sends to everything in its foreground.
- *                 (A shell that is about to wait for a line notes the signal, and waits on: the
- *                 moment is for it to be waiting, as it is when a person types.)
+ *   interrupt     type ^C, which the terminal sends to everything in its foreground
  * After the last step the terminal is read until the command ends. All that appeared is in OUTPUT.
  * The exit status is the command's, 128 + N after signal N, and 99 when something expected did not
  * come. */
@@ -98,10 +96,7 @@ static bool terminal_step(Terminal *t, char *line) {
         arg = line + strlen(line);
     if (strcmp(line, "expect") == 0) return terminal_expect(t, arg);
     if (strcmp(line, "send") == 0) return terminal_send(t, arg);
-    if (strcmp(line, "interrupt") == 0) {
-        terminal_pause(t, 300);
-        return terminal_send(t, "\003");
-    }
+    if (strcmp(line, "interrupt") == 0) return terminal_send(t, "\003");
     if (strcmp(line, "pause") == 0) return terminal_pause(t, strtol(arg, NULL, 10)), true;
     if (strcmp(line, "kill") == 0) return kill(t->child, (int)strtol(arg, NULL, 10)) == 0;
     return line[0] == 0;
@@ -118,6 +113,7 @@ static bool terminal_open(Terminal *t, char **command) {
     for (int fd = 0; fd < 3; fd++) dup2(side, fd);
     close(t->fd);
     if (side > 2) close(side);
+    signal(SIGINT, SIG_DFL); /* a test that runs in the background was started with it ignored */
     execvp(command[0], command);
     _exit(127);
 }

@@ -678,6 +678,7 @@ static void one_attend_several(const Kernels *k, uint32_t dim, uint32_t heads, u
     float *q = make_floats(rows * dim, RANDOM), *scores = make(rows * ATTEND_KEYS, 4);
     float *got = make(rows * (vs + 2), 4), *want = make(heads * (vs + 2), 4);
     float *alone = make((size_t)heads * dim, 4);
+    float row_got[MAX_HEAD_DIM + 2], row_want[MAX_HEAD_DIM + 2]; /* out, max, sum */
     Attend a = {dim, (uint32_t)vs, heads,  T,   keys,       q,
                 kc,  vc,           scores, got, got + rows, got + 2 * rows};
     for (size_t i = 0; i < rows * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
@@ -689,11 +690,16 @@ static void one_attend_several(const Kernels *k, uint32_t dim, uint32_t heads, u
         one.n_keys = keys + t < ATTEND_KEYS ? keys + (uint32_t)t : ATTEND_KEYS;
         k->attend[f32](&one);
         for (size_t h = 0; h < heads; h++) {
-            bool same = memcmp(&a.max[h * T + t], &one.max[h], 4) == 0 &&
-                        memcmp(&a.sum[h * T + t], &one.sum[h], 4) == 0 &&
-                        memcmp(a.out + (h * T + t) * vs, one.out + h * vs, 4 * vs) == 0;
-            CHECK(same, "attend %s, %s: head_dim %u, %u keys, head %zu of %u, token %zu of several",
-                  f32 ? "f32" : "f16", k->name, dim, keys, h, heads, t);
+            size_t row = h * T + t;
+            memcpy(row_got, a.out + row * vs, vs * sizeof *row_got);
+            row_got[vs] = a.max[row];
+            row_got[vs + 1] = a.sum[row];
+            memcpy(row_want, one.out + h * vs, vs * sizeof *row_want);
+            row_want[vs] = one.max[h];
+            row_want[vs + 1] = one.sum[h];
+            CHECK_SAME(row_got, row_want, vs + 2,
+                       "attend %s, %s: head_dim %u, %u keys, head %zu of %u, token %zu of several",
+                       f32 ? "f32" : "f16", k->name, dim, keys, h, heads, t);
         }
     }
     free(kc);
