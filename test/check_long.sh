@@ -64,6 +64,7 @@ step fuzz make --no-print-directory fuzz
 step asan instrumented SAN=asan
 step tsan instrumented SAN=tsan
 step msan instrumented SAN=msan CC=clang
+step amx instrumented AMX=1
 step valgrind_programs valgrind_programs
 step valgrind_catalogue valgrind_catalogue
 step coverage make --no-print-directory coverage
