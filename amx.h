@@ -140,11 +140,13 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) Block blocks[8];
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
+    ChunkScales q5;
     chunk_unpack(type, chunk, n_blocks, blocks);
+    chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         if (type == TYPE_Q8 && b % 2 == 0) prefetch_next(type, chunk, b / 2);
-        w[b] = block_scales(type, chunk, pair, b);
+        w[b] = block_scales(type, chunk, &q5, pair, b);
     }
     for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);
@@ -243,10 +245,10 @@ typedef struct {
     Lanes scale[2], bias[2];
 } Expansion;
 
-INLINE Expansion expansion(Type type, const uint8_t *chunk, const uint8_t *pair,
-                           const uint8_t *super, size_t b) {
+INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q5,
+                           const uint8_t *pair, const uint8_t *super, size_t b) {
     const Lanes up = lanes_set1(1 + 0x1.6ep-9f), low = lanes_set1(0x1p-24f); /* byte_as_float */
-    BlockScales s = block_scales(type, chunk, pair, b);
+    BlockScales s = block_scales(type, chunk, q5, pair, b);
     Lanes d = is_super(type) ? lanes_from_f16(super) : s.first, zero = lanes_set1(0);
     Lanes by[2] = {lanes_mul(d, up), lanes_mul(d, up)}, bias[2] = {zero, zero};
     if (is_super(type)) by[0] = lanes_mul(by[0], s.first);
@@ -284,9 +286,11 @@ INLINE void expand_line(Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
 /* A panel's chunk as bf16 tiles, while the chunk behind it is fetched. */
 INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, size_t n_blocks,
                          Bf16Tile *tiles) {
+    ChunkScales q5;
+    chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
-        Expansion e = expansion(type, chunk, pair, super, b);
+        Expansion e = expansion(type, chunk, &q5, pair, super, b);
         if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
         UNROLL for (int r = 0; r < 8; r++) {
             Line x = type == TYPE_Q8 ? line_load(pair + (8 * (b % 2) + (size_t)r) * LINE_BYTES)

@@ -73,6 +73,7 @@
 #define Line OWN(Line)
 #define Block OWN(Block)
 #define BlockScales OWN(BlockScales)
+#define ChunkScales OWN(ChunkScales)
 #define QuantBlock OWN(QuantBlock)
 #define Tokens OWN(Tokens)
 #define lanes_load OWN(lanes_load)
@@ -104,10 +105,10 @@
 #define sums_right OWN(sums_right)
 #define sums_from_u8 OWN(sums_from_u8)
 #define sums_from_i8 OWN(sums_from_i8)
-#define sums_from_u4 OWN(sums_from_u4)
 #define line_load OWN(line_load)
 #define line_load_q8 OWN(line_load_q8)
 #define line_store OWN(line_store)
+#define line_from_u4 OWN(line_from_u4)
 #define line_code OWN(line_code)
 #define line_shift OWN(line_shift)
 #define sums_dot OWN(sums_dot)
@@ -131,7 +132,7 @@
 #define pair_bytes OWN(pair_bytes)
 #define chunk_bytes OWN(chunk_bytes)
 #define block_line OWN(block_line)
-#define block_scales_q5 OWN(block_scales_q5)
+#define chunk_scales OWN(chunk_scales)
 #define block_scales OWN(block_scales)
 #define tokens_at OWN(tokens_at)
 #define tile_line OWN(tile_line)
@@ -329,12 +330,6 @@ INLINE Sums sums_from_i8(const uint8_t *p) {
     EACH s.i[n] = (int8_t)p[n];
     return s;
 }
-/* 16 nibbles, the low one of each byte first */
-INLINE Sums sums_from_u4(const uint8_t *p) {
-    Sums s;
-    EACH s.i[n] = p[n / 2] >> (n % 2 * 4) & 15;
-    return s;
-}
 INLINE Line line_load(const uint8_t *p) {
     Line x;
     memcpy(x.b, p, sizeof x.b);
@@ -342,6 +337,12 @@ INLINE Line line_load(const uint8_t *p) {
 }
 INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
 INLINE void line_store(uint8_t *p, Line x) { memcpy(p, x.b, sizeof x.b); }
+/* 64 nibbles, the low one of each byte first */
+INLINE Line line_from_u4(const uint8_t *p) {
+    Line x;
+    for (int n = 0; n < 64; n++) x.b[n] = p[n / 2] >> (n % 2 * 4) & 15;
+    return x;
+}
 /* A code of each byte: its nibble at bit `shift`, and the bits of `high` that come to lie in `mask`
  * when shifted right by `by`, or left by -by. */
 INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
@@ -518,11 +519,6 @@ INLINE Sums sums_from_i8(const uint8_t *p) {
     return (Sums){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
                   _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
 }
-INLINE Sums sums_from_u4(const uint8_t *p) {
-    __m128i x = _mm_loadl_epi64((const __m128i *)p);
-    x = _mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16(x, 4)), _mm_set1_epi8(15));
-    return (Sums){_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
-}
 INLINE Line line_load(const uint8_t *p) {
     return (Line){_mm256_loadu_si256((const __m256i *)p),
                   _mm256_loadu_si256((const __m256i *)(p + 32))};
@@ -532,6 +528,11 @@ INLINE void line_store(uint8_t *p, Line x) {
     _mm256_storeu_si256((__m256i *)p, x.a);
     _mm256_storeu_si256((__m256i *)(p + 32), x.b);
 }
+INLINE __m256i nibbles_32(const uint8_t *p) {
+    __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_and_si256(_mm256_or_si256(x, _mm256_slli_epi16(x, 4)), _mm256_set1_epi8(15));
+}
+INLINE Line line_from_u4(const uint8_t *p) { return (Line){nibbles_32(p), nibbles_32(p + 16)}; }
 /* There is no shift of bytes: the bits that cross over from the neighbour are masked away. */
 INLINE Line line_shift(Line x, int by) {
     if (by < 0) return (Line){_mm256_slli_epi16(x.a, -by), _mm256_slli_epi16(x.b, -by)};
@@ -630,16 +631,16 @@ INLINE Sums sums_from_u8(const uint8_t *p) {
 INLINE Sums sums_from_i8(const uint8_t *p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
-INLINE Sums sums_from_u4(const uint8_t *p) {
-    __m128i x = _mm_loadl_epi64((const __m128i *)p);
-    x = _mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16(x, 4)), _mm_set1_epi8(15));
-    return _mm512_cvtepu8_epi32(x);
-}
 INLINE Line line_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE Line line_load_q8(const uint8_t *p) { /* + 128, that is */
     return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
 }
 INLINE void line_store(uint8_t *p, Line x) { _mm512_storeu_si512(p, x); }
+INLINE Line line_from_u4(const uint8_t *p) {
+    __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+    x = _mm512_or_si512(x, _mm512_slli_epi16(x, 4));
+    return _mm512_and_si512(x, _mm512_set1_epi8(15));
+}
 INLINE Line line_shift(Line x, int by) {
     return by < 0 ? _mm512_slli_epi32(x, (unsigned)-by) : _mm512_srli_epi32(x, (unsigned)by);
 }
@@ -852,10 +853,6 @@ INLINE Sums sums_from_i8(const uint8_t *p) {
     return (Sums){vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
                   vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))};
 }
-INLINE Sums sums_from_u4(const uint8_t *p) {
-    uint8x8_t x = vld1_u8(p), low = vand_u8(x, vdup_n_u8(15)), high = vshr_n_u8(x, 4);
-    return widen(vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)));
-}
 INLINE Line line_load(const uint8_t *p) {
     return (Line){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)};
 }
@@ -865,6 +862,12 @@ INLINE void line_store(uint8_t *p, Line x) {
     vst1q_u8(p + 16, x.b);
     vst1q_u8(p + 32, x.c);
     vst1q_u8(p + 48, x.d);
+}
+INLINE Line line_from_u4(const uint8_t *p) {
+    uint8x16_t x = vld1q_u8(p), y = vld1q_u8(p + 16), m = vdupq_n_u8(15);
+    uint8x16_t x0 = vandq_u8(x, m), x1 = vshrq_n_u8(x, 4);
+    uint8x16_t y0 = vandq_u8(y, m), y1 = vshrq_n_u8(y, 4);
+    return (Line){vzip1q_u8(x0, x1), vzip2q_u8(x0, x1), vzip1q_u8(y0, y1), vzip2q_u8(y0, y1)};
 }
 /* A code of each byte, as above: the bits from `high`, then the nibble put below them, by a shift
  * that keeps the upper half of its target or by a choice of bits. */

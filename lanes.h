@@ -244,16 +244,26 @@ typedef struct {
     Lanes first, second;
 } BlockScales;
 
-INLINE BlockScales block_scales_q5(const uint8_t *chunk, size_t b) {
-    Sums low = sums_from_u8(chunk + 16 * b), high = sums_from_u4(chunk + 128 + 8 * b);
-    Sums sc = sums_add(sums_and(low, sums_set1(15)), sums_left(sums_and(high, sums_set1(3)), 4));
-    Sums min = sums_add(sums_right(low, 4), sums_left(sums_right(high, 2), 4));
-    return (BlockScales){lanes_from_sums(sc), lanes_from_sums(min)};
+/* q5: sc and min of a chunk's eight blocks, a byte for each block and row. */
+typedef struct {
+    _Alignas(64) uint8_t sc[8 * 16], min[8 * 16];
+} ChunkScales;
+
+INLINE void chunk_scales(Type type, const uint8_t *chunk, ChunkScales *out) {
+    if (type != TYPE_Q5) return;
+    UNROLL for (size_t i = 0; i < 2 * LINE_BYTES; i += LINE_BYTES) {
+        Line low = line_load(chunk + i), high = line_from_u4(chunk + 128 + i / 2);
+        line_store(out->sc + i, line_code(low, 0, high, -4, 0x30));
+        line_store(out->min + i, line_code(low, 4, high, -2, 0x30));
+    }
 }
 
-/* Block b = 0..7 of the chunk; `pair` is its pair of blocks. */
-INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const uint8_t *pair, size_t b) {
-    if (type == TYPE_Q5) return block_scales_q5(chunk, b);
+/* Block b = 0..7 of the chunk; `pair` is its pair of blocks, `q5` what chunk_scales gave. */
+INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const ChunkScales *q5,
+                                const uint8_t *pair, size_t b) {
+    if (type == TYPE_Q5)
+        return (BlockScales){lanes_from_sums(sums_from_u8(q5->sc + 16 * b)),
+                             lanes_from_sums(sums_from_u8(q5->min + 16 * b))};
     if (type == TYPE_Q6)
         return (BlockScales){lanes_from_sums(sums_from_i8(chunk + 32 * b)),
                              lanes_from_sums(sums_from_i8(chunk + 32 * b + 16))};
@@ -392,12 +402,13 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
     }
 }
 
-/* What few tokens fetch when they begin with a pair of blocks: the next pair. In q5_0 and q5_1 this
- * one too, so that all its lines are under way at once; the others' arithmetic begins with loading
- * most of them anyway. (Measured: docs/speed.md.) */
+/* What few tokens fetch when they begin with a pair of blocks: the next pair. In q5, q5_0 and q5_1
+ * this one too, so that all its lines are under way at once; the arithmetic of the others begins
+ * with loading most of them anyway. (Measured: docs/speed.md.) */
 INLINE void prefetch_pair(Type type, const uint8_t *pair, size_t apart) {
     const size_t size = pair_bytes(type);
-    if (type == TYPE_Q5_0 || type == TYPE_Q5_1) prefetch_streams(pair, STREAMS, apart, size, 1);
+    if (type == TYPE_Q5 || type == TYPE_Q5_0 || type == TYPE_Q5_1)
+        prefetch_streams(pair, STREAMS, apart, size, 1);
     prefetch_streams(pair + size, STREAMS, apart, size, 0);
 }
 
@@ -405,6 +416,8 @@ INLINE void prefetch_pair(Type type, const uint8_t *pair, size_t apart) {
 INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
                              size_t n_blocks, const Tokens *a, Lanes *s, Lanes *m) {
     const size_t pair_size = pair_bytes(type);
+    ChunkScales q5[STREAMS];
+    UNROLL for (size_t p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
         prefetch_pair(type, pair, apart);
@@ -413,7 +426,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
             if (block >= n_blocks) break;
             BlockScales w[STREAMS];
             UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
-                block_scales(type, chunk + p * apart, pair + p * apart, block);
+                block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, block);
             tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, s);
             if (type != TYPE_Q5) continue;
             UNROLL for (size_t j = 0; j < STREAMS * nt; j++) m[j] =
@@ -464,6 +477,8 @@ INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
  * see token_tile.) */
 INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
     if (type == TYPE_Q8) return;
+    ChunkScales q5;
+    chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         prefetch_next(type, chunk, b / 2);
@@ -472,7 +487,7 @@ INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block
             if (block >= n_blocks) break;
             UNROLL for (int r = 0; r < 8; r++)
                 line_store(out[block].codes + r * LINE_BYTES, block_line(type, pair, half, r));
-            BlockScales w = block_scales(type, chunk, pair, block);
+            BlockScales w = block_scales(type, chunk, &q5, pair, block);
             lanes_store(out[block].first, w.first);
             lanes_store(out[block].second, w.second);
         }
@@ -498,7 +513,7 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
     UNROLL for (size_t p = 0; p < 2; p++) {
         const Block *x = &w->blocks[p][b];
         if (type == TYPE_Q8)
-            scales[p] = block_scales(type, w->chunk[p], w->chunk[p] + pair, b);
+            scales[p] = block_scales(type, w->chunk[p], NULL, w->chunk[p] + pair, b);
         else
             scales[p] = (BlockScales){lanes_load(x->first), lanes_load(x->second)};
     }
