@@ -27,13 +27,15 @@ faults() { LONG=1 "$build/test_faults"; }
 small_stack() { QUICK=1 prlimit --stack=262144 sh test/run.sh "$build" "$qwen" "$convert" "$golden"; }
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 
-# AMX in software: a trap into the system at each of its instructions.
+# AMX in software, a trap into the system at each of its instructions: only what computes.
 amx() {
+    make -s AMX=1 all "$build-amx/make_tiny" || return 1
     for program in kernels engine generate finite; do
-        make -s AMX=1 B="$build-amx" "$build-amx/test_$program" && "$build-amx/test_$program" ||
-            return 1
+        make -s AMX=1 "$build-amx/test_$program" || return 1
+        QWEN="$build-amx/qwen" "$build-amx/test_$program" || return 1
     done
 }
+
 valgrind_catalogue() {
     wrap='valgrind -q --vex-guest-max-insns=20 --error-exitcode=99'
     WRAP="$wrap --leak-check=full --show-leak-kinds=all" "$build/test_malformed"
