@@ -140,13 +140,10 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) Block blocks[8];
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
-    ChunkScales q5;
     chunk_unpack(type, chunk, n_blocks, blocks);
-    chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         if (type == TYPE_Q8 && b % 2 == 0) prefetch_next(type, chunk, b / 2);
-        w[b] = block_scales(type, chunk, &q5, pair, b);
+        w[b] = unpacked_scales(type, chunk, blocks, b);
     }
     for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);

@@ -150,6 +150,7 @@
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)
 #define chunk_unpack OWN(chunk_unpack)
+#define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)
 #define token_tile OWN(token_tile)

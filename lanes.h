@@ -494,6 +494,13 @@ INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block
     }
 }
 
+/* The scales of block b of a chunk that chunk_unpack went over, which left q8's where they are. */
+INLINE BlockScales unpacked_scales(Type type, const uint8_t *chunk, const Block *x, size_t b) {
+    if (type == TYPE_Q8)
+        return block_scales(type, chunk, NULL, chunk + b / 2 * pair_bytes(type), b);
+    return (BlockScales){lanes_load(x[b].first), lanes_load(x[b].second)};
+}
+
 /* A chunk of two panels: as it lies in them, and unpacked (unless q8: its bytes are codes already).
  * */
 typedef struct {
@@ -510,13 +517,8 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
     BlockScales scales[2];
     const uint8_t *codes = w->blocks[0][b].codes;
     size_t apart = sizeof w->blocks[0], pair = b / 2 * pair_bytes(type);
-    UNROLL for (size_t p = 0; p < 2; p++) {
-        const Block *x = &w->blocks[p][b];
-        if (type == TYPE_Q8)
-            scales[p] = block_scales(type, w->chunk[p], NULL, w->chunk[p] + pair, b);
-        else
-            scales[p] = (BlockScales){lanes_load(x->first), lanes_load(x->second)};
-    }
+    UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
+        unpacked_scales(type, w->chunk[p], w->blocks[p], b);
     if (type == TYPE_Q8) {
         codes = w->chunk[0] + pair;
         apart = (size_t)(w->chunk[1] - w->chunk[0]);
@@ -731,14 +733,11 @@ INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j
 
 /* Values in runs of 32 keys, so that a run stays in the first-level cache over all of d and h. */
 INLINE void attend_one(int half, const Attend *a) {
-    for (size_t j = 0; j < a->n_keys; j += 16) {
-        score_heads(half, a, j);
-    }
+    for (size_t j = 0; j < a->n_keys; j += 16) score_heads(half, a, j);
     for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h, a->n_keys);
-    for (size_t j = 0; j < a->n_keys; j += 32) {
+    for (size_t j = 0; j < a->n_keys; j += 32)
         for (size_t d = 0; d < a->v_stride; d += 16)
             value_heads(half, a, d, j, min_size(j + 32, a->n_keys));
-    }
 }
 
 /* ATTEND_TOKENS tokens: a tile is one head of as many of them as the registers hold, for each of
