@@ -613,16 +613,26 @@ static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t fir
     e->kernels->attend[e->options.kv_f32](&a);
 }
 
-/* Join what was found further on (b) to what was found before (a). */
+/* Join what was found further on (b) to what was found before (a): both are brought to the larger
+ * maximum. Eight rows' factors, (2, 8), are one call for the kernel. */
 static void found_merge(const Engine *e, size_t n_tok, Found a, Found b) {
-    for (size_t g = 0; g < group_size(e->model->config) * n_tok; g++) {
-        float *out = a.out + g * e->v_stride;
-        const float *more = b.out + g * e->v_stride;
-        float max = a.max[g] > b.max[g] ? a.max[g] : b.max[g];
-        float wa = exp16_scalar(a.max[g] - max), wb = exp16_scalar(b.max[g] - max);
-        a.max[g] = max;
-        a.sum[g] = a.sum[g] * wa + b.sum[g] * wb;
-        for (uint32_t d = 0; d < e->v_stride; d++) out[d] = out[d] * wa + more[d] * wb;
+    size_t rows = group_size(e->model->config) * n_tok;
+    for (size_t at = 0; at < rows; at += 8) {
+        size_t n = rows - at < 8 ? rows - at : 8;
+        float w[16] = {0};
+        for (size_t i = 0; i < n; i++) {
+            float max = a.max[at + i] > b.max[at + i] ? a.max[at + i] : b.max[at + i];
+            w[i] = a.max[at + i] - max;
+            w[8 + i] = b.max[at + i] - max;
+            a.max[at + i] = max;
+        }
+        e->kernels->exp_sum(w, 16, 0, 1);
+        for (size_t i = 0; i < n; i++) {
+            float *out = a.out + (at + i) * e->v_stride;
+            const float *more = b.out + (at + i) * e->v_stride;
+            a.sum[at + i] = a.sum[at + i] * w[i] + b.sum[at + i] * w[8 + i];
+            for (uint32_t d = 0; d < e->v_stride; d++) out[d] = out[d] * w[i] + more[d] * w[8 + i];
+        }
     }
 }
 
@@ -1033,27 +1043,32 @@ typedef struct {
 } SamplerOptions;
 
 typedef struct {
-    float logit;
+    float logit, p; /* p: its probability over that of the best */
     int32_t id;
 } Candidate;
 
 typedef struct {
+    const Kernels *kernels;
     SamplerOptions options;
     uint32_t n_vocab;      /* ids below it may be chosen: the tokenizer's, not the padding's */
     uint64_t state;        /* of the random generator */
     uint32_t *count;       /* (n_vocab) zero between calls */
+    float *p;              /* (n_vocab) room for the candidates' p */
     Candidate *candidates; /* (n_vocab) */
 } Sampler;
 
-static bool sampler_open(Sampler *s, const SamplerOptions *o, uint32_t n_vocab, Error *e) {
-    *s = (Sampler){.options = *o, .n_vocab = n_vocab, .state = o->seed};
+static bool sampler_open(Sampler *s, const SamplerOptions *o, const Kernels *kernels,
+                         uint32_t n_vocab, Error *e) {
+    *s = (Sampler){.kernels = kernels, .options = *o, .n_vocab = n_vocab, .state = o->seed};
     s->count = alloc_array(e, "sampler", n_vocab, sizeof *s->count);
-    s->candidates = s->count ? alloc_array(e, "sampler", n_vocab, sizeof *s->candidates) : NULL;
+    s->p = s->count ? alloc_array(e, "sampler", n_vocab, sizeof *s->p) : NULL;
+    s->candidates = s->p ? alloc_array(e, "sampler", n_vocab, sizeof *s->candidates) : NULL;
     return s->candidates != NULL;
 }
 
 static void sampler_close(Sampler *s) {
     free(s->count);
+    free(s->p);
     free(s->candidates);
     *s = (Sampler){0};
 }
@@ -1127,7 +1142,7 @@ static size_t best_k(Sampler *s, const float *logits, size_t k) {
     Candidate *h = s->candidates;
     k = min_size(k, s->n_vocab);
     for (size_t i = 0; i < s->n_vocab; i++) {
-        Candidate c = {logits[i], (int32_t)i};
+        Candidate c = {logits[i], 0, (int32_t)i};
         if (i < k) {
             h[i] = c;
             if (i + 1 == k) make_heap(h, k, true);
@@ -1165,30 +1180,32 @@ static double kl_divergence(const float *p, const float *q, uint32_t n) {
 }
 
 /* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as
- * many are sorted as top-p and min-p keep; those end up, in order, in kept[0..). */
+ * many are sorted as top-p and min-p keep, and, where those keep all, as the draw asks for. */
 static int32_t choose(Sampler *s, size_t n) {
     const SamplerOptions *o = &s->options;
     Candidate *h = s->candidates;
-    double best = (double)h[0].logit, total = 0, mass = 0;
+    double total = 0, mass = 0;
     float scale = (float)fmin(1 / o->temperature, 1e30); /* 0 times infinity is no number */
-    for (size_t i = 0; i < n; i++)
-        total += (double)exp16_scalar((h[i].logit - (float)best) * scale);
+    for (size_t i = 0; i < n; i++) s->p[i] = h[i].logit;
+    s->kernels->exp_sum(s->p, (uint32_t)n, h[0].logit, scale);
+    for (size_t i = 0; i < n; i++) total += (double)(h[i].p = s->p[i]);
+    bool all = o->top_p >= 1 && o->min_p <= 0;
+    double draw = sampler_uniform(s), enough = (all ? draw : o->top_p) * total;
     /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order.
      */
     size_t left = n;
     while (left > 0) {
-        double p = (double)exp16_scalar((h[0].logit - (float)best) * scale);
-        if (left < n && (mass >= o->top_p * total || p < o->min_p)) break;
-        mass += p;
         Candidate kept = h[0];
+        if (left < n && (mass >= enough || (double)kept.p < o->min_p)) break;
+        mass += (double)kept.p;
         h[0] = h[--left];
         h[left] = kept;
         sift_down(h, left, 0, false);
     }
-    double r = sampler_uniform(s) * mass;
+    double r = draw * (all ? total : mass);
     size_t i = n - 1;
     for (; i > left; i--) { /* the last one takes what rounding leaves */
-        r -= (double)exp16_scalar((h[i].logit - (float)best) * scale);
+        r -= (double)h[i].p;
         if (r < 0) break;
     }
     return h[i].id;
@@ -1772,7 +1789,8 @@ static bool run_open(Run *r, Session *s, const Ids *prompt, const GenerateOption
     if (!check_fits(s, prompt, e)) return false;
     uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(s->engine->model->tokenizer);
     r->guard = alloc_array(e, "loop guard", 1, sizeof *r->guard);
-    if (!r->guard || !sampler_open(&r->sampler, &o->sampler, n_vocab, e)) return false;
+    if (!r->guard || !sampler_open(&r->sampler, &o->sampler, s->engine->kernels, n_vocab, e))
+        return false;
     r->start = now_seconds();
     return run_prompt(r, prompt, e);
 }

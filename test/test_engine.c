@@ -45,10 +45,11 @@ static void plain_penalties(const SamplerOptions *o, float *logits, uint32_t n_v
 /* Sort everything, cut, draw. r is uniform in [0, 1). */
 static int32_t plain_choice(const SamplerOptions *o, const float *logits, uint32_t n_vocab,
                             double r) {
-    Candidate all[MAX_IDS] = {{0, 0}};
+    Candidate all[MAX_IDS] = {{.id = 0}};
     double p[MAX_IDS], total = 0, mass = 0;
     uint32_t k = n_vocab, kept = 0;
-    for (uint32_t v = 0; v < n_vocab; v++) all[v] = (Candidate){logits[v], (int32_t)v};
+    for (uint32_t v = 0; v < n_vocab; v++)
+        all[v] = (Candidate){.logit = logits[v], .id = (int32_t)v};
     qsort(all, n_vocab, sizeof *all, by_likelihood);
     if (o->temperature == 0) return all[0].id;
     if (o->top_k > 0 && o->top_k < (int64_t)k) k = (uint32_t)o->top_k;
@@ -95,7 +96,8 @@ static void test_sampler_reference(void) {
         for (uint32_t i = n_vocab; i < n_vocab + 16; i++) logits[i] = 100; /* padding */
         for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)below(&s, n_vocab + 8);
         memcpy(mine, logits, sizeof mine);
-        if (!sampler_open(&sampler, &o, n_vocab, &e)) return CHECK(0, "%s", e.text);
+        if (!sampler_open(&sampler, &o, kernels_available(0), n_vocab, &e))
+            return CHECK(0, "%s", e.text);
         double r = sampler_uniform(&sampler);
         sampler.state = o.seed;
         int32_t got = sample(&sampler, logits, ids, n, n_prompt);
@@ -117,7 +119,7 @@ static void test_sampler_edges(void) {
     Error e;
     SamplerOptions o = {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1};
     float logits[8] = {1, 3, 3, 2, 3, 0, 0, 0};
-    if (!sampler_open(&s, &o, 8, &e)) return CHECK(0, "%s", e.text);
+    if (!sampler_open(&s, &o, kernels_available(0), 8, &e)) return CHECK(0, "%s", e.text);
     s.options.temperature = 0;
     CHECK(sample(&s, logits, NULL, 0, 0) == 1, "of equals, the lowest id");
     s.options.temperature = 1e-300;
