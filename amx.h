@@ -491,7 +491,8 @@ INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_
                                   lanes_load(s->scores + i * SUMS_APART + r * 16));
         top = lanes_max(x[i], top);
     }
-    float max = lanes_largest(top), before = exp16_scalar(s->max[r] - max);
+    float max = lanes_largest(top);
+    float before = _mm512_cvtss_f32(lanes_exp(lanes_set1(s->max[r] - max)));
     for (size_t i = 0; i < steps; i++) {
         Lanes e = lanes_exp(lanes_sub(x[2 * i], lanes_set1(max)));
         Lanes f = lanes_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
