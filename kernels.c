@@ -174,6 +174,7 @@
 #define value_heads OWN(value_heads)
 #define score_exp OWN(score_exp)
 #define attend_cache OWN(attend_cache)
+#define cache_prefetch OWN(cache_prefetch)
 #define attend_one OWN(attend_one)
 #define attend_several OWN(attend_several)
 #define attend_f16 OWN(attend_f16)

@@ -654,17 +654,32 @@ INLINE Lanes cache_load(int half, const void *cache, size_t at) {
     return lanes_load((const float *)cache + at);
 }
 
-/* Heads of the next tile when `left` are left: never a single one behind a full tile. */
-INLINE size_t tile_heads(size_t left) { return left == 5 || left == 6 ? 3 : min_size(left, 4); }
+/* Heads of the next tile when `left` are left: as many as the registers hold, in even shares. */
+INLINE size_t tile_heads(size_t left) {
+    const size_t most = TILE_TOKENS > 2 ? 8 : 6;
+    return left <= most ? left : min_size((left + 1) / 2, most);
+}
+
+/* A single token's keys and values come from memory, and the next ones are asked for while these
+ * are used: as many bytes ahead as come by in about the time that memory takes. */
+#define KEYS_AHEAD 4096
+#define VALUES_AHEAD 8192
+
+/* Ask for the line that lies `ahead` bytes behind element `at`, if it is the line's first. */
+INLINE void cache_prefetch(int half, const void *cache, size_t at, size_t ahead) {
+    if (ahead && (!half || at % 32 == 0))
+        __builtin_prefetch((const uint8_t *)cache + (half ? 2 : 4) * at + ahead, 0, 2);
+}
 
 /* Scores against the 16 keys from key j on (lane = key), n rows of them: those of q, whose elements
  * lie row_step apart from row to row and d_step from one to the next. */
 INLINE void score_tile(int half, size_t n, const Attend *a, const float *q, size_t row_step,
-                       size_t d_step, size_t j, float *scores) {
+                       size_t d_step, size_t j, float *scores, size_t ahead) {
     Lanes acc[8];
     UNROLL for (size_t i = 0; i < n; i++) acc[i] = lanes_set1(0);
     for (size_t d = 0; d < a->head_dim; d++, q += d_step) {
         Lanes k = cache_load(half, a->k, j * a->head_dim + d * 16);
+        cache_prefetch(half, a->k, j * a->head_dim + d * 16, ahead);
         UNROLL for (size_t i = 0; i < n; i++) acc[i] =
             lanes_fma(lanes_set1(q[i * row_step]), k, acc[i]);
     }
@@ -673,7 +688,7 @@ INLINE void score_tile(int half, size_t n, const Attend *a, const float *q, size
 
 /* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of n rows of scores: lane = d. */
 INLINE void value_tile(int half, size_t n, const Attend *a, size_t row, size_t d, size_t j0,
-                       size_t j1) {
+                       size_t j1, size_t ahead) {
     float *out = a->out + row * a->v_stride + d;
     const float *e = a->scores + row * ATTEND_KEYS;
     Lanes acc[8];
@@ -681,6 +696,7 @@ INLINE void value_tile(int half, size_t n, const Attend *a, size_t row, size_t d
         j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
     for (size_t j = j0; j < j1; j++) {
         Lanes v = cache_load(half, a->v, j * a->v_stride + d);
+        cache_prefetch(half, a->v, j * a->v_stride + d, ahead);
         UNROLL for (size_t i = 0; i < n; i++) acc[i] =
             lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
     }
@@ -712,10 +728,14 @@ INLINE void score_heads(int half, const Attend *a, size_t j) {
         float *s = a->scores + h * ATTEND_KEYS;
         n = tile_heads(a->n_heads - h);
         switch (n) {
-        case 1: score_tile(half, 1, a, q, dim, 1, j, s); break;
-        case 2: score_tile(half, 2, a, q, dim, 1, j, s); break;
-        case 3: score_tile(half, 3, a, q, dim, 1, j, s); break;
-        default: score_tile(half, 4, a, q, dim, 1, j, s);
+        case 1: score_tile(half, 1, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 2: score_tile(half, 2, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 3: score_tile(half, 3, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 4: score_tile(half, 4, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 5: score_tile(half, 5, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 6: score_tile(half, 6, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        case 7: score_tile(half, 7, a, q, dim, 1, j, s, KEYS_AHEAD); break;
+        default: score_tile(half, 8, a, q, dim, 1, j, s, KEYS_AHEAD);
         }
     }
 }
@@ -723,10 +743,14 @@ INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j
     for (size_t h = 0, n; h < a->n_heads; h += n) {
         n = tile_heads(a->n_heads - h);
         switch (n) {
-        case 1: value_tile(half, 1, a, h, d, j0, j1); break;
-        case 2: value_tile(half, 2, a, h, d, j0, j1); break;
-        case 3: value_tile(half, 3, a, h, d, j0, j1); break;
-        default: value_tile(half, 4, a, h, d, j0, j1);
+        case 1: value_tile(half, 1, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 2: value_tile(half, 2, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 3: value_tile(half, 3, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 4: value_tile(half, 4, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 5: value_tile(half, 5, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 6: value_tile(half, 6, a, h, d, j0, j1, VALUES_AHEAD); break;
+        case 7: value_tile(half, 7, a, h, d, j0, j1, VALUES_AHEAD); break;
+        default: value_tile(half, 8, a, h, d, j0, j1, VALUES_AHEAD);
         }
     }
 }
@@ -748,16 +772,17 @@ INLINE void attend_several(int half, const Attend *a) {
     for (size_t j = 0; j < all; j += 16)
         for (size_t row = 0; row < rows; row += tile)
             score_tile(half, tile, a, a->q + row / n * n * a->head_dim + row % n, 1, n, j,
-                       a->scores + row * ATTEND_KEYS);
+                       a->scores + row * ATTEND_KEYS, 0);
     for (size_t row = 0; row < rows; row++)
         score_exp(a, row, min_size(a->n_keys + row % n, ATTEND_KEYS));
     for (size_t j = 0; j < a->n_keys; j += 32) /* the keys that all of them see, */
         for (size_t row = 0; row < rows; row += tile)
             for (size_t d = 0; d < a->v_stride; d += 16)
-                value_tile(half, tile, a, row, d, j, min_size(j + 32, a->n_keys));
+                value_tile(half, tile, a, row, d, j, min_size(j + 32, a->n_keys), 0);
     for (size_t row = 0; row < rows; row++) /* and the others */
         for (size_t d = 0; d < a->v_stride; d += 16)
-            value_tile(half, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS));
+            value_tile(half, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS),
+                       0);
 }
 
 INLINE void attend_cache(int half, const Attend *a) {
