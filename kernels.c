@@ -59,6 +59,22 @@
  */
 #define FORGET(p) __asm__("" : "+r"(p))
 
+/* prompt_attend's scratch. Rows of `scores` are a line longer than they need to be, so that they do
+ * not all fall into the same sets of the first-level cache. */
+#define WORDS_NORM 32767.0f /* of vectors of int16; see lanes.h */
+typedef struct {
+    int16_t q[PROMPT_ROWS][MAX_HEAD_DIM];
+    uint8_t k[MAX_HEAD_DIM / 2][LINE_BYTES];                 /* pairs of columns, 16 keys */
+    uint8_t v[MAX_HEAD_DIM / 16][WORD_KEYS / 2][LINE_BYTES]; /* 16 columns, pairs of values */
+    float scores[PROMPT_ROWS][WORD_KEYS + 16];
+    int16_t weights[PROMPT_ROWS][WORD_KEYS];
+    float out[PROMPT_ROWS][MAX_HEAD_DIM];
+    float q_scale[PROMPT_ROWS], k_scale[16], v_scale[WORD_KEYS];
+    float max[PROMPT_ROWS], sum[PROMPT_ROWS];
+    float before[PROMPT_ROWS], now[PROMPT_ROWS]; /* factors of what was found, and of what is */
+} WordsScratch;
+_Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratch");
+
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
 #define INLINE TARGET static inline KERNEL_INLINE __attribute__((unused))
@@ -113,6 +129,9 @@
 #define line_shift OWN(line_shift)
 #define sums_dot OWN(sums_dot)
 #define sums_dot_q8 OWN(sums_dot_q8)
+#define line_from_words OWN(line_from_words)
+#define sums_dot_words OWN(sums_dot_words)
+#define sums_store_low_words OWN(sums_store_low_words)
 #define lanes_load_fill OWN(lanes_load_fill)
 #define lanes_load_some OWN(lanes_load_some)
 #define lanes_store_some OWN(lanes_store_some)
@@ -179,6 +198,17 @@
 #define attend_several OWN(attend_several)
 #define attend_f16 OWN(attend_f16)
 #define attend_f32 OWN(attend_f32)
+#define words_round OWN(words_round)
+#define words_factor OWN(words_factor)
+#define words_from_query OWN(words_from_query)
+#define words_from_keys OWN(words_from_keys)
+#define words_value_factor OWN(words_value_factor)
+#define words_from_values OWN(words_from_values)
+#define word_score_tile OWN(word_score_tile)
+#define word_weights OWN(word_weights)
+#define word_value_tile OWN(word_value_tile)
+#define word_part OWN(word_part)
+#define kernel_prompt_attend OWN(kernel_prompt_attend)
 #define kernel_rmsnorm OWN(kernel_rmsnorm)
 #define kernel_rope OWN(kernel_rope)
 #define kernel_silu_mul OWN(kernel_silu_mul)
@@ -288,6 +318,7 @@ INLINE Sums sums_load(const uint8_t *p) {
 }
 INLINE void sums_store(int32_t *p, Sums s) { memcpy(p, s.i, sizeof s.i); }
 INLINE void sums_store_low_bytes(int8_t *p, Sums s) { EACH p[n] = (int8_t)(uint8_t)s.i[n]; }
+INLINE void sums_store_low_words(int16_t *p, Sums s) { EACH p[n] = (int16_t)(uint16_t)s.i[n]; }
 INLINE Sums sums_set1(int32_t i) {
     Sums s;
     EACH s.i[n] = i;
@@ -366,6 +397,22 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
         (int8_t)x.b[4 * n + j] * q[j] + (int8_t)y.b[4 * n + j] * q[4 + j];
     return s;
 }
+/* The low halves of 16 even and 16 odd numbers, as the next one wants them. */
+INLINE Line line_from_words(Sums even, Sums odd) {
+    int16_t w[32];
+    EACH w[2 * n] = (int16_t)(uint16_t)even.i[n];
+    EACH w[2 * n + 1] = (int16_t)(uint16_t)odd.i[n];
+    return line_load((const uint8_t *)w);
+}
+/* s[n] += even[n] q[0] + odd[n] q[1], wrapping around as the instructions do: what was a NaN can
+ * be any number here. */
+INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
+    int16_t w[32];
+    line_store((uint8_t *)w, x);
+    EACH s.i[n] = (int32_t)((uint32_t)s.i[n] + (uint32_t)(w[2 * n] * q[0]) +
+                            (uint32_t)(w[2 * n + 1] * q[1]));
+    return s;
+}
 
 #include "lanes.h"
 
@@ -392,6 +439,13 @@ static inline int32_t load_four(const int8_t *q) {
     int32_t four;
     memcpy(&four, q, sizeof four);
     return four;
+}
+
+/* Two numbers of a row of words. */
+static inline int32_t load_pair(const int16_t *q) {
+    int32_t two;
+    memcpy(&two, q, sizeof two);
+    return two;
 }
 
 /* ==== Island: AVX2, FMA, F16C ================================================================= */
@@ -482,6 +536,11 @@ INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
     _mm_storeu_si128((__m128i *)p,
                      _mm_packus_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
 }
+INLINE void sums_store_low_words(int16_t *p, Sums s) {
+    const __m256i low = _mm256_set1_epi32(0xffff);
+    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(h, 0xd8));
+}
 INLINE Sums sums_set1(int32_t i) { return (Sums){_mm256_set1_epi32(i), _mm256_set1_epi32(i)}; }
 INLINE Sums sums_add(Sums x, Sums y) {
     return (Sums){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
@@ -566,6 +625,15 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
     return (Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
                   pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)};
 }
+INLINE Line line_from_words(Sums even, Sums odd) {
+    return (Line){_mm256_blend_epi16(even.a, _mm256_slli_epi32(odd.a, 16), 0xaa),
+                  _mm256_blend_epi16(even.b, _mm256_slli_epi32(odd.b, 16), 0xaa)};
+}
+INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
+    __m256i two = _mm256_set1_epi32(load_pair(q));
+    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),
+                  _mm256_add_epi32(s.b, _mm256_madd_epi16(x.b, two))};
+}
 
 #include "lanes.h"
 
@@ -619,6 +687,9 @@ INLINE void sums_store(int32_t *p, Sums s) { _mm512_storeu_si512(p, s); }
 INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(s));
 }
+INLINE void sums_store_low_words(int16_t *p, Sums s) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(s));
+}
 INLINE Sums sums_set1(int32_t i) { return _mm512_set1_epi32(i); }
 INLINE Sums sums_add(Sums x, Sums y) { return _mm512_add_epi32(x, y); }
 INLINE Sums sums_and(Sums x, Sums y) { return _mm512_and_si512(x, y); }
@@ -656,6 +727,12 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
     return _mm512_dpbusd_epi32(s, y, _mm512_set1_epi32(load_four(q + 4)));
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
+INLINE Line line_from_words(Sums even, Sums odd) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
+}
+INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
+    return _mm512_dpwssd_epi32(s, x, _mm512_set1_epi32(load_pair(q)));
+}
 
 #include "lanes.h"
 
@@ -821,6 +898,10 @@ INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
     int16x8_t high = vcombine_s16(vmovn_s32(s.c), vmovn_s32(s.d));
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
+INLINE void sums_store_low_words(int16_t *p, Sums s) {
+    vst1q_s16(p, vcombine_s16(vmovn_s32(s.a), vmovn_s32(s.b)));
+    vst1q_s16(p + 8, vcombine_s16(vmovn_s32(s.c), vmovn_s32(s.d)));
+}
 INLINE Sums sums_set1(int32_t i) {
     int32x4_t s = vdupq_n_s32(i);
     return (Sums){s, s, s, s};
@@ -893,6 +974,29 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
                   dot(s.d, x.d, y.d, eight)};
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
+/* Even ones first: a quarter of a line is eight of either. */
+INLINE uint8x16_t words(int32x4_t x, int32x4_t y) {
+    return vreinterpretq_u8_s16(vuzp1q_s16(vreinterpretq_s16_s32(x), vreinterpretq_s16_s32(y)));
+}
+INLINE Line line_from_words(Sums even, Sums odd) {
+    return (Line){words(even.a, even.b), words(even.c, even.d), words(odd.a, odd.b),
+                  words(odd.c, odd.d)};
+}
+INLINE int32x4_t dot_low(int32x4_t s, uint8x16_t even, uint8x16_t odd, int16x4_t q) {
+    s = vmlal_lane_s16(s, vget_low_s16(vreinterpretq_s16_u8(even)), q, 0);
+    return vmlal_lane_s16(s, vget_low_s16(vreinterpretq_s16_u8(odd)), q, 1);
+}
+INLINE int32x4_t dot_high(int32x4_t s, uint8x16_t even, uint8x16_t odd, int16x4_t q) {
+    s = vmlal_high_lane_s16(s, vreinterpretq_s16_u8(even), q, 0);
+    return vmlal_high_lane_s16(s, vreinterpretq_s16_u8(odd), q, 1);
+}
+INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
+    int32_t two;
+    memcpy(&two, q, sizeof two);
+    int16x4_t pair = vreinterpret_s16_s32(vdup_n_s32(two));
+    return (Sums){dot_low(s.a, x.a, x.c, pair), dot_high(s.b, x.a, x.c, pair),
+                  dot_low(s.c, x.b, x.d, pair), dot_high(s.d, x.b, x.d, pair)};
+}
 
 #include "lanes.h"
 

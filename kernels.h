@@ -23,6 +23,7 @@
 #define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
 #define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
 #define PROMPT_ATTEND_BYTES (1280u << 10)
+#define WORD_KEYS 128 /* keys that prompt_attend() takes at once without a matrix unit */
 #define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
 #define ATTEND_TOKENS 8 /* query tokens of one attend() call, if not a single one */
 
@@ -117,8 +118,14 @@ typedef struct {
     void (*round_row)(const Operand *a, uint32_t t);
     void (*prompt_matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
                                    const Operand *a, float *y, size_t y_stride);
-    /* out = sum over j of e[j] v[j] / sum of e[j], e[j] = exp(q k[j]); q k to about 2^-16 of its
-     * terms, e and v rounded to bf16. */
+    /* For tokens of a prompt, in all tables; those with round_row have their own bits, the others
+     * the same ones. out = sum over j of e[j] v[j] / sum of e[j], e[j] = exp(q k[j]).
+     * With round_row: q k to about 2^-16 of its terms, e and v rounded to bf16.
+     * The others make int16 of each head of q, each k[j] and each v[j]: x = norm / 32767 times x *
+     * (32767 / norm) rounded to nearest, ties to even; norm = sqrtf(sum of squares). Sums of their
+     * products are exact. WORD_KEYS keys at a time: e[j] = exp16(score[j] - the part's largest);
+     * weights e[j] * (v[j]'s norm / 32767) become int16 likewise, but by their sum, not a norm; and
+     * what is found is joined to what was found before, both times exp16(max - larger max). */
     void (*prompt_attend)(const PromptAttend *a);
 
     /* [0]: f16 keys and values, [1]: f32. For each head and token: score[j] = fma over d ascending

@@ -795,6 +795,181 @@ INLINE void attend_cache(int half, const Attend *a) {
 TARGET static void attend_f16(const Attend *a) { attend_cache(1, a); }
 TARGET static void attend_f32(const Attend *a) { attend_cache(0, a); }
 
+/* ---- prompt_attend ---------------------------------------------------------------------------
+ *
+ * Heads of queries, keys and values become vectors of int16 with a scale each: products of int16
+ * are summed two at a time, and exactly. Their norm is WORDS_NORM, so that no element passes 2^15,
+ * and no sum of products 2^30 (Cauchy and Schwarz). A row's weights for a part of the keys are
+ * scaled by their sum instead, which bounds the sum of their products with values likewise. What a
+ * part gives is joined to what was found before as the engine does with attend(). */
+
+/* The low 16 bits of each lane: x scale, to the nearest int16. */
+INLINE Sums words_round(Lanes x, Lanes scale) {
+    return lanes_bits(lanes_fma(x, scale, lanes_set1(0x1.8p23f)));
+}
+
+/* What brings numbers of this norm to WORDS_NORM; 0 if they are all 0, or not all finite: their
+ * norm, in their scale, will say so. */
+INLINE float words_factor(float norm) { return norm > 0 ? WORDS_NORM / norm : 0; }
+
+/* One head of a query, x (n), as row r. */
+INLINE void words_from_query(WordsScratch *s, size_t r, const float *x, size_t n) {
+    Lanes squares = lanes_set1(0);
+    for (size_t d = 0; d < n; d += 16)
+        squares = lanes_fma(lanes_load(x + d), lanes_load(x + d), squares);
+    float norm = sqrtf(lanes_sum(squares));
+    for (size_t d = 0; d < n; d += 16)
+        sums_store_low_words(s->q[r] + d,
+                             words_round(lanes_load(x + d), lanes_set1(words_factor(norm))));
+    s->q_scale[r] = norm / WORDS_NORM;
+}
+
+/* 16 keys k (D, 16) of f16: lane = key. */
+INLINE void words_from_keys(WordsScratch *s, const uint8_t *k, size_t head_dim) {
+    Lanes squares = lanes_set1(0);
+    float norm[16], factor[16];
+    for (size_t d = 0; d < head_dim; d++) {
+        Lanes x = lanes_from_f16(k + 32 * d);
+        squares = lanes_fma(x, x, squares);
+    }
+    lanes_store(norm, squares);
+    for (size_t i = 0; i < 16; i++) {
+        norm[i] = sqrtf(norm[i]);
+        factor[i] = words_factor(norm[i]);
+        s->k_scale[i] = norm[i] / WORDS_NORM;
+    }
+    Lanes by = lanes_load(factor);
+    for (size_t d = 0; d < head_dim; d += 2, k += 64)
+        line_store(s->k[d / 2], line_from_words(words_round(lanes_from_f16(k), by),
+                                                words_round(lanes_from_f16(k + 32), by)));
+}
+
+/* The factor of value i of this part, n of which exist. */
+INLINE float words_value_factor(WordsScratch *s, const uint16_t *v, size_t i, size_t n,
+                                size_t stride) {
+    Lanes squares = lanes_set1(0);
+    for (size_t d = 0; i < n && d < stride; d += 16) {
+        Lanes x = lanes_from_f16((const uint8_t *)(v + i * stride + d));
+        squares = lanes_fma(x, x, squares);
+    }
+    float norm = sqrtf(lanes_sum(squares));
+    s->v_scale[i] = norm / WORDS_NORM;
+    return words_factor(norm);
+}
+
+/* n values v (n, v_stride) of f16: lane = d, pairs of values; a zero behind an odd last one. */
+INLINE void words_from_values(WordsScratch *s, const uint16_t *v, size_t n, size_t stride) {
+    for (size_t i = 0; i < n; i += 2) {
+        Lanes even = lanes_set1(words_value_factor(s, v, i, n, stride));
+        Lanes odd = lanes_set1(words_value_factor(s, v, i + 1, n, stride));
+        const uint8_t *from = (const uint8_t *)(v + i * stride), *next = from + 2 * stride;
+        if (i + 1 == n) next = from; /* times 0 */
+        for (size_t d = 0; d < stride; d += 16)
+            line_store(s->v[d / 16][i / 2],
+                       line_from_words(words_round(lanes_from_f16(from + 2 * d), even),
+                                       words_round(lanes_from_f16(next + 2 * d), odd)));
+    }
+}
+
+/* Scores of n rows against the 16 keys in s->k, which are keys j .. j + 15 of the part. */
+INLINE void word_score_tile(WordsScratch *s, size_t n, size_t row, size_t j, size_t head_dim) {
+    Sums acc[8];
+    const int16_t *q = s->q[row];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] = sums_set1(0);
+    for (size_t d = 0; d < head_dim / 2; d++, q += 2) {
+        Line k = line_load(s->k[d]);
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
+            sums_dot_words(acc[i], k, q + i * MAX_HEAD_DIM);
+    }
+    UNROLL for (size_t i = 0; i < n; i++) lanes_store(
+        s->scores[row + i] + j,
+        lanes_mul(lanes_from_sums(acc[i]),
+                  lanes_mul(lanes_load(s->k_scale), lanes_set1(s->q_scale[row + i]))));
+}
+
+/* Row r's scores of n keys become int16 weights, zeros behind them; 0: it sees nothing here. */
+INLINE void word_weights(WordsScratch *s, size_t r, size_t n) {
+    Lanes top = lanes_set1(-INFINITY), sum = lanes_set1(0), weights = sum;
+    float *score = s->scores[r];
+    for (size_t j = 0; j < n; j += 16)
+        top = lanes_max(lanes_load_fill(score + j, n - j, -INFINITY), top);
+    float part = lanes_largest(top), max = s->max[r] > part ? s->max[r] : part;
+    for (size_t j = 0; j < n; j += 16) {
+        Lanes x = lanes_load_fill(score + j, n - j, -INFINITY);
+        Lanes e = lanes_exp(lanes_sub(x, lanes_set1(part)));
+        Lanes w = lanes_first(lanes_mul(e, lanes_load(s->v_scale + j)), n - j);
+        sum = lanes_add(sum, e);
+        weights = lanes_add(weights, w);
+        lanes_store(score + j, w);
+    }
+    float total = lanes_sum(weights), join[16] = {s->max[r] - max, part - max};
+    Lanes factor = lanes_set1(words_factor(total));
+    for (size_t j = 0; j < n; j += 16)
+        sums_store_low_words(s->weights[r] + j, words_round(lanes_load(score + j), factor));
+    for (size_t j = (n + 15) / 16 * 16; j < WORD_KEYS; j += 16)
+        sums_store_low_words(s->weights[r] + j, sums_set1(0));
+    lanes_store(join, lanes_exp(lanes_load(join)));
+    s->max[r] = max;
+    s->sum[r] = s->sum[r] * join[0] + lanes_sum(sum) * join[1];
+    s->before[r] = join[0];
+    s->now[r] = total / WORDS_NORM * join[1];
+}
+
+/* Join what n rows find in n_pairs pairs of values, columns d .. d + 15. */
+INLINE void word_value_tile(WordsScratch *s, size_t n, size_t row, size_t d, size_t n_pairs) {
+    Sums acc[8];
+    const int16_t *weights = s->weights[row];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] = sums_set1(0);
+    for (size_t j = 0; j < n_pairs; j++, weights += 2) {
+        Line v = line_load(s->v[d / 16][j]);
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
+            sums_dot_words(acc[i], v, weights + i * WORD_KEYS);
+    }
+    UNROLL for (size_t i = 0; i < n; i++) {
+        float *out = s->out[row + i] + d;
+        Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i]));
+        lanes_store(out, lanes_fma(lanes_from_sums(acc[i]), lanes_set1(s->now[row + i]), old));
+    }
+}
+
+/* Rows `row` and up, a multiple of a tile, meet the keys first .. first + n - 1. */
+INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t first, size_t n) {
+    const size_t rows = (size_t)a->n_tok * a->n_heads, tile = 2 * TILE_TOKENS;
+    for (size_t j = 0; j < n; j += 16) {
+        words_from_keys(s, (const uint8_t *)(a->k + (first + j) * a->head_dim), a->head_dim);
+        for (size_t r = row; r < rows; r += tile) word_score_tile(s, tile, r, j, a->head_dim);
+    }
+    words_from_values(s, a->v + first * a->v_stride, n, a->v_stride);
+    for (size_t r = row; r < rows; r++) {
+        size_t sees = a->n_keys[r / a->n_heads];
+        word_weights(s, r, sees > first ? min_size(sees - first, n) : 0);
+    }
+    for (size_t d = 0; d < a->v_stride; d += 16)
+        for (size_t r = row; r < rows; r += tile) word_value_tile(s, tile, r, d, (n + 1) / 2);
+}
+
+TARGET static void kernel_prompt_attend(const PromptAttend *a) {
+    WordsScratch *s = a->scratch;
+    const size_t tile = 2 * TILE_TOKENS, rows = (size_t)a->n_tok * a->n_heads;
+    const size_t end = a->n_keys[a->n_tok - 1];
+    for (size_t r = 0; r < rows; r++) {
+        words_from_query(s, r, a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim,
+                         a->head_dim);
+        s->max[r] = -INFINITY;
+        s->sum[r] = 0;
+        memset(s->out[r], 0, a->v_stride * sizeof *s->out[r]);
+    }
+    for (size_t first = 0, row = 0; first < end; first += WORD_KEYS) {
+        while (row + tile <= rows && a->n_keys[(row + tile - 1) / a->n_heads] <= first) row += tile;
+        word_part(s, a, row, first, min_size(end - first, WORD_KEYS));
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *out = a->out + r / a->n_heads * a->out_stride + r % a->n_heads * a->head_dim;
+        for (size_t d = 0; d < a->head_dim; d += 16)
+            lanes_store(out + d, lanes_div(lanes_load(s->out[r] + d), lanes_set1(s->sum[r])));
+    }
+}
+
 /* ---- Operations on rows ---------------------------------------------------------------------- */
 
 TARGET static void kernel_rmsnorm(float *y, const float *x, const float *w, uint32_t n, float eps) {
@@ -939,6 +1114,7 @@ static const Kernels table = {
                [TYPE_Q6] = matmul_q6,
                [TYPE_Q5_0] = matmul_q5_0,
                [TYPE_Q5_1] = matmul_q5_1},
+    .prompt_attend = kernel_prompt_attend,
     .attend = {attend_f16, attend_f32},
     .rmsnorm = kernel_rmsnorm,
     .rope = kernel_rope,

@@ -138,7 +138,7 @@ typedef struct {
     Pace pace;
     Span *spans;             /* (T) tokens that go through attention together */
     uint32_t *n_keys;        /* (T) */
-    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES); NULL: no prompt_attend */
+    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES); NULL: prompts too use attend() */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
@@ -359,6 +359,7 @@ typedef struct {
     Engine *e;
     const Token *tokens; /* (n) */
     uint32_t n;
+    bool given;     /* tokens of a prompt */
     bool rounds;    /* activations as bf16, not as int8 */
     uint32_t terms; /* rows per token of q, k and v */
     const Layer *layer;
@@ -705,19 +706,18 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Span *span = &e->spans[unit / b];
     const KvCache *kv = &e->caches[p->tokens[span->first].seq];
     size_t plane = (size_t)p->layer_index * b + kv_head;
-    size_t at = span->first * e->q_stride + (size_t)kv_head * g * c->head_dim;
     PromptAttend a = {
         .head_dim = c->head_dim,
         .v_stride = e->v_stride,
         .n_heads = g,
         .n_tok = span->n,
         .n_keys = e->n_keys + span->first,
-        .q = e->q + at,
-        .q_stride = e->q_stride,
+        .q = query_heads(p, span->first, kv_head),
+        .q_stride = p->terms * e->q_stride,
         .k = (const uint16_t *)(const void *)(kv->k + plane * kv->k_plane),
         .v = (const uint16_t *)(const void *)(kv->v + plane * kv->v_plane),
         .scratch = e->prompt_scratch + (size_t)thread * PROMPT_ATTEND_BYTES,
-        .out = e->heads + at,
+        .out = e->heads + span->first * e->q_stride + (size_t)kv_head * g * c->head_dim,
         .out_stride = e->q_stride,
     };
     e->kernels->prompt_attend(&a);
@@ -736,13 +736,21 @@ static uint32_t run_length(const Pass *p, uint32_t t, uint32_t most, bool within
 }
 
 /* Cut the pass into spans for attention, each of as many tokens as the kernel takes at once; a
- * token's result is the same in any. With few tokens each goes alone, so that there are units for
- * all threads. Returns how many spans there are. */
+ * token's result is the same in any. There are to be units for all threads: prompt_attend's spans
+ * are even and get shorter for that, and for attend each token goes alone. Returns how many. */
 static uint32_t cut_spans(const Pass *p, bool rounded) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
-    uint32_t n = 0, most = rounded ? PROMPT_ROWS / group_size(c) : ATTEND_TOKENS;
-    if (!rounded && p->n / most * c->num_key_value_heads < 2 * e->options.threads) most = 1;
+    uint32_t n = 0, most = ATTEND_TOKENS, units = p->n * c->num_key_value_heads;
+    if (rounded) {
+        most = PROMPT_ROWS / group_size(c);
+        if (most > units / e->options.threads) most = units / e->options.threads;
+        if (most == 0) most = 1;
+        uint32_t spans = (p->n + most - 1) / most;
+        most = (p->n + spans - 1) / spans;
+    } else if (units / most < 2 * e->options.threads) {
+        most = 1;
+    }
     for (uint32_t t = 0; t < p->n; t += e->spans[n++].n) {
         uint32_t length = run_length(p, t, most, !rounded);
         e->spans[n] = (Span){t, rounded || length == most ? length : 1};
@@ -755,7 +763,7 @@ static uint32_t cut_spans(const Pass *p, bool rounded) {
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
-    bool rounded = p->rounds && e->prompt_scratch;
+    bool rounded = p->given && e->prompt_scratch;
     for (uint32_t t = 0; t < p->n; t++) {
         e->n_keys[t] = p->tokens[t].pos + 1;
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
@@ -849,8 +857,8 @@ static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_s
  * that wants them, in order; it may be NULL when none does. Ids must be < V, positions < ctx,
  * sequences < n_seq. */
 static void forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, float *logits) {
-    Pass p = {.e = e, .tokens = tokens, .n = n};
-    p.rounds = origin == GIVEN && e->rounds_prompts;
+    Pass p = {.e = e, .tokens = tokens, .n = n, .given = origin == GIVEN};
+    p.rounds = p.given && e->rounds_prompts;
     p.terms = p.rounds ? 1 : e->terms;
     parallel_for(e->pool, n, embed_unit, &p);
     for (uint32_t l = 0; l < e->model->config->num_hidden_layers; l++) {
@@ -921,9 +929,10 @@ static void operand_layout(Operand *o, Arena *a, size_t n, size_t cols) {
     o->dq = arena_floats(a, n, cols / 32);
 }
 
-static bool rounds_attention(const Engine *e) {
+/* Do tokens of a prompt meet prompt_attend() instead of attend()? */
+static bool prompt_attention(const Engine *e) {
     const ModelConfig *c = e->model->config;
-    return e->rounds_prompts && e->kernels->prompt_attend && !e->options.kv_f32 &&
+    return e->model->quantized && !e->options.exact && !e->options.kv_f32 &&
            c->head_dim % 32 == 0 && group_size(c) <= PROMPT_ROWS;
 }
 
@@ -949,10 +958,10 @@ static void engine_layout(Engine *e, Arena *a) {
     if (!e->model->quantized) return; /* what follows is for int8 activations */
     size_t two_terms = e->terms * round_up(c->hidden_size, 64);
     operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
+    if (prompt_attention(e))
+        e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
     if (!e->rounds_prompts) return;
     size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size), heads);
-    if (rounds_attention(e))
-        e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
     e->act.b = arena_take(a, round_up(n, GROUP_TOKENS) * round_up(widest, 32) * sizeof *e->act.b);
 }
 
@@ -1341,12 +1350,13 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
 #define CACHE_MAGIC "\x89QKV\r\n\x1a\n" /* 8 bytes */
 #define CACHE_VERSION 1                 /* to be raised when keys or values get other bits */
 
-enum { ARITHMETIC_EXACT = 1, ARITHMETIC_BF16 = 2 }; /* as every CPU does; EngineOptions.exact */
+/* How prompts are read: as generated tokens are; with prompt_attend(); with bf16 besides. */
+enum { ARITHMETIC_EXACT = 1, ARITHMETIC_BF16 = 2, ARITHMETIC_WORDS = 3 };
 
 typedef struct {
     uint64_t model_bytes; /* size of the model's file, and the checksum of its header, */
     uint32_t model_crc32c;
-    uint32_t arithmetic;      /* how prompts are read: ARITHMETIC_... */
+    uint32_t arithmetic;      /* ARITHMETIC_... */
     uint8_t model_sha256[32]; /* which holds every tensor's own; and what it was made from */
     uint32_t kv_f32;
     float yarn_factor;
@@ -1363,12 +1373,17 @@ typedef struct {
 
 _Static_assert(sizeof(CacheHeader) == 88, "CacheHeader has no holes");
 
+static uint32_t prompt_arithmetic(const Engine *e) {
+    if (e->rounds_prompts) return ARITHMETIC_BF16;
+    return e->prompt_scratch ? ARITHMETIC_WORDS : ARITHMETIC_EXACT;
+}
+
 static CacheKey cache_key(const Engine *e) {
     const ModelHeader *h = e->model->file.header;
     float yarn = e->options.yarn_factor;
     CacheKey key = {.model_bytes = h->file_bytes,
                     .model_crc32c = h->crc32c,
-                    .arithmetic = e->rounds_prompts ? ARITHMETIC_BF16 : ARITHMETIC_EXACT,
+                    .arithmetic = prompt_arithmetic(e),
                     .kv_f32 = e->options.kv_f32,
                     .yarn_factor = yarn > 0 ? yarn : h->config.yarn_factor};
     memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
