@@ -409,8 +409,8 @@ INLINE Line line_from_words(Sums even, Sums odd) {
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     int16_t w[32];
     line_store((uint8_t *)w, x);
-    EACH s.i[n] = (int32_t)((uint32_t)s.i[n] + (uint32_t)(w[2 * n] * q[0]) +
-                            (uint32_t)(w[2 * n + 1] * q[1]));
+    EACH s.i[n] =
+        (int32_t)((uint32_t)s.i[n] + (uint32_t)(w[2 * n] * q[0]) + (uint32_t)(w[2 * n + 1] * q[1]));
     return s;
 }
 

@@ -23,7 +23,7 @@
 #define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
 #define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
 #define PROMPT_ATTEND_BYTES (1280u << 10)
-#define WORD_KEYS 128 /* keys that prompt_attend() takes at once without a matrix unit */
+#define WORD_KEYS 128   /* keys that prompt_attend() takes at once without a matrix unit */
 #define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
 #define ATTEND_TOKENS 8 /* query tokens of one attend() call, if not a single one */
 

@@ -881,10 +881,10 @@ INLINE void word_score_tile(WordsScratch *s, size_t n, size_t row, size_t j, siz
         UNROLL for (size_t i = 0; i < n; i++) acc[i] =
             sums_dot_words(acc[i], k, q + i * MAX_HEAD_DIM);
     }
-    UNROLL for (size_t i = 0; i < n; i++) lanes_store(
-        s->scores[row + i] + j,
-        lanes_mul(lanes_from_sums(acc[i]),
-                  lanes_mul(lanes_load(s->k_scale), lanes_set1(s->q_scale[row + i]))));
+    UNROLL for (size_t i = 0; i < n; i++)
+        lanes_store(s->scores[row + i] + j,
+                    lanes_mul(lanes_from_sums(acc[i]),
+                              lanes_mul(lanes_load(s->k_scale), lanes_set1(s->q_scale[row + i]))));
 }
 
 /* Row r's scores of n keys become int16 weights, zeros behind them; 0: it sees nothing here. */
