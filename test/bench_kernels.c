@@ -181,6 +181,36 @@ static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_
            2.0 * (double)(n * tile) / warm / 1e9, 2 * macs / warm / 1e12);
 }
 
+/* Query heads that fill prompt_attend's rows, behind MAX_KEYS keys. */
+static void bench_prompt_attend(const Kernels *k, uint32_t dim, uint32_t heads,
+                                const uint8_t *data) {
+    enum { MAX_KEYS = 4096 };
+    uint32_t n_tok = PROMPT_ROWS / heads, n_keys[PROMPT_ROWS];
+    float *q = get((size_t)n_tok * heads * dim * 4), *out = get((size_t)n_tok * heads * dim * 4);
+    const uint16_t *keys = (const uint16_t *)(const void *)data, *values = keys + MAX_KEYS * dim;
+    double best = 1e9;
+    for (uint32_t t = 0; t < n_tok; t++) n_keys[t] = MAX_KEYS - n_tok + t + 1;
+    PromptAttend a = {.head_dim = dim,
+                      .v_stride = dim,
+                      .n_heads = heads,
+                      .n_tok = n_tok,
+                      .n_keys = n_keys,
+                      .q = q,
+                      .q_stride = (size_t)heads * dim,
+                      .k = keys,
+                      .v = values,
+                      .scratch = get(PROMPT_ATTEND_BYTES),
+                      .out = out,
+                      .out_stride = (size_t)heads * dim};
+    for (int round = 0; round < 10; round++) {
+        double begin = now_seconds();
+        k->prompt_attend(&a);
+        best = fmin(best, now_seconds() - begin);
+    }
+    printf("  prompt_attend D %3u, %u heads of %u tokens: %.3f TFLOPS\n", dim, heads, n_tok,
+           4.0 * MAX_KEYS * dim * heads * n_tok / best / 1e12);
+}
+
 static void bench_rows(const Kernels *k) {
     const uint32_t n = 151936;
     Operand a = make_operand(k, 1, 151936);
@@ -234,6 +264,8 @@ int main(int argc, char **argv) {
     bench_attend(k, 64, 7, 1, data, bytes / 4);
     bench_attend(k, 128, 6, ATTEND_TOKENS, data, bytes / 4);
     bench_attend(k, 64, 7, ATTEND_TOKENS, data, bytes / 4);
+    bench_prompt_attend(k, 128, 6, data);
+    bench_prompt_attend(k, 64, 7, data);
     bench_rows(k);
     return 0;
 }

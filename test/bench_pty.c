@@ -48,17 +48,17 @@ static int give_up(const char *what, const char *text) {
 static bool terminal_read(Terminal *t, int ms) {
     struct pollfd p = {.fd = t->fd, .events = POLLIN};
     if (poll(&p, 1, ms) <= 0) return true;
-    ssize_t got = read(t->fd, t->seen + t->n, ROOM - 1 - t->n);
+    ssize_t got = read(t->fd, t->seen + t->n, ROOM - t->n);
     if (got <= 0) return got < 0 && errno == EINTR;
     t->n += (size_t)got;
-    t->seen[t->n] = 0;
-    return t->n + 1 < ROOM;
+    return t->n < ROOM;
 }
 
 static bool terminal_expect(Terminal *t, const char *text) {
     long end = now_ms() + WAIT_MS;
     for (bool open = true;;) {
-        char *at = strstr(t->seen + t->matched, text);
+        char *from = t->seen + t->matched; /* a model may say any byte, 0 among them */
+        char *at = memmem(from, t->n - t->matched, text, strlen(text));
         if (at) {
             t->matched = (size_t)(at - t->seen) + strlen(text);
             return true;

@@ -1,6 +1,6 @@
 /* tiny.h: a small model for tests, written with the converter's own parts: 2 layers, hidden 64,
- * feed- forward 128, 4 heads, 2 key-value heads, the 256 bytes as vocabulary, weights large enough
- * for every token to depend on what came long before it. It says printable ASCII alone, so text and
+ * feed-forward 128, 4 heads of 32, 2 key-value heads, the 256 bytes as vocabulary, weights large
+ * enough for every token to depend on what came long before it. It says printable ASCII alone, so text and
  * ids are one thing. Every byte follows from this file. */
 #ifndef TINY_H
 #define TINY_H
@@ -49,7 +49,7 @@ static void tiny_header(ModelHeader *h) {
                               .intermediate_size = 128,
                               .num_attention_heads = 4,
                               .num_key_value_heads = 2,
-                              .head_dim = 16,
+                              .head_dim = 32,
                               .vocab_size = TINY_VOCAB,
                               .max_position_embeddings = 32768,
                               .rms_norm_eps = 1e-6f,
