@@ -1,7 +1,7 @@
 /* tiny.h: a small model for tests, written with the converter's own parts: 2 layers, hidden 64,
  * feed-forward 128, 4 heads of 32, 2 key-value heads, the 256 bytes as vocabulary, weights large
- * enough for every token to depend on what came long before it. It says printable ASCII alone, so text and
- * ids are one thing. Every byte follows from this file. */
+ * enough for every token to depend on what came long before it. It says printable ASCII alone, so
+ * text and ids are one thing. Every byte follows from this file. */
 #ifndef TINY_H
 #define TINY_H
 
