@@ -1,7 +1,8 @@
 /* tiny.h: a small model for tests, written with the converter's own parts: 2 layers, hidden 64,
- * feed-forward 128, 4 heads of 32, 2 key-value heads, the 256 bytes as vocabulary, weights large
- * enough for every token to depend on what came long before it. It says printable ASCII alone, so
- * text and ids are one thing. Every byte follows from this file. */
+ * feed-forward 128, 4 heads, 2 key-value heads, the 256 bytes as vocabulary, weights large enough
+ * for every token to depend on what came long before it. It says printable ASCII alone, so text and
+ * ids are one thing. Heads are 32 wide in quantized models, whose prompts then take prompt_attend,
+ * and 16 in others. Every byte follows from this file. */
 #ifndef TINY_H
 #define TINY_H
 
@@ -49,7 +50,7 @@ static void tiny_header(ModelHeader *h) {
                               .intermediate_size = 128,
                               .num_attention_heads = 4,
                               .num_key_value_heads = 2,
-                              .head_dim = 32,
+                              .head_dim = 16,
                               .vocab_size = TINY_VOCAB,
                               .max_position_embeddings = 32768,
                               .rms_norm_eps = 1e-6f,
@@ -125,6 +126,7 @@ static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, 
     snprintf(weights, sizeof weights, "%s.weights", path);
     tiny_header(&s.header);
     s.header.config.vocab_size += padding;
+    if (quant[0] == 'q') s.header.config.head_dim = 32;
     bool ok = expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, e) &&
               tiny_tokenizer(&s, e) && tiny_file(&s, weights, end, e) &&
               plan_make(&s, NULL, quant, &plan, e);
