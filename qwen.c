@@ -1378,6 +1378,11 @@ static uint32_t prompt_arithmetic(const Engine *e) {
     return e->prompt_scratch ? ARITHMETIC_WORDS : ARITHMETIC_EXACT;
 }
 
+static const char *arithmetic_name(uint32_t arithmetic) {
+    if (arithmetic == ARITHMETIC_EXACT) return "as with --exact";
+    return arithmetic == ARITHMETIC_BF16 ? "on AMX" : "without --exact";
+}
+
 static CacheKey cache_key(const Engine *e) {
     const ModelHeader *h = e->model->file.header;
     float yarn = e->options.yarn_factor;
@@ -1441,13 +1446,17 @@ static bool cache_prove(const Engine *e, const Map *m, const char *path, Error *
     if (crc != h->crc32c)
         return fail(err, path, "crc32c", "damaged: expected %08" PRIx32 ", got %08" PRIx32,
                     h->crc32c, crc);
-    if (memcmp(&h->key, &key, offsetof(CacheKey, kv_f32)) != 0)
+    if (h->key.model_bytes != key.model_bytes || h->key.model_crc32c != key.model_crc32c ||
+        memcmp(h->key.model_sha256, key.model_sha256, sizeof key.model_sha256) != 0)
         return fail(err, path, "model", "expected the cache of %s, got another's", e->model->path);
     if (h->key.kv_f32 != key.kv_f32 || h->key.yarn_factor != key.yarn_factor)
         return fail(err, path, "settings",
                     "expected --kv %s and a YaRN factor of %g, got %s and %g",
                     key.kv_f32 ? "f32" : "f16", (double)key.yarn_factor,
                     h->key.kv_f32 ? "f32" : "f16", (double)h->key.yarn_factor);
+    if (h->key.arithmetic != key.arithmetic)
+        return fail(err, path, "arithmetic", "expected a prompt read %s, got one read %s",
+                    arithmetic_name(key.arithmetic), arithmetic_name(h->key.arithmetic));
     if (h->n > MAX_CONTEXT || !cache_size(e, h->n, &bytes) || bytes != m->bytes)
         return fail(err, path, "n", "%" PRIu64 " tokens do not go with a file of %zu bytes", h->n,
                     m->bytes);

@@ -361,7 +361,7 @@ cache_tests() {
         END { while (id[1, n + 1] == id[2, n + 1]) n++; print n }')
     cached "--cache: another end" "$common" 1 "$model" -p 'hello the other'
     cached "--cache: and that is in it now" "$common" 1 "$model" -p 'hello the world'
-    cached "--cache: on other threads" $((all - 1)) 1 "$model" -p 'hello the world' -t 1 --exact
+    cached "--cache: on other threads" $((all - 1)) 1 "$model" -p 'hello the world' -t 1
     cached "--cache: less context" $((all - 1)) 1 "$model" -p 'hello the world' -c 64
     cached "--cache: nothing in common" 0 1 "$model" -p 'hello the world' --raw
     cached "--cache: another model" 0 2 "$scratch/q5.bin" -p 'hello the world'
@@ -378,6 +378,10 @@ cache_tests() {
     ask "--cache -n 0" "$model" -p 'hello the world and more' -n 0 --cache "$scratch/kv"
     cached "--cache: filled by -n 0" $(($(n_ids 'hello the world and more') - 1)) 1 \
         "$model" -p 'hello the world and more'
+    cached "--cache: --exact" 0 2 "$model" -p 'hello the world' --exact
+    says "--cache: --exact" 'arithmetic: expected a prompt read as with --exact, got one read '
+    cached "--cache: exact now" $((all - 1)) 1 "$model" -p 'hello the world' -t 1 --exact
+    cached "--cache: and not any more" 0 2 "$model" -p 'hello the world'
 }
 
 # Files that are not ours, folders that cannot be written, and others at the same time
