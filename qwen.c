@@ -1379,8 +1379,12 @@ static uint32_t prompt_arithmetic(const Engine *e) {
 }
 
 static const char *arithmetic_name(uint32_t arithmetic) {
-    if (arithmetic == ARITHMETIC_EXACT) return "as with --exact";
-    return arithmetic == ARITHMETIC_BF16 ? "on AMX" : "without --exact";
+    switch (arithmetic) {
+    case ARITHMETIC_EXACT: return "as with --exact";
+    case ARITHMETIC_BF16: return "on AMX";
+    case ARITHMETIC_WORDS: return "without --exact";
+    default: return "in another way";
+    }
 }
 
 static CacheKey cache_key(const Engine *e) {

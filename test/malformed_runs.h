@@ -52,7 +52,7 @@ static const struct {
     {"file_bytes of all ones", KV_FILE_BYTES, 8, UINT64_MAX, "file_bytes: expected", 0, 0, 0},
     {"another model's size", KV_MODEL_BYTES, 8, 4096, "model: expected the cache of", 0, 0, 0},
     {"another model's checksum", KV_MODEL_CRC, 4, 1, "model: expected the cache of", 0, 0, 0},
-    {"another arithmetic", KV_ARITHMETIC, 4, 99, "model: expected the cache of", 0, 0, 0},
+    {"another arithmetic", KV_ARITHMETIC, 4, 99, "arithmetic: expected a prompt read", 0, 0, 0},
     {"another source", KV_SHA256, 8, 1, "model: expected the cache of", 0, 0, 0},
     {"another source's end", KV_SHA256 + 24, 8, 1, "model: expected the cache of", 0, 0, 0},
     {"f32", KV_F32, 4, 1, "settings: expected --kv f16 and a YaRN factor of", 0, 0, 0},
