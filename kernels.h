@@ -163,7 +163,7 @@ const Kernels *kernels_select(const char *name, Error *e);
 const Kernels *kernels_available(uint32_t index);
 
 /* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0
- * below, infinity above, NaN for NaN. The scalar form, for use outside of the tables. */
+ * below, infinity above, NaN for NaN. For tests: it costs as much as sixteen in a table do. */
 float exp16_scalar(float x);
 
 #endif

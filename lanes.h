@@ -818,9 +818,9 @@ INLINE void words_from_query(WordsScratch *s, size_t r, const float *x, size_t n
     for (size_t d = 0; d < n; d += 16)
         squares = lanes_fma(lanes_load(x + d), lanes_load(x + d), squares);
     float norm = sqrtf(lanes_sum(squares));
+    Lanes by = lanes_set1(words_factor(norm));
     for (size_t d = 0; d < n; d += 16)
-        sums_store_low_words(s->q[r] + d,
-                             words_round(lanes_load(x + d), lanes_set1(words_factor(norm))));
+        sums_store_low_words(s->q[r] + d, words_round(lanes_load(x + d), by));
     s->q_scale[r] = norm / WORDS_NORM;
 }
 

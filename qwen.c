@@ -619,7 +619,7 @@ static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t fir
 static void found_merge(const Engine *e, size_t n_tok, Found a, Found b) {
     size_t rows = group_size(e->model->config) * n_tok;
     for (size_t at = 0; at < rows; at += 8) {
-        size_t n = rows - at < 8 ? rows - at : 8;
+        size_t n = min_size(rows - at, 8);
         float w[16] = {0};
         for (size_t i = 0; i < n; i++) {
             float max = a.max[at + i] > b.max[at + i] ? a.max[at + i] : b.max[at + i];
@@ -743,8 +743,7 @@ static uint32_t cut_spans(const Pass *p, bool rounded) {
     const ModelConfig *c = e->model->config;
     uint32_t n = 0, most = ATTEND_TOKENS, units = p->n * c->num_key_value_heads;
     if (rounded) {
-        most = PROMPT_ROWS / group_size(c);
-        if (most > units / e->options.threads) most = units / e->options.threads;
+        most = (uint32_t)min_size(PROMPT_ROWS / group_size(c), units / e->options.threads);
         if (most == 0) most = 1;
         uint32_t spans = (p->n + most - 1) / most;
         most = (p->n + spans - 1) / spans;
