@@ -23,9 +23,10 @@ nl='
 '
 cr=$(printf '\r')
 tab=$(printf '\t')
-header='#,TASK,VOTE,REMARKS,run_id,ts_utc,model,model_hash,quant,isa,threads,cpu,seed,profile,temp,top_k,top_p'
-header=$header',min_p,rep_pen,rep_last_n,max_tokens,n_ctx,prompt_tok,cached_tok,out_tok,finish,load_ms,ttft_ms'
-header=$header',prefill_tps,decode_tps,peak_rss_mb,auto_pass,auto_detail,prompts,prompt_hash,output_file'
+header='#,TASK,VOTE,REMARKS,run_id,ts_utc,model,model_hash,quant,isa,threads,cpu,seed,profile'
+header=$header',temp,top_k,top_p,min_p,rep_pen,rep_last_n,max_tokens,n_ctx,prompt_tok,cached_tok'
+header=$header',out_tok,finish,load_ms,ttft_ms,prefill_tps,decode_tps,peak_rss_mb,auto_pass'
+header=$header',auto_detail,prompts,prompt_hash,output_file'
 n_fields=36
 
 usage() {

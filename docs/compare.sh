@@ -84,7 +84,8 @@ esac
 [ "$(dd if="$1" bs=4 count=1 2>/dev/null | tr -d '\0')" = GGUF ] ||
     die 1 "$1: expected a GGUF file, it does not begin with GGUF"
 gguf=$(absolute "$1") && llama_bench=$(program "$2") &&
-    qwen=$(program "${QWEN:-$root/qwen}") && convert=$(program "${CONVERT:-$root/convert/convert}") || exit 1
+    qwen=$(program "${QWEN:-$root/qwen}") &&
+    convert=$(program "${CONVERT:-$root/convert/convert}") || exit 1
 tests=${3-pp512,tg64}
 
 # ---- Tests ---------------------------------------------------------------------------------------
@@ -152,8 +153,9 @@ column() {
 
 # one_qwen: set figure and share
 one_qwen() {
-    "$qwen" "$scratch/model.bin" --bench "$test" -r "$repetitions" -c $((tokens + depth)) --format csv \
-        ${threads:+-t "$threads"} >"$scratch/out" 2>"$scratch/err" </dev/null || failed qwen
+    "$qwen" "$scratch/model.bin" --bench "$test" -r "$repetitions" -c $((tokens + depth)) \
+        --format csv ${threads:+-t "$threads"} >"$scratch/out" 2>"$scratch/err" </dev/null ||
+        failed qwen
     figure=$(column tokens_s | middle 1) || failed qwen
     share=$(column share)
 }
@@ -210,7 +212,8 @@ pair() {
     pairs=$((pairs + 1))
     awk -v test="$test" -v pair=$pairs -v ours="$1" -v share="$2" -v theirs="$3" -v load="$(load)" \
         -v figures="$scratch/figures" 'BEGIN {
-            printf "%-14s %4d %10.2f %12.2f %8.3f %7s %7s\n", test, pair, ours, theirs, ours / theirs,
+            printf "%-14s %4d %10.2f %12.2f %8.3f %7s %7s\n",
+                test, pair, ours, theirs, ours / theirs,
                 share == "" ? "-" : sprintf("%.0f %%", share * 100), load
             print ours, theirs, ours / theirs, share >>figures
         }'
@@ -243,11 +246,14 @@ median_of() { awk -v at="$1" '{ print $at }' "$scratch/figures" | middle $pairs;
 
 list=$(echo "$tests" | tr ',' ' ')
 case ,$tests, in
-*,,* | *[!a-z0-9@,]*) die 2 "tests: expected a list like pp512,tg64,tg32@4096,b16, got \"$tests\"" ;;
+*,,* | *[!a-z0-9@,]*)
+    die 2 "tests: expected a list like pp512,tg64,tg32@4096,b16, got \"$tests\""
+    ;;
 esac
 for test in $list; do parse "$test"; done
 
-(umask 077 && mkdir "${TMPDIR:-/tmp}/compare.$$") || die 1 "${TMPDIR:-/tmp}: cannot make a folder there"
+(umask 077 && mkdir "${TMPDIR:-/tmp}/compare.$$") ||
+    die 1 "${TMPDIR:-/tmp}: cannot make a folder there"
 scratch=$(absolute "${TMPDIR:-/tmp}/compare.$$")
 batched_bench=$(dirname "$llama_bench")/llama-batched-bench
 "$llama_bench" --help >"$scratch/help" 2>&1 </dev/null
@@ -271,9 +277,10 @@ one_llama
 build=$(sed -n 's/.*"build_commit": *"\([^"]*\)".*/\1/p' "$scratch/out" | sed 1q)
 [ -n "$threads" ] || failed qwen
 
+version=$("$qwen" --version | sed 's/:.*//')
 cat <<EOF
 $(date '+%Y-%m-%d %H:%M'), $(cpu_name), $threads threads, load $(load)
-$(basename "$gguf"): $("$qwen" --version | sed 's/:.*//') ($isa), llama-bench ${build:-unnamed} $bench_options
+$(basename "$gguf"): $version ($isa), llama-bench ${build:-unnamed} $bench_options
 tokens/s of each process; ratio: ./qwen over llama-bench; share: of this machine's limit, by ./qwen
 
 $(printf '%-14s %4s %10s %12s %8s %7s %7s' test pair qwen llama-bench ratio share load)
