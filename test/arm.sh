@@ -97,7 +97,7 @@ for name in qwen golden $programs; do wrap "$name" "$name"; done
 wrap convert convert/convert
 same "--version" "$("$run/qwen" --version | sed 's/.*://')" ' neon scalar'
 for name in $programs; do
-    QWEN="$run/qwen" "$run/$name" "$golden" >"$run/$name.log" 2>&1
+    SLOW=1 QWEN="$run/qwen" "$run/$name" "$golden" >"$run/$name.log" 2>&1
     count "$name" "$run/$name.log" $?
 done
 small_golden

@@ -19,19 +19,6 @@
 
 #include "test.h"
 
-/* Instrumented programs take longer and more memory. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(COVERAGE)
-#define CHILD_INSTRUMENTED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer) ||                         \
-    __has_feature(thread_sanitizer)
-#define CHILD_INSTRUMENTED 1
-#endif
-#endif
-#ifndef CHILD_INSTRUMENTED
-#define CHILD_INSTRUMENTED 0
-#endif
-
 #define CHILD_TEXT 65536
 #define CHILD_ARGS 64
 
@@ -63,7 +50,7 @@ static void child_exec(char *const argv[], const ChildOptions *o, int out, int e
     char *full[2 * CHILD_ARGS], *wrap = getenv("WRAP"), *rest = NULL;
     size_t n = 0;
     struct rlimit none = {0, 0};
-    struct itimerval most = {.it_value = {.tv_sec = CHILD_INSTRUMENTED || wrap ? 300 : 60}};
+    struct itimerval most = {.it_value = {.tv_sec = INSTRUMENTED || wrap ? 300 : 60}};
     int in = open(o->input ? o->input : "/dev/null", O_RDONLY | O_CLOEXEC | O_NOCTTY);
     for (char *word = wrap ? strtok_r(wrap, " ", &rest) : NULL; word && n < CHILD_ARGS;
          word = strtok_r(NULL, " ", &rest))

@@ -92,7 +92,7 @@ static void plant(Model *m, Engine *engine, uint32_t t, uint64_t *state) {
 
 static void test_engines(const char *quant) {
     uint64_t state = 19;
-    uint32_t every = getenv("SLOW") ? 16 : CHILD_INSTRUMENTED ? 4 : 1; /* SLOW: under valgrind */
+    uint32_t every = getenv("SLOW") ? 16 : INSTRUMENTED ? 4 : 1; /* SLOW: under valgrind */
     Model m;
     Error e;
     memory_file.data = (uint8_t *)test.file.data;

@@ -65,7 +65,7 @@ static void run(Tool tool, char *const argv[]) {
 
 /* Did the last run cost too much? Instrumented and wrapped programs are not asked. */
 static bool too_dear(Tool tool) {
-    if (CHILD_INSTRUMENTED || getenv("WRAP")) return false;
+    if (INSTRUMENTED || getenv("WRAP")) return false;
     double more = tool == USE_BENCH ? 4 * MORE_MS : MORE_MS; /* dozens of processes */
     return test.child.cpu_ms > test.floor_ms[tool] + more ||
            test.child.peak_kib > test.floor_kib[tool] + MORE_KIB;
@@ -348,7 +348,7 @@ static void test_prompts(void) {
         double limit = test.floor_ms[USE_QWEN] + MORE_MS + 1e-3 * (double)text.n;
         CHECK(c->status == 0 && c->err_bytes == 0 && c->out_bytes > 1, "%s: status %d, %.200s",
               prompt_cases[i].what, c->status, c->err);
-        CHECK(CHILD_INSTRUMENTED || getenv("WRAP") || c->cpu_ms < limit, "%s: %.0f ms",
+        CHECK(INSTRUMENTED || getenv("WRAP") || c->cpu_ms < limit, "%s: %.0f ms",
               prompt_cases[i].what, c->cpu_ms);
         buffer_free(&text);
     }

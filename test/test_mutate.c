@@ -207,7 +207,7 @@ static bool read_good(Error *e) {
 int main(void) {
     Error e = {{0}};
     test.full = getenv("LONG") != NULL;
-    test.slow = CHILD_INSTRUMENTED || getenv("SLOW"); /* SLOW: under valgrind */
+    test.slow = INSTRUMENTED || getenv("SLOW"); /* SLOW: under valgrind */
     bool ok = read_good(&e);
     CHECK(ok, "%s", e.text);
     if (!ok) return test_end("mutate");
