@@ -34,13 +34,13 @@ usage() {
 ./run_bench.sh [MODEL]             run the catalogue on a model.bin and ask for your scores
 ./run_bench.sh --resume RUN        go on with a run that was left or broke off; failed tasks again
 ./run_bench.sh --score RUN...      score answers later, blind: shuffled, without names
-./run_bench.sh --report [RUN...]   compare runs (all of them by default): text here, and results/report.html
+./run_bench.sh --report [RUN...]   compare runs (by default all): here, and in results/report.html
 
   --auto               run without asking for scores
   --prompts SET        en (default), zh, or a directory of your own (prompts/README.md)
-  --profile NAME       rbyf (default): temperature 0.15 (warm-up 0.25), top-k 40, top-p 0.95, min-p 0.05,
-                       repeat penalty 1.31 over the last 64 tokens (of prompt and answer),
-                       at most 1500 tokens, context 8192;
+  --profile NAME       rbyf (default): temperature 0.15 (warm-up 0.25), top-k 40, top-p 0.95,
+                       min-p 0.05, repeat penalty 1.31 over the last 64 tokens (of prompt and
+                       answer), at most 1500 tokens, context 8192;
                        model: the model's own generation defaults
   --context-first      put the article before the instruction: it is then read once for all tasks
   --url URL            ask an OpenAI-compatible server, like http://localhost:8000/v1
@@ -138,7 +138,8 @@ lock_take() {
         lock_alive "$(cat "$dir/lock.break" 2>/dev/null)" || rm -f "$dir/lock.break"
         if lock_alive "$owner" || ! ln "$dir/lock.$$" "$dir/lock.break" 2>/dev/null; then
             rm -f "$dir/lock.$$"
-            die 1 "$1 is locked by process ${owner:-?}, which runs it now (if there is none, remove $dir/lock*)"
+            die 1 "$1 is locked by process ${owner:-?}, which runs it now" \
+                "(if there is none, remove $dir/lock*)"
         fi
         # Only now is nobody else at this point: look once more.
         if [ "$(cat "$dir/lock" 2>/dev/null)" = "$owner" ]; then
@@ -217,8 +218,10 @@ csv_repair() {
         function keep() {
             if (!waiting) return
             if (n_last != fields) wrong(fields " fields", n_last)
-            else if (row && number !~ /^[0-9]+$/) wrong("a number in the column #", "\"" number "\"")
-            else if (row && vote !~ /^ *[0-5]? *$/) wrong("a VOTE from 0 to 5 or none", "\"" vote "\"")
+            else if (row && number !~ /^[0-9]+$/)
+                wrong("a number in the column #", "\"" number "\"")
+            else if (row && vote !~ /^ *[0-5]? *$/)
+                wrong("a VOTE from 0 to 5 or none", "\"" vote "\"")
             else if (number in seen) wrong("each task once", "task " number " again")
             seen[number]
             printf "%s\n", last
@@ -227,9 +230,10 @@ csv_repair() {
         }
         { keep() }
         csv_add($0) {
-            waiting = 1; unclosed = 0; last = CSV_TEXT; n_last = CSV_N; number = CSV[1]; vote = CSV[3]
+            waiting = 1; unclosed = 0; last = CSV_TEXT; n_last = CSV_N
+            number = CSV[1]; vote = CSV[3]
         }
-        CSV_OPEN && /\r$/ { unclosed = 1 } # a whole row behind an open quote: that is not a torn one
+        CSV_OPEN && /\r$/ { unclosed = 1 } # a whole row behind an open quote: not a torn one
         END {
             if (!torn) keep()
             if (unclosed) wrong("a quote that ends", "none to the end of the file")
@@ -259,9 +263,11 @@ csv_failed() {
 # one: then the file is replaced as a whole.
 csv_store() {
     [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
-        die 1 "$csv was changed, moved or removed while running: the row was not written, $log has it all"
-    csv_awk "csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open) { printf \"%s\\n\", CSV_TEXT }" \
-        task="$1" "$csv" >"$work/others" 2>/dev/null || die 1 "$csv: the row could not be written (is the disk full?)"
+        die 1 "$csv was changed, moved or removed while running:" \
+            "the row was not written, $log has it all"
+    other="csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open)"
+    csv_awk "$other { printf \"%s\\n\", CSV_TEXT }" task="$1" "$csv" >"$work/others" 2>/dev/null ||
+        die 1 "$csv: the row could not be written (is the disk full?)"
     if [ "$(file_size "$work/others")" = "$csv_bytes" ]; then
         csv_append
         return
@@ -284,7 +290,8 @@ task_header() {
         }
         function wrong(expected) {
             gsub(/[\001-\037\177]/, "?")
-            print "run_bench: " FILENAME ":" FNR ": expected " expected ", got \"" $0 "\"" >"/dev/stderr"
+            print "run_bench: " FILENAME ":" FNR ": expected " expected ", got \"" $0 "\"" \
+                >"/dev/stderr"
             exit failed = 1
         }
         { sub(/\r$/, ""); sub(/[ \t]+$/, "") }
@@ -293,7 +300,8 @@ task_header() {
         /^sampling: / {
             sampling = substr($0, 11)
             n = split(sampling, word, " ")
-            for (i = 1; i <= n; i++) if (!word_good(word[i])) wrong("profile or temp=0.2 and the like")
+            for (i = 1; i <= n; i++)
+                if (!word_good(word[i])) wrong("profile or temp=0.2 and the like")
             next
         }
         /^(max-tokens|expect): [0-9]+$/ && $2 <= 1048576 { if ($1 ~ /^max/) limit = $2; next }
@@ -332,7 +340,10 @@ set_plan() {
         !body && /^expect: / { expect[number] = substr($0, 9) + 0 }
         !body && /^task: / { name[number] = substr($0, 7) }
         /^---[ \t]*$/ { body = 1 }
-        END { for (i = 1; i <= n; i++) print order[i], bytes[order[i]], expect[order[i]], name[order[i]] }' \
+        END {
+            for (i = 1; i <= n; i++)
+                print order[i], bytes[order[i]], expect[order[i]], name[order[i]]
+        }' \
         "$set_dir"/[0-9][0-9]-*.txt
 }
 
@@ -342,11 +353,17 @@ task_prompt() {
     awk -v dir="$set_dir" -v first="$context_first" '
         function include(name,    line, n) {
             while ((n = (getline line < (dir "/" name))) > 0) { sub(/\r$/, "", line); print line }
-            if (n < 0) { print "run_bench: " dir "/" name ": cannot be read" >"/dev/stderr"; failed = 1 }
+            if (n < 0) {
+                print "run_bench: " dir "/" name ": cannot be read" >"/dev/stderr"
+                failed = 1
+            }
             close(dir "/" name)
         }
         { sub(/\r$/, "") }
-        body && /^@include / { if (first) { include(substr($0, 10)); print ""; had = 1 } else keep[++n] = $0; next }
+        body && /^@include / {
+            if (first) { include(substr($0, 10)); print ""; had = 1 } else keep[++n] = $0
+            next
+        }
         body { keep[++n] = $0 }
         /^---[ \t]*$/ { body = 1 }
         END {
@@ -440,10 +457,12 @@ json_values() {
           print value("repeat_last_n"); print value("prompt_tokens"); print value("cached_tokens")
           print value("generated_tokens"); print value("load_ms"); print value("first_token_ms")
           number("prompt_tokens_s", "%.2f"); number("decode_tokens_s", "%.2f")
-          print value("peak_memory_mib"); print value("finish"); exit }' "$1" >"$work/values" 2>/dev/null ||
+          print value("peak_memory_mib"); print value("finish"); exit
+        }' "$1" >"$work/values" 2>/dev/null ||
         die 1 "$work/values: could not be written (is the disk full?)"
     {
-        read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx; read -r s_temp
+        read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx
+        read -r s_temp
         read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen; read -r s_last_n
         read -r s_prompt; read -r s_cached; read -r s_out; read -r s_load; read -r s_ttft
         read -r s_prefill; read -r s_decode; read -r s_peak; read -r s_finish
@@ -486,7 +505,8 @@ answer_local() {
     {
         "$qwen" "$@" 2>"$work/errors"
         echo $? 2>/dev/null >"$work/status"
-    } | tee "$work/answer" 2>/dev/null || die 1 "$work/answer: could not be written (is the disk full?)"
+    } | tee "$work/answer" 2>/dev/null ||
+        die 1 "$work/answer: could not be written (is the disk full?)"
     answer_status=$(cat "$work/status")
     [ -n "$answer_status" ] || die 1 "$work/status: could not be written (is the disk full?)"
     if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
@@ -494,8 +514,8 @@ answer_local() {
 
 # The request in OpenAI's form. Servers differ in the names of some sampling parameters.
 url_request() {
-    printf '{"model":"%s","stream":true,"stream_options":{"include_usage":true},"max_tokens":%s,"seed":%s' \
-        "$(printf '%s\n' "$model_name" | json_escape)" "$max_tokens" "$1"
+    printf '{"model":"%s","stream":true,' "$(printf '%s\n' "$model_name" | json_escape)"
+    printf '"stream_options":{"include_usage":true},"max_tokens":%s,"seed":%s' "$max_tokens" "$1"
     [ -z "$temp" ] || printf ',"temperature":%s' "$temp"
     [ -z "$top_p" ] || printf ',"top_p":%s' "$top_p"
     [ -z "$top_k" ] || printf ',"top_k":%s' "$top_k"
@@ -516,12 +536,14 @@ url_piece() {
         function utf8(n) {
             if (n < 128) return octal(n)
             if (n < 2048) return octal(192 + int(n / 64)) octal(128 + n % 64)
-            if (n < 65536) return octal(224 + int(n / 4096)) octal(128 + int(n / 64) % 64) octal(128 + n % 64)
+            if (n < 65536)
+                return octal(224 + int(n / 4096)) octal(128 + int(n / 64) % 64) octal(128 + n % 64)
             return octal(240 + int(n / 262144)) octal(128 + int(n / 4096) % 64) \
                 octal(128 + int(n / 64) % 64) octal(128 + n % 64)
         }
         function hex(s,    i, n) {
-            for (i = 1; i <= 4; i++) n = n * 16 + index("0123456789abcdef", tolower(substr(s, i, 1))) - 1
+            for (i = 1; i <= 4; i++)
+                n = n * 16 + index("0123456789abcdef", tolower(substr(s, i, 1))) - 1
             return n
         }
         match($0, /"content" *: *"/) {
@@ -559,7 +581,10 @@ url_stats() {
             t = part[1] * 3600 + part[2] * 60 + part[3]
             return t < start ? t + 86400 : t
         }
-        function found() { if (data ~ /"content": ?"[^"]/) { if (!first) first = at; last = at } data = "" }
+        function found() {
+            if (data ~ /"content": ?"[^"]/) { if (!first) first = at; last = at }
+            data = ""
+        }
         /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
             found()
             at = seconds($1)
@@ -579,15 +604,20 @@ url_stats() {
             if (rest ~ /^[0-9]/) { sub(/[^0-9].*/, "", rest); seen[key] = rest }
             else if (rest ~ /^"/) { rest = substr(rest, 2); sub(/".*/, "", rest); seen[key] = rest }
         }
-        { last("finish_reason"); last("prompt_tokens"); last("completion_tokens"); last("cached_tokens") }
+        {
+            last("finish_reason")
+            last("prompt_tokens"); last("completion_tokens"); last("cached_tokens")
+        }
         /"content" *: *"[^"]/ { pieces++ }
         END {
             n = "completion_tokens" in seen ? seen["completion_tokens"] : pieces + 0
-            printf "{\"prompt_tokens\":%s,\"cached_tokens\":%s,\"generated_tokens\":%d,\"finish\":\"%s\"",
-                seen["prompt_tokens"], seen["cached_tokens"], n, seen["finish_reason"]
+            anew = seen["prompt_tokens"] - seen["cached_tokens"]
+            printf "{\"prompt_tokens\":%s,\"cached_tokens\":%s", seen["prompt_tokens"],
+                seen["cached_tokens"]
+            printf ",\"generated_tokens\":%d,\"finish\":\"%s\"", n, seen["finish_reason"]
             if (pieces) printf ",\"first_token_ms\":%.1f", first
             if (pieces && first > 0 && seen["prompt_tokens"] > 0)
-                printf ",\"prompt_tokens_s\":%.2f", (seen["prompt_tokens"] - seen["cached_tokens"]) * 1000 / first
+                printf ",\"prompt_tokens_s\":%.2f", anew * 1000 / first
             if (n > 1 && decode > 0) printf ",\"decode_tokens_s\":%.2f", (n - 1) / decode
             print "}"
         }' "$work/events" >"$work/stats"
@@ -597,16 +627,17 @@ url_stats() {
 url_prepare() {
     true >"$work/events" && true >"$work/end" && url_request "$1" >"$work/request" && (
         umask 077
-        if [ -n "$OPENAI_API_KEY" ]; then key="header = \"Authorization: Bearer $OPENAI_API_KEY\""; else key=; fi
-        printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' "${url%/}" "$key" \
-            >"$work/curl"
+        key=
+        [ -z "$OPENAI_API_KEY" ] || key="header = \"Authorization: Bearer $OPENAI_API_KEY\""
+        printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' \
+            "${url%/}" "$key" >"$work/curl"
     )
 }
 
 # Ask; stdout: the stream, and two lines about how it ended.
 url_stream() {
-    curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" --trace-time \
-        --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>>"$work/errors"
+    curl -sSN -K "$work/curl" --data-binary "@$work/request" --trace-ascii "$work/trace" \
+        --trace-time --connect-timeout 20 -w '\nhttp_status %{http_code}\n' 2>>"$work/errors"
     echo "curl_status $?"
 }
 
@@ -643,7 +674,9 @@ url_end() {
 answer_url() {
     full="$work: could not be written (is the disk full?)"
     { url_prepare "$1"; } 2>/dev/null || die 1 "$full"
-    { url_stream | while IFS= read -r line; do url_line "${line%"$cr"}" || break; done | tee "$work/answer"
+    {
+        url_stream | while IFS= read -r line; do url_line "${line%"$cr"}" || break; done |
+            tee "$work/answer"
     } 2>/dev/null || die 1 "$full"
     grep -q '^curl_status' "$work/status" 2>/dev/null || die 1 "$full"
     if [ -s "$work/answer" ]; then
@@ -652,15 +685,16 @@ answer_url() {
     { url_stats; } 2>/dev/null || die 1 "$full"
     json_values "$work/stats"
     { url_end; } 2>/dev/null || die 1 "$full"
-    s_quant='' s_isa='' s_threads='' s_ctx='' s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p
-    s_rep_pen=$rep_pen s_last_n=$last_n
+    s_quant='' s_isa='' s_threads='' s_ctx=''
+    s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p s_rep_pen=$rep_pen s_last_n=$last_n
 }
 
 # Answer the prompt in $work/prompt with the seed $1: into $work/answer, and the s_ variables.
 answer() {
     rm -f "$work/stats" "$work/status" "$work/errors" "$work/answer"
-    s_quant='' s_isa='' s_threads='' s_ctx='' s_temp='' s_top_k='' s_top_p='' s_min_p='' s_rep_pen=''
-    s_last_n='' s_prompt='' s_cached='' s_out='' s_load='' s_ttft='' s_prefill='' s_decode='' s_peak=''
+    s_quant='' s_isa='' s_threads='' s_ctx=''
+    s_temp='' s_top_k='' s_top_p='' s_min_p='' s_rep_pen='' s_last_n=''
+    s_prompt='' s_cached='' s_out='' s_load='' s_ttft='' s_prefill='' s_decode='' s_peak=''
     s_finish='' answer_status=''
     started=$(date +%s)
     printf '%s' "$green"
@@ -680,7 +714,8 @@ answer() {
 # The line of figures below an answer.
 figures() {
     say "prompt ${s_prompt:-?} tokens (${s_cached:-0} cached) ${s_prefill:-?} tokens/s" \
-        "| first token ${s_ttft:-?} ms | answer ${s_out:-?} tokens ${s_decode:-?} tokens/s | ${s_finish:-?}"
+        "| first token ${s_ttft:-?} ms | answer ${s_out:-?} tokens ${s_decode:-?} tokens/s" \
+        "| ${s_finish:-?}"
 }
 
 # Run the task's checks on an answer: auto_pass "2/3", auto_detail, and lines in $work/checks.
@@ -689,10 +724,12 @@ run_checks() {
     { true >"$work/checks"; } 2>/dev/null || die 1 "$work/checks: could not be written"
     [ -n "$CHECKS" ] || return 0
     chars=$(tr -cd '\344-\351' <"$1" | wc -c)
-    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" >"$work/checks" 2>/dev/null ||
+    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" \
+        >"$work/checks" 2>/dev/null ||
         die 1 "$work/checks: could not be written (is the disk full?)"
     auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
-    auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" | awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
+    auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" |
+        awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
 }
 
 # ---- Your vote -----------------------------------------------------------------------------------
@@ -778,7 +815,8 @@ ask_vote() {
         r) if [ -n "$1" ]; then action=r; return; fi ;;
         \?) scale; continue ;;
         esac
-        printf '%s\n' "Expected a digit from 0 to 5, a blank and a remark if you like; or ?, s, ${1:+r, }q." >&4
+        printf 'Expected a digit from 0 to 5, a blank and a remark if you like; or ?, s, %sq.\n' \
+            "${1:+r, }" >&4
     done
 }
 
@@ -803,7 +841,9 @@ log_answer() {
 # corrected by how the estimates so far came out.
 estimate() {
     awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
-        prefill > 0 && decode > 0 && index(list, " " $1 " ") { s += $2 / 4.2 / prefill + $3 / decode }
+        prefill > 0 && decode > 0 && index(list, " " $1 " ") {
+            s += $2 / 4.2 / prefill + $3 / decode
+        }
         END { print int(s + 0.5) }' "$work/plan"
 }
 estimate_text() {
@@ -836,10 +876,11 @@ EOF
 }
 
 task_row() {
-    csv_record "$1" "$name" "$vote" "$remark" "$run" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$model_name" "$model_id" \
-        "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" "$row_profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" \
-        "$s_rep_pen" "$s_last_n" "$max_tokens" "${s_ctx:-}" "$s_prompt" "$s_cached" "$s_out" "$s_finish" \
-        "$s_load" "$s_ttft" "$s_prefill" "$s_decode" "$s_peak" "$auto_pass" "$auto_detail" "$label" \
+    csv_record "$1" "$name" "$vote" "$remark" "$run" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+        "$model_name" "$model_id" "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" \
+        "$row_profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" "$s_rep_pen" "$s_last_n" \
+        "$max_tokens" "${s_ctx:-}" "$s_prompt" "$s_cached" "$s_out" "$s_finish" "$s_load" \
+        "$s_ttft" "$s_prefill" "$s_decode" "$s_peak" "$auto_pass" "$auto_detail" "$label" \
         "$(hash8 <"$work/prompt")" "$run/$(printf %02d "$1").txt"
 }
 
@@ -885,7 +926,8 @@ warm_up() {
 run_tasks() {
     done_tasks=" $(csv_done | tr '\n' ' ')"
     spent_s=0 expected_s=0 # of computing
-    set_plan >"$work/plan" 2>/dev/null || die 1 "$work/plan: could not be written (is the disk full?)"
+    set_plan >"$work/plan" 2>/dev/null ||
+        die 1 "$work/plan: could not be written (is the disk full?)"
     left=''
     for number in $tasks; do
         case $done_tasks in *" $number "*) ;; *) left="$left $number" ;; esac
@@ -896,7 +938,8 @@ run_tasks() {
         # shellcheck disable=SC2086 # words on purpose
         time_left=$(estimate_text $left)
         expected_s=$((expected_s + $(estimate "$number")))
-        printf '\n%s\n' "${bold}[$position/$n_tasks] $(sed -n "s/^$number [0-9]* [0-9]* //p" "$work/plan")$plain${time_left:+, $time_left}"
+        title=$(sed -n "s/^$number [0-9]* [0-9]* //p" "$work/plan")
+        printf '\n%s\n' "${bold}[$position/$n_tasks] $title$plain${time_left:+, $time_left}"
         if ! run_task "$number"; then
             say "Left at task $number. $again --resume $run goes on with it."
             return
@@ -910,15 +953,17 @@ run_total() {
     csv_awk '
         csv_add($0) && records++ && CSV[3] != "" { sum += CSV[3]; voted++ }
         END {
-            printf "%s: %d of %d, %d of %d tasks scored.\n", name, sum, 5 * (records - 1), voted, records - 1
-            if (voted < records - 1) print again " asks for the missing scores."
+            n = records - 1
+            printf "%s: %d of %d, %d of %d tasks scored.\n", name, sum, 5 * n, voted, n
+            if (voted < n) print again " asks for the missing scores."
         }' again="$again --score $1" name="${2:-Total}" "$results/$1.csv"
 }
 run_end() {
     run_total "$run"
     say "$csv, $log"
     failed=$(csv_failed)
-    [ "$failed" = 0 ] || die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
+    [ "$failed" = 0 ] ||
+        die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
 }
 
 work_open() {
@@ -935,7 +980,8 @@ settings_write() {
         # shellcheck disable=SC2154 # set by eval
         all=$all$key=$value$nl
     done
-    { printf %s "$all" >"$work/settings" && mv "$work/settings" "$results/$run/settings"; } 2>/dev/null ||
+    { printf %s "$all" >"$work/settings" && mv "$work/settings" "$results/$run/settings"; } \
+        2>/dev/null ||
         die 1 "$results/$run: cannot be written"
 }
 settings_read() {
@@ -954,7 +1000,10 @@ settings_read() {
         threads) threads=$value ;;
         n_ctx) n_ctx=$value ;;
         auto) [ "$value" != 1 ] || auto=1 ;;
-        *) die 2 "$settings: expected NAME=VALUE as this program writes it, got \"$(printf %.80s "$line")\"" ;;
+        *)
+            die 2 "$settings: expected NAME=VALUE as this program writes it," \
+                "got \"$(printf %.80s "$line")\""
+            ;;
         esac
     done <"$settings"
     profile_name "$settings: profile" "$profile"
@@ -969,7 +1018,8 @@ settings_read() {
 model_probe() {
     [ -x "$qwen" ] || die 1 "$qwen: not there (run make first)"
     errors=$("$qwen" "$model" --raw -p x -n 1 --stats "$work/stats" 2>&1 >/dev/null) ||
-        die 1 "$(say "$errors" | grep '^qwen: ' | sed 1q | grep . || say "${errors:-$qwen: failed}")"
+        die 1 "$(say "$errors" | grep '^qwen: ' | sed 1q | grep . ||
+            say "${errors:-$qwen: failed}")"
     json_values "$work/stats"
     case $model in /*) ;; *) model=$(pwd)/$model ;; esac
     model_name=${s_name:-$(basename "$model")}
@@ -994,12 +1044,13 @@ run_new() {
     csv=$results/$run.csv log=$results/$run.log
     if [ -z "$url" ]; then model_probe; fi
     settings_write
+    with="prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
     {
         say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
-        say "prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}, $cpu"
+        say "$with, $cpu"
     } | log_add || exit
-    say "Run $run: $model_name, prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
+    say "Run $run: $model_name, $with"
     warm_up
     csv_new
     csv_bytes=$(file_size "$csv")
@@ -1048,7 +1099,10 @@ score_order() {
         BEGIN { srand(seed) }
         !($1 in seen) { seen[$1] = 1; key[++n] = $1 }
         END {
-            for (i = n; i > 1; i--) { j = int(rand() * i) + 1; t = key[i]; key[i] = key[j]; key[j] = t }
+            for (i = n; i > 1; i--) {
+                j = int(rand() * i) + 1
+                t = key[i]; key[i] = key[j]; key[j] = t
+            }
             again = n >= 3 ? int(rand() * n * 2 / 3) + 1 : 0
             at = n - int(rand() * (n - again) / 2)
             for (i = 1; i <= n; i++) {
@@ -1071,7 +1125,8 @@ score_store() {
                 for (i = 1; i <= CSV_N; i++) printf "%s%s", (i > 1 ? "," : ""), csv_quote(CSV[i])
                 printf "\r\n"
             } else printf "%s\n", CSV_TEXT
-        }' task="$2" "$csv" >"$csv.new" && mv "$csv.new" "$csv" || die 1 "$csv: the vote could not be written (is the disk full?)"
+        }' task="$2" "$csv" >"$csv.new" && mv "$csv.new" "$csv" ||
+        die 1 "$csv: the vote could not be written (is the disk full?)"
     say "==== task $2 scored blind: $vote${remark:+: $remark}" >>"$results/$1.log"
 }
 
@@ -1167,8 +1222,9 @@ make_report() {
 
 # ---- The command line ----------------------------------------------------------------------------
 
-results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set='' profile=rbyf seed=1
-threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle='' reading=''
+results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set=''
+profile=rbyf seed=1 threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle=''
+reading=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
@@ -1177,11 +1233,26 @@ if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
 fi
 
 need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
-whole() { case $2 in '' | *[!0-9]* | ????????????????*) die 2 "$1: expected a whole number, got \"$2\"" ;; esac; }
-profile_name() { case $2 in rbyf | model) ;; *) die 2 "$1: expected rbyf or model, got \"$2\"" ;; esac; }
-run_name() { case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats) die 2 "expected a run's name, got \"$1\"" ;; esac; }
+whole() {
+    case $2 in '' | *[!0-9]* | ????????????????*)
+        die 2 "$1: expected a whole number, got \"$2\""
+        ;;
+    esac
+}
+profile_name() {
+    case $2 in rbyf | model) ;; *) die 2 "$1: expected rbyf or model, got \"$2\"" ;; esac
+}
+run_name() {
+    case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats)
+        die 2 "expected a run's name, got \"$1\""
+        ;;
+    esac
+}
 
-mode_set() { [ "$mode" = new ] || [ "$mode" = "$1" ] || die 2 "--$1: does not go with --$mode"; mode=$1; }
+mode_set() {
+    [ "$mode" = new ] || [ "$mode" = "$1" ] || die 2 "--$1: does not go with --$mode"
+    mode=$1
+}
 given=''
 while [ $# -gt 0 ]; do
     case $1 in -*) given="$given $1" ;; esac
@@ -1216,12 +1287,18 @@ case $mode in
 resume) known='--resume --auto --results' ;;
 score) known='--score --seed --results' ;;
 report) known='--report --html --results' ;;
-new) known='--auto --prompts --profile --context-first --url --model --seed --threads --run --results' ;;
+new)
+    known='--auto --prompts --profile --context-first --url --model --seed --threads --run'
+    known="$known --results"
+    ;;
 esac
 for option in $given; do
     case " $known " in
     *" $option "*) ;;
-    *) [ "$mode" = new ] && die 2 "$option: goes with --report" || die 2 "$option: does not go with --$mode" ;;
+    *)
+        [ "$mode" != new ] || die 2 "$option: goes with --report"
+        die 2 "$option: does not go with --$mode"
+        ;;
     esac
 done
 [ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
@@ -1246,7 +1323,9 @@ new)
         [ -z "$threads" ] || die 2 "--threads: goes with a model file, not with --url"
         command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
     elif [ -z "$model" ]; then
-        [ -f "$demo_model" ] || die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME (make run builds the bundled one)"
+        [ -f "$demo_model" ] ||
+            die 2 "expected a model: ./run_bench.sh MODEL.bin, or --url URL --model NAME" \
+                "(make run builds the bundled one)"
         model=$demo_model
         if [ -d "$programs/demo" ]; then set=${set:-demo}; fi
     fi
