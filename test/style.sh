@@ -1,13 +1,14 @@
 #!/bin/sh
 # style.sh: the limits of the house, on every source: lines of up to 100 columns, functions of a
 # median of at most 20 lines and none over 100, no notes to come back to, no unbounded string calls,
-# no tabs or spaces at the end of a line. Of a script, whose lines hold long texts, the comments are
-# measured.
+# no tabs or spaces at the end of a line. Of the tests' scripts, whose lines hold long texts, the
+# comments are measured.
 cd "$(dirname "$0")/.." || exit 1
 status=0
 sources=$(find . -path ./build -prune -o \( -name '*.c' -o -name '*.h' \) -print | sort)
 scripts=$(find . -path ./build -prune -o -name '*.sh' -print)
-texts="$sources Makefile README.md .ci/run $scripts"
+programs='run_bench.sh docs/compare.sh demo/evaluate .ci/run'
+texts="$sources Makefile README.md $programs $scripts"
 
 # refuse WHAT PATTERN FILES...: no line may have it
 refuse() {
@@ -33,7 +34,7 @@ measure_functions() {
 
 # shellcheck disable=SC2086 # lists of words
 {
-    refuse "a line over 100 columns" '^.{101}' $sources
+    refuse "a line over 100 columns" '^.{101}' $sources $programs
     refuse "a comment over 100 columns" '^ *#.{100}' $scripts
     refuse "a tab or a space at the end of a line" '[ 	]$' $texts
     refuse "a tab" '	' $sources
