@@ -379,9 +379,10 @@ static void rest_row(const Engine *e, uint32_t t) {
     size_t at = (size_t)group * GROUP_TOKENS * round_up(a->cols, 64);
     const float *x = e->normed + t * e->x_stride;
     float *rest = e->normed + (t + 1) * e->x_stride;
-    for (size_t k = 0; k < a->cols; k++) {
-        size_t block = k / 32 * n + i;
-        rest[k] = x[k] - a->d[at / 32 + block] * (float)a->q[at + block * 32 + k % 32];
+    for (size_t k = 0; k < a->cols; k += 32) {
+        size_t block = at / 32 + k / 32 * n + i;
+        for (size_t j = 0; j < min_size(32, a->cols - k); j++)
+            rest[k + j] = x[k + j] - a->d[block] * (float)a->q[block * 32 + j];
     }
 }
 
