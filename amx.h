@@ -525,7 +525,7 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
                  scores + row * 16, SUMS_APART);
     }
     for (size_t r = row; r < rows; r++) {
-        size_t n = a->n_keys[r / a->n_heads];
+        size_t n = row_keys(a, r);
         part_weights(s, r, n > first ? min_size(n - first, PART_KEYS) : 0, steps, a->head_dim);
     }
     round_part_values(s, a, first, end);
@@ -536,20 +536,18 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
 
 TARGET static void amx_prompt_attend(const PromptAttend *a) {
     PartScratch *s = a->scratch;
-    const size_t rows = (size_t)a->n_tok * a->n_heads;
-    size_t end = 0;
+    const size_t rows = (size_t)a->n_tok * a->n_heads, end = row_keys(a, rows - 1);
     tile_shapes(16, LINE_BYTES);
     for (size_t r = 0; r < rows; r++) {
-        size_t t = r / a->n_heads, n = a->n_keys[t];
-        split_query(s, r, a->q + t * a->q_stride + r % a->n_heads * a->head_dim, a->head_dim / 32);
+        split_query(s, r, a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim,
+                    a->head_dim / 32);
         s->max[r] = -INFINITY;
         s->sum[r] = 0;
-        end = n > end ? n : end;
     }
     for (size_t d = 0; d < a->head_dim / 16; d++)
         memset(s->out + d * SUMS_APART, 0, rows * 16 * sizeof *s->out);
     for (size_t first = 0, row = 0; first < end; first += PART_KEYS) {
-        while (row + 32 <= rows && a->n_keys[(row + 31) / a->n_heads] <= first) row += 32;
+        while (row + 32 <= rows && row_keys(a, row + 31) <= first) row += 32;
         attend_keys(s, a, row, first, min_size(end, first + PART_KEYS));
     }
     for (size_t r = 0; r < rows; r++) {

@@ -75,6 +75,9 @@ typedef struct {
 } WordsScratch;
 _Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratch");
 
+/* How many keys a row of prompt_attend sees; row: token * G + head. */
+static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + row / a->n_heads; }
+
 /* How far ahead of itself read_all fetches, and how an island's functions are declared. */
 #define READ_AHEAD 1088
 #define INLINE TARGET static inline INLINED __attribute__((unused))

@@ -73,11 +73,12 @@ typedef struct {
     float *out; /* out (G, T, v_stride): sum of exp(score - max) v, not yet divided by sum */
 } Attend;
 
-/* Query tokens of one sequence, a KV head's G heads of each, against all keys that they may see. */
+/* Query tokens of one sequence that follow each other, a KV head's G heads of each, against all
+ * keys that they may see: each token one more. */
 typedef struct {
     uint32_t head_dim, v_stride; /* head_dim: a multiple of 32; v_stride: as in Attend */
     uint32_t n_heads, n_tok;     /* G; T: G T <= PROMPT_ROWS */
-    const uint32_t *n_keys;      /* (T) ascending, 1 and more */
+    size_t n_keys;               /* 1 and more: those that the first token sees */
     const float *q;              /* (T, q_stride): G heads of D each, rotated and scaled */
     size_t q_stride;
     const uint16_t *k, *v; /* f16, as in Attend, from the first key on */

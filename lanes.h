@@ -941,7 +941,7 @@ INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t
     }
     words_from_values(s, a->v + first * a->v_stride, n, a->v_stride);
     for (size_t r = row; r < rows; r++) {
-        size_t sees = a->n_keys[r / a->n_heads];
+        size_t sees = row_keys(a, r);
         word_weights(s, r, sees > first ? min_size(sees - first, n) : 0);
     }
     for (size_t d = 0; d < a->v_stride; d += 16)
@@ -951,7 +951,7 @@ INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t
 TARGET static void kernel_prompt_attend(const PromptAttend *a) {
     WordsScratch *s = a->scratch;
     const size_t tile = 2 * TILE_TOKENS, rows = (size_t)a->n_tok * a->n_heads;
-    const size_t end = a->n_keys[a->n_tok - 1];
+    const size_t end = row_keys(a, rows - 1);
     for (size_t r = 0; r < rows; r++) {
         words_from_query(s, r, a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim,
                          a->head_dim);
@@ -960,7 +960,7 @@ TARGET static void kernel_prompt_attend(const PromptAttend *a) {
         memset(s->out[r], 0, a->v_stride * sizeof *s->out[r]);
     }
     for (size_t first = 0, row = 0; first < end; first += WORD_KEYS) {
-        while (row + tile <= rows && a->n_keys[(row + tile - 1) / a->n_heads] <= first) row += tile;
+        while (row + tile <= rows && row_keys(a, row + tile - 1) <= first) row += tile;
         word_part(s, a, row, first, min_size(end - first, WORD_KEYS));
     }
     for (size_t r = 0; r < rows; r++) {

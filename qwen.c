@@ -137,7 +137,6 @@ typedef struct {
     size_t attend_room;
     Pace pace;
     Span *spans;             /* (T) tokens that go through attention together */
-    uint32_t *n_keys;        /* (T) */
     uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES); NULL: prompts too use attend() */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
@@ -712,7 +711,7 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
         .v_stride = e->v_stride,
         .n_heads = g,
         .n_tok = span->n,
-        .n_keys = e->n_keys + span->first,
+        .n_keys = (size_t)p->tokens[span->first].pos + 1,
         .q = query_heads(p, span->first, kv_head),
         .q_stride = p->terms * e->q_stride,
         .k = (const uint16_t *)(const void *)(kv->k + plane * kv->k_plane),
@@ -764,10 +763,8 @@ static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
     bool rounded = p->given && e->prompt_scratch;
-    for (uint32_t t = 0; t < p->n; t++) {
-        e->n_keys[t] = p->tokens[t].pos + 1;
+    for (uint32_t t = 0; t < p->n; t++)
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
-    }
     p->n_splits = longest / ATTEND_KEYS + 1;
     if (!rounded && p->n_splits > 1 && p->n * b < e->options.threads)
         attend_splits(p);
@@ -954,7 +951,6 @@ static void engine_layout(Engine *e, Arena *a) {
     e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
     e->partials = arena_floats(a, e->partial_units, found_floats(e, 1));
     e->spans = arena_take(a, n * sizeof *e->spans);
-    e->n_keys = arena_take(a, n * sizeof *e->n_keys);
     if (!e->model->quantized) return; /* what follows is for int8 activations */
     size_t two_terms = e->terms * round_up(c->hidden_size, 64);
     operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));

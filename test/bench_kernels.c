@@ -185,16 +185,15 @@ static void bench_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_
 static void bench_prompt_attend(const Kernels *k, uint32_t dim, uint32_t heads,
                                 const uint8_t *data) {
     enum { MAX_KEYS = 4096 };
-    uint32_t n_tok = PROMPT_ROWS / heads, n_keys[PROMPT_ROWS];
+    uint32_t n_tok = PROMPT_ROWS / heads;
     float *q = get((size_t)n_tok * heads * dim * 4), *out = get((size_t)n_tok * heads * dim * 4);
     const uint16_t *keys = (const uint16_t *)(const void *)data, *values = keys + MAX_KEYS * dim;
     double best = 1e9;
-    for (uint32_t t = 0; t < n_tok; t++) n_keys[t] = MAX_KEYS - n_tok + t + 1;
     PromptAttend a = {.head_dim = dim,
                       .v_stride = dim,
                       .n_heads = heads,
                       .n_tok = n_tok,
-                      .n_keys = n_keys,
+                      .n_keys = MAX_KEYS - n_tok + 1,
                       .q = q,
                       .q_stride = (size_t)heads * dim,
                       .k = keys,
