@@ -20,17 +20,24 @@ counted() {
     count "$name" "$scratch/$name.log" $?
 }
 
+names=$(for program in "$build"/test_*; do
+    [ -x "$program" ] && [ -f "$program" ] && basename "$program"
+done)
+
 # The test programs, JOBS at a time (1): the name and exit status of each when it has ended.
 programs() {
     # shellcheck disable=SC2016 # for xargs' shell to expand
     run='"$1/$2" "$3" >"$1/scratch/$2.log" 2>&1; echo "$2 $?"'
-    for program in "$build"/test_*; do
-        [ -x "$program" ] && [ -f "$program" ] && basename "$program"
-    done | xargs -P "${JOBS:-1}" -I NAME sh -c "$run" sh "$build" NAME "$golden"
+    echo "$names" | xargs -P "${JOBS:-1}" -I NAME sh -c "$run" sh "$build" NAME "$golden"
 }
 
 programs | {
-    while read -r name status; do count "$name" "$scratch/$name.log" "$status"; done
+    ran=0
+    while read -r name status; do
+        count "$name" "$scratch/$name.log" "$status"
+        ran=$((ran + 1))
+    done
+    same "test programs that ran" $ran "$(echo "$names" | wc -l)"
     counted golden "$build/golden" "$golden" "$convert" "$scratch"
     # QUICK: the programs alone, for instrumented builds
     for script in "$here"/test_*.sh; do
