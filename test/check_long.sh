@@ -24,7 +24,9 @@ step() {
 
 mutate() { LONG=1 "$build/test_mutate"; }
 faults() { LONG=1 "$build/test_faults"; }
-small_stack() { QUICK=1 prlimit --stack=262144 sh test/run.sh "$build" "$qwen" "$convert" "$golden"; }
+small_stack() {
+    QUICK=1 prlimit --stack=262144 sh test/run.sh "$build" "$qwen" "$convert" "$golden"
+}
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 
 # AMX in software, a trap into the system at each of its instructions: only what computes.

@@ -4,8 +4,9 @@
 # never ran are in BUILD/gcov/*.gcov, marked #####.
 build=$(cd "$1" && pwd) root=$(dirname "$0")/..
 rm -rf "$build/gcov" && mkdir -p "$build/gcov" || exit 1
-files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/lora.c convert/plan.c
-convert/quant.c convert/safetensors.c convert/source.c convert/tokens.c convert/write.c convert/info.c convert/main.c'
+files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/lora.c
+convert/plan.c convert/quant.c convert/safetensors.c convert/source.c convert/tokens.c
+convert/write.c convert/info.c convert/main.c'
 
 # numbers FROM TO FILE...: "LINES-RUN LINES BRANCHES-TAKEN BRANCHES" of a source file, its lines
 # from FROM to TO. Where it was compiled into several programs, what one of them executed counts.
@@ -62,7 +63,8 @@ done
     mv -- qwen.c.gcov "$build/gcov/engine.c.gcov" && rm -f -- *.gcov)
 from=$(grep -n '^/\* ---- 5. Sampler' "$root/qwen.c" | cut -d: -f1)
 to=$(grep -n '^/\* ---- 6. ' "$root/qwen.c" | cut -d: -f1)
-if [ -f "$build/gcov/qwen.c.gcov" ] && [ -f "$build/gcov/engine.c.gcov" ] && [ -n "$from" ] && [ -n "$to" ]; then
+if [ -f "$build/gcov/qwen.c.gcov" ] && [ -f "$build/gcov/engine.c.gcov" ] &&
+    [ -n "$from" ] && [ -n "$to" ]; then
     counts=$(numbers "$from" "$to" "$build/gcov/qwen.c.gcov" "$build/gcov/engine.c.gcov")
     # shellcheck disable=SC2086
     row "qwen.c: sampler" $counts

@@ -1,14 +1,15 @@
 #!/bin/sh
 # style.sh: the limits of the house, on every source: lines of up to 100 columns, functions of a
 # median of at most 20 lines and none over 100, no notes to come back to, no unbounded string calls,
-# no tabs or spaces at the end of a line. Of the tests' scripts, whose lines hold long texts, the
-# comments are measured.
+# no tabs or spaces at the end of a line. Of test_*.sh, whose lines hold long texts, comments are
+# measured.
 cd "$(dirname "$0")/.." || exit 1
 status=0
 sources=$(find . -path ./build -prune -o \( -name '*.c' -o -name '*.h' \) -print | sort)
-scripts=$(find . -path ./build -prune -o -name '*.sh' -print)
-programs='run_bench.sh docs/compare.sh demo/evaluate .ci/run'
-texts="$sources Makefile README.md $programs $scripts"
+tests=$(find . -path ./build -prune -o -name 'test_*.sh' -print)
+scripts=".ci/run demo/evaluate
+$(find . -path ./build -prune -o -name '*.sh' ! -name 'test_*' -print)"
+texts="$sources Makefile README.md $scripts $tests"
 
 # refuse WHAT PATTERN FILES...: no line may have it
 refuse() {
@@ -25,7 +26,9 @@ measure_functions() {
     # shellcheck disable=SC2086 # the list is words
     awk '
         FNR == 1 { start = 0 }
-        /^[A-Za-z_].*\) \{$/ || /^ .*\) \{$/ && !start && !/^ *(if|for|while|switch|else)/ { start = FNR }
+        /^[A-Za-z_].*\) \{$/ || /^ .*\) \{$/ && !start && !/^ *(if|for|while|switch|else)/ {
+            start = FNR
+        }
         /^}/ && start {
             print FNR - start + 1, FILENAME ":" start
             start = 0
@@ -34,13 +37,13 @@ measure_functions() {
 
 # shellcheck disable=SC2086 # lists of words
 {
-    refuse "a line over 100 columns" '^.{101}' $sources $programs
-    refuse "a comment over 100 columns" '^ *#.{100}' $scripts
+    refuse "a line over 100 columns" '^.{101}' $sources $scripts
+    refuse "a comment over 100 columns" '^ *#.{100}' $tests
     refuse "a tab or a space at the end of a line" '[ 	]$' $texts
     refuse "a tab" '	' $sources
     refuse "a note to come back to" '\b(TO''DO|FIX''ME|XX''X)\b' $texts
-    refuse "an unbounded or unchecked call" '\b(atoi|atol|atof|strcpy|strcat|sprintf|vsprintf|gets) ?\(' \
-        $sources
+    refuse "an unbounded or unchecked call" \
+        '\b(atoi|atol|atof|strcpy|strcat|sprintf|vsprintf|gets) ?\(' $sources
 }
 
 functions=$(measure_functions)
