@@ -719,39 +719,34 @@ INLINE void score_exp(const Attend *a, size_t row, size_t n) {
     a->sum[row] = lanes_sum(sum);
 }
 
-/* A single token: the same tiles for a number of heads known only now: 4, 3, 2 or 1 at once (6 are
- * 3 + 3). */
+/* tile(n) with an n of 1 .. 8, known only now, as a constant: what it holds stays in registers. */
+#define WITH_HEADS(n, tile)                                                                        \
+    switch (n) {                                                                                   \
+    case 1: tile(1); break;                                                                        \
+    case 2: tile(2); break;                                                                        \
+    case 3: tile(3); break;                                                                        \
+    case 4: tile(4); break;                                                                        \
+    case 5: tile(5); break;                                                                        \
+    case 6: tile(6); break;                                                                        \
+    case 7: tile(7); break;                                                                        \
+    default: tile(8);                                                                              \
+    }
+
+/* A single token: a tile is a number of heads. */
 INLINE void score_heads(int half, const Attend *a, size_t j) {
-    size_t dim = a->head_dim;
     for (size_t h = 0, n; h < a->n_heads; h += n) {
-        const float *q = a->q + h * dim;
+        const float *q = a->q + h * a->head_dim;
         float *s = a->scores + h * ATTEND_KEYS;
         n = tile_heads(a->n_heads - h);
-        switch (n) {
-        case 1: score_tile(half, 1, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 2: score_tile(half, 2, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 3: score_tile(half, 3, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 4: score_tile(half, 4, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 5: score_tile(half, 5, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 6: score_tile(half, 6, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        case 7: score_tile(half, 7, a, q, dim, 1, j, s, KEYS_AHEAD); break;
-        default: score_tile(half, 8, a, q, dim, 1, j, s, KEYS_AHEAD);
-        }
+#define SCORES(heads) score_tile(half, heads, a, q, a->head_dim, 1, j, s, KEYS_AHEAD)
+        WITH_HEADS(n, SCORES)
     }
 }
 INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j1) {
     for (size_t h = 0, n; h < a->n_heads; h += n) {
         n = tile_heads(a->n_heads - h);
-        switch (n) {
-        case 1: value_tile(half, 1, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 2: value_tile(half, 2, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 3: value_tile(half, 3, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 4: value_tile(half, 4, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 5: value_tile(half, 5, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 6: value_tile(half, 6, a, h, d, j0, j1, VALUES_AHEAD); break;
-        case 7: value_tile(half, 7, a, h, d, j0, j1, VALUES_AHEAD); break;
-        default: value_tile(half, 8, a, h, d, j0, j1, VALUES_AHEAD);
-        }
+#define VALUES(heads) value_tile(half, heads, a, h, d, j0, j1, VALUES_AHEAD)
+        WITH_HEADS(n, VALUES)
     }
 }
 
