@@ -2,7 +2,7 @@
 #
 # Text goes to stdout and the same with two charts to `html`, one page that needs nothing else. Columns are
 # found by their names, so a file with only #,TASK,VOTE,REMARKS is a run too. Runs get letters. Speeds
-# are all tokens over all seconds. Votes of two runs are compared task by task: under the idea that both
+# are all tokens over all seconds. What the reader remarked stands side by side, task by task. Votes of two runs are compared task by task: under the idea that both
 # are alike, each difference could as well have the other sign; p is the share of all such sign changes
 # that give a sum at least as far from zero, counted exactly.
 
@@ -37,7 +37,14 @@ function start_file(    line, i, name) {
     model[R] = name
 }
 
-function get(name) { return name in column ? CSV[column[name]] : "" }
+function get(name) { return name in column ? one_line(CSV[column[name]]) : "" }
+
+# Without line ends, and without what a terminal would obey.
+function one_line(s) {
+    gsub(/[\001-\037\177]+/, " ", s)
+    gsub(/^ +| +$/, "", s)
+    return s
+}
 
 # One row of run R; of two rows for a task the first counts.
 function add_row(    task, v, n, part) {
@@ -48,8 +55,9 @@ function add_row(    task, v, n, part) {
     if ((R, task) in row) return duplicate(R, task)
     row[R, task] = 1
     v = get("VOTE")
-    gsub(/ /, "", v)
     if (v ~ /^[0-5]$/) { vote[R, task] = v + 0; total[R] += v; votes[R]++ }
+    v = get("REMARKS")
+    if (v != "") { remark[R, task] = v; remarks[task]++; n_remarks++ }
     if (get("model") != "") model[R] = get("model")
     quant[R] = get("quant")
     set[R] = get("prompts")
@@ -75,6 +83,8 @@ function letter(r) {
     return r <= 26 ? substr("ABCDEFGHIJKLMNOPQRSTUVWXYZ", r, 1) : "R" r
 }
 function title(r) { return model[r] (quant[r] != "" ? " " quant[r] : "") }
+
+function score(r, t) { return (r, t) in vote ? vote[r, t] : "-" }
 
 # A total without every task is not to be held against one with all.
 function star(r) { return votes[r] && votes[r] < n_tasks ? "*" : "" }
@@ -182,7 +192,7 @@ function report_text(    r, t, line, a, b) {
     for (t = 1; t <= T; t++) {
         if (!(t in task_name)) continue
         printf "%2d %-49.49s", t, task_name[t]
-        for (r = 1; r <= R; r++) printf "%9s", ((r, t) in vote ? vote[r, t] : "-")
+        for (r = 1; r <= R; r++) printf "%9s", score(r, t)
         printf "\n"
     }
     printf "\n"
@@ -199,7 +209,17 @@ function report_text(    r, t, line, a, b) {
             letter(b), pair_sum, pair_n, pair_wins, pair_losses, p_text(pair_p), p_text(pair_sign), verdict(a, b)
     }
     if (n_pairs > 1) printf "With %d pairs, p counts %d times before it is held against 0.05.\n", n_pairs, n_pairs
+    text_remarks()
     if (n_repeats) print "\n" repeat_line()
+}
+
+function text_remarks(    r, t) {
+    if (n_remarks) printf "\nRemarks\n"
+    for (t = 1; t <= T; t++) {
+        if (!(t in remarks)) continue
+        printf "%2d %s\n", t, task_name[t]
+        for (r = 1; r <= R; r++) if ((r, t) in remark) printf "%6s %s  %s\n", letter(r), score(r, t), remark[r, t]
+    }
 }
 
 function repeat_line() {
@@ -228,6 +248,7 @@ function page_head() {
     out(".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}")
     out("th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}")
     out("th:first-child,td:first-child,.text{text-align:left}th{font-weight:600}")
+    out(".remark{text-align:left;white-space:normal;min-width:20rem}")
     out("svg{display:block;height:auto}svg text{font:13px system-ui,sans-serif;fill:var(--ink)}svg .soft{fill:var(--soft)}svg .head{font-weight:600}")
     out("</style></head><body>\n<h1>Catalogue report</h1>")
 }
@@ -358,6 +379,20 @@ function page_pairs(    a, b) {
     out("</table></div>")
 }
 
+function page_remarks(    r, t, name) {
+    if (!n_remarks) return
+    out("<h2>Remarks</h2><div class=\"wide\"><table><tr><th>task</th><th>run</th><th>score</th><th class=\"remark\">remark</th></tr>")
+    for (t = 1; t <= T; t++) {
+        if (!(t in remarks)) continue
+        name = t " &nbsp; " esc(shorten(task_name[t]))
+        for (r = 1; r <= R; r++) if ((r, t) in remark) {
+            out("<tr><td>" name "</td><td>" letter(r) "</td><td>" score(r, t) "</td><td class=\"remark\">" esc(remark[r, t]) "</td></tr>")
+            name = ""
+        }
+    }
+    out("</table></div>")
+}
+
 function report() {
     if (!R) {
         print "run_bench: no run to report" >"/dev/stderr"
@@ -371,6 +406,7 @@ function report() {
     page_speed()
     page_figures()
     page_pairs()
+    page_remarks()
     if (n_repeats) out("<p>" esc(repeat_line()) "</p>")
     out("</body></html>")
     if (close(html) != 0) exit 1

@@ -397,9 +397,11 @@ bench --report first second third | sed '$d' >"$scratch/report.txt"
 check "the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
 check "the page of three runs" alike "$here/bench/report.html" "$results/report.html"
 check "the page needs nothing from elsewhere" lacks "$results/report.html" 'http[s]*:\|<script\|<link\|src='
-printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a, b"\r\n' >"$results/plain.csv"
+printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a,\033[31m b"\r\n' >"$results/plain.csv"
 bench --report plain >"$scratch/out" 2>&1
 check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
+check "its remark, without what a terminal would obey" has "$scratch/out" "^     A 3  a, \[31m b\$"
+check "a task without a remark is not among them" lacks "$scratch/out" "^ 1 introduction\$"
 long=A-name-that-is-longer-than-what-is-left-of-the-page
 sed "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/; s/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/" "$here/bench/third.csv" >"$results/fourth.csv"
 bench --report second fourth >"$scratch/out" 2>&1
