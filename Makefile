@@ -8,7 +8,7 @@
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
 # make fuzz TIME=60   every fuzz target so many seconds (clang)
-# make coverage   which lines and branches of parsers, writer, tokenizer and sampler the tests execute
+# make coverage   which lines and branches of parsers, writer, tokenizer and sampler tests execute
 # make check-long   the long forms of the tests, under every sanitizer and valgrind
 #
 # Objects and test programs live in build/, so that instrumented builds stand beside the plain one.
@@ -25,7 +25,8 @@ B = build/$(or $(SAN),plain)$(if $(OMP),-omp)$(if $(AMX),-amx)
 QWEN = $(if $(SAN)$(OMP)$(AMX),$(B)/qwen,qwen)
 CONVERT = $(if $(SAN)$(OMP)$(AMX),$(B)/convert/convert,convert/convert)
 
-SANITIZE_asan = -O1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_asan = -O1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all \
+    -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
 SANITIZE_msan = -O1 -DKERNEL_INLINE= -fsanitize=memory -fno-omit-frame-pointer -Wno-pass-failed
 SANITIZE_cov = -O0 -DKERNEL_INLINE= --coverage -fprofile-update=atomic -DCOVERAGE
@@ -64,7 +65,8 @@ FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read writ
 comma = ,
 $(B)/faults/%: test/faults.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
+	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< \
+	    $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
 $(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 # The same in one process, and buffers that are always full
@@ -99,11 +101,12 @@ coverage: ; @$(MAKE) --no-print-directory SAN=cov run-coverage
 run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@rm -f $(B)/*.gcda $(B)/convert/*.gcda
 	@QUICK=1 sh test/run.sh $(B) $(QWEN) $(CONVERT) none >$(B)/test.log 2>&1 || cat $(B)/test.log
-	@QUICK=1 sh test/test_cli.sh $(QWEN) $(CONVERT) none $(B)/scratch >>$(B)/test.log 2>&1 || cat $(B)/test.log
+	@QUICK=1 sh test/test_cli.sh $(QWEN) $(CONVERT) none $(B)/scratch >>$(B)/test.log 2>&1 || \
+	    cat $(B)/test.log
 	@sh test/coverage.sh $(B)
 
-# libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What was found
-# of interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
+# libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What is of
+# interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
 TIME = 60
 FUZZ = json model safetensors gguf folder text messages cache prompts
 WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=access
@@ -120,7 +123,8 @@ $(FUZZ:%=run-fuzz-%): run-fuzz-%: $(B)/fuzz_% | $(B)/seeds
 	@FUZZ_GOOD=$(B)/good $< -max_total_time=$(TIME) -timeout=10 -rss_limit_mb=1024 -max_len=65536 \
 	    -artifact_prefix=$(B)/$*- -print_final_stats=1 $(B)/corpus/$* $(B)/seeds/$* \
 	    >$(B)/$*.log 2>&1 || { tail -n 40 $(B)/$*.log; exit 1; }
-	@echo "fuzz $*: $$(sed -n 's/^stat::number_of_executed_units: *//p' $(B)/$*.log) inputs in $(TIME) s"
+	@inputs=$$(sed -n 's/^stat::number_of_executed_units: *//p' $(B)/$*.log); \
+	    echo "fuzz $*: $$inputs inputs in $(TIME) s"
 
 check-golden: all $(B)/golden
 	@rm -rf $(B)/scratch && mkdir -p $(B)/scratch
@@ -143,4 +147,5 @@ $(addprefix tidy-,$(TIDY)): tidy-%: %
 clean:
 	rm -rf build qwen convert/convert demo/demo.bin
 
-.PHONY: all run test check-long coverage run-coverage fuzz $(FUZZ:%=run-fuzz-%) check-golden lint clean $(addprefix tidy-,$(TIDY))
+.PHONY: all run test check-long coverage run-coverage fuzz $(FUZZ:%=run-fuzz-%) check-golden lint \
+    clean $(addprefix tidy-,$(TIDY))

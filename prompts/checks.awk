@@ -1,8 +1,8 @@
 # checks.awk: counts what a task asked for. awk -v prompt=FILE -v chars=N -f checks.awk ANSWER
 #
-# ENVIRON["CHECKS"] has the task's checks, one a line, as prompts/README.md explains them. For each a line
-# comes out: "ok" or "no", a blank, and what was found. They advise: a sentence is hard to define, and the
-# reader decides. `chars` is the number of Chinese characters, which the shell has counted.
+# ENVIRON["CHECKS"] has the task's checks, one a line, as prompts/README.md explains them. For each
+# a line comes out: "ok" or "no", a blank, and what was found. They advise: a sentence is hard to
+# define, and the reader decides. `chars` is the number of Chinese characters, counted by the shell.
 
 { sub(/\r$/, ""); LINE[++N] = $0 }
 
@@ -14,7 +14,9 @@ function in_range(value, range,    part, n) {
     return value >= part[1] + 0 && value <= part[n] + 0
 }
 
-function count(value, what, range) { say(in_range(value, range), value " " what " (asked " range ")") }
+function count(value, what, range) {
+    say(in_range(value, range), value " " what " (asked " range ")")
+}
 
 function trim(s) {
     gsub(/^[ \t]+|[ \t]+$/, "", s)
@@ -22,12 +24,19 @@ function trim(s) {
 }
 
 # Is the text of a line or block only a heading?
-function is_heading(s) { return s ~ /^#+ / || s ~ /^\*\*[^*]*\*\*:?$/ || s ~ /^-+$/ || s ~ /^\*\*\*+$/ }
+function is_heading(s) {
+    return s ~ /^#+ / || s ~ /^\*\*[^*]*\*\*:?$/ || s ~ /^-+$/ || s ~ /^\*\*\*+$/
+}
+
+# Does the text before a mark end in what is usually an abbreviation?
+function is_abbreviated(s) {
+    return s ~ /(^|[ ("])(Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|approx|No|[A-Z])$/
+}
 
 # Every end mark that is followed by a blank or the line's end ends a sentence, except after what is
-# usually an abbreviation, and where a small letter follows; a line that ends without a mark, but says
-# something, is one too.
-function sentences(    i, s, n, at, before, abbreviated) {
+# usually an abbreviation, and where a small letter follows; a line that ends without a mark, but
+# says something, is one too.
+function sentences(    i, s, n, before) {
     for (i = 1; i <= N; i++) {
         s = trim(LINE[i])
         if (s == "" || is_heading(s)) continue
@@ -38,10 +47,8 @@ function sentences(    i, s, n, at, before, abbreviated) {
         s = trim(s)
         while (match(s, /[.!?]+[])"'*]*([ \t]+|$)/)) {
             before = substr(s, 1, RSTART - 1)
-            at = RSTART + RLENGTH
-            abbreviated = before ~ /(^|[ ("])(Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|approx|No|[A-Z])$/
-            s = substr(s, at)
-            if (s == "" || (!abbreviated && s !~ /^[a-z]/)) n++
+            s = substr(s, RSTART + RLENGTH)
+            if (s == "" || (!is_abbreviated(before) && s !~ /^[a-z]/)) n++
         }
         if (s != "") n++
     }
@@ -62,11 +69,16 @@ function words(    i, n, field) {
     return n + 0
 }
 
-# Lines that begin like a list's, at the least indentation that occurs; numbered headings are above any list.
+# Does a line begin like one of a list?
+function is_item(s) {
+    return s ~ /^[ \t]*([-*+]|•|(#+ +)?[(]?[0-9]+[.):]|[0-9]+、|(#+ +)?(Chapter|第)[ 0-9])/
+}
+
+# Items at the least indentation that occurs; numbered headings are above any list.
 function items(    i, n, least, indent) {
     least = 999
     for (i = 1; i <= N; i++) {
-        if (LINE[i] !~ /^[ \t]*([-*+]|•|(#+ +)?[(]?[0-9]+[.):]|[0-9]+、|(#+ +)?(Chapter|第)[ 0-9])/) continue
+        if (!is_item(LINE[i])) continue
         match(LINE[i], /^[ \t]*/)
         indent = LINE[i] ~ /^#/ ? -1 : RLENGTH
         if (indent < least) { least = indent; n = 0 }
@@ -75,8 +87,8 @@ function items(    i, n, least, indent) {
     return n + 0
 }
 
-# The number of strings in a list like ["a", 'b'], -1 where the text is none. LIST_REST: there is more
-# around it than a code fence.
+# The number of strings in a list like ["a", 'b'], -1 where the text is none. LIST_REST: there is
+# more around it than a code fence.
 function list_length(    text, i, c, quote, n, at) {
     for (i = 1; i <= N; i++) if (LINE[i] !~ /^[ \t]*```/) text = text LINE[i] "\n"
     at = index(text, "[")
@@ -110,20 +122,23 @@ function check_list(range,    n) {
     n = list_length()
     if (n < 0) say(0, "a broken list or none (asked " range " strings)")
     else say(in_range(n, range) && !LIST_REST,
-             "a list of " n " strings" (LIST_REST ? " with text around it" : "") " (asked " range ")")
+             "a list of " n " strings" (LIST_REST ? " with text around it" : "") \
+             " (asked " range ")")
 }
 
 # Each tag opens once, then closes once, each on a line of its own, one after the other.
-function check_tags(names,    name, n, i, k, wrong, opened, closed, at) {
+function check_tags(names,    name, n, i, k, start_tag, end_tag, wrong, opened, closed, at) {
     n = split(names, name, " ")
     for (k = 1; k <= n; k++) {
+        start_tag = "<" name[k] ">"
+        end_tag = "</" name[k] ">"
         opened = closed = 0
         for (i = 1; i <= N; i++) {
-            if (trim(LINE[i]) == "<" name[k] ">") { opened++; if (i <= at) closed += 9; at = i }
-            else if (trim(LINE[i]) == "</" name[k] ">") { closed += opened == 1 ? 1 : 9; at = i }
-            else if (index(LINE[i], "<" name[k] ">") || index(LINE[i], "</" name[k] ">")) closed += 9
+            if (trim(LINE[i]) == start_tag) { opened++; if (i <= at) closed += 9; at = i }
+            else if (trim(LINE[i]) == end_tag) { closed += opened == 1 ? 1 : 9; at = i }
+            else if (index(LINE[i], start_tag) || index(LINE[i], end_tag)) closed += 9
         }
-        if (opened != 1 || closed != 1) wrong = wrong " <" name[k] ">"
+        if (opened != 1 || closed != 1) wrong = wrong " " start_tag
     }
     say(wrong == "", wrong == "" ? "tags close" : "tags not one pair on lines of their own:" wrong)
 }
@@ -133,11 +148,12 @@ function all_text(    i, text) {
     return text
 }
 
-function check_phrase(phrase,    text) {
+function check_phrase(phrase,    text, same) {
     text = all_text()
     gsub(/^[ \t\n"'*]+|[ \t\n"'*.!]+$/, "", text)
     gsub(/^(“|‘)|(。|！|”|’)+$/, "", text)
-    say(tolower(text) == tolower(phrase), tolower(text) == tolower(phrase) ? "the exact words" : "not the exact words")
+    same = tolower(text) == tolower(phrase)
+    say(same, same ? "the exact words" : "not the exact words")
 }
 
 # "this|or that"
@@ -168,7 +184,13 @@ function check_grounded(    line, text, known, found, t, strange) {
     collect(text, known)
     collect(all_text(), found)
     for (t in found) if (!(t in known)) strange = strange " " t
-    say(strange == "", strange == "" ? "no strange years or percentages" : "not in the text:" strange)
+    say(strange == "",
+        strange == "" ? "no strange years or percentages" : "not in the text:" strange)
+}
+
+function check_no_table(    table) {
+    table = all_text() ~ /\n *\|.*\|/
+    say(!table, table ? "a table" : "no table")
 }
 
 END {
@@ -187,7 +209,7 @@ END {
         else if (kind == "phrase") check_phrase(arg)
         else if (kind == "contains") check_contains(arg)
         else if (kind == "grounded") check_grounded()
-        else if (kind == "no-table") say(all_text() !~ /\n *\|.*\|/, all_text() !~ /\n *\|.*\|/ ? "no table" : "a table")
+        else if (kind == "no-table") check_no_table()
         else if (kind != "") say(0, "unknown check \"" kind "\"")
     }
 }

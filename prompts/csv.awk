@@ -1,8 +1,8 @@
-# csv.awk: reads RFC 4180, for the programs that run_bench.sh starts with `awk -f csv.awk -f OTHER.awk`.
+# csv.awk: reads RFC 4180, for programs that run_bench.sh starts with `awk -f csv.awk -f OTHER.awk`.
 #
-# A record may go over several lines: as long as its number of quotes is odd, it is not over. Feed every
-# line to csv_add(); when it returns 1 the record's text is in CSV_TEXT and its fields in CSV[1..CSV_N].
-# Numbers of bytes and characters are the same here: everything runs with LC_ALL=C.
+# A record may go over several lines: as long as its number of quotes is odd, it is not over. Feed
+# every line to csv_add(); when it returns 1 the record's text is in CSV_TEXT and its fields in
+# CSV[1..CSV_N]. Numbers of bytes and characters are the same here: everything runs with LC_ALL=C.
 
 function csv_add(line,    copy) {
     CSV_TEXT = CSV_OPEN ? CSV_TEXT "\n" line : line

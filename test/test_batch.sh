@@ -82,7 +82,8 @@ number_tests() {
 # ---- Files ---------------------------------------------------------------------------------------
 
 file_tests() {
-    printf 'hello\n\nworld\r\n \t\n%s\nthe' "$(head -c 3000 /dev/zero | tr '\0' 'x')" >"$scratch/mixed.txt"
+    printf 'hello\n\nworld\r\n \t\n%s\nthe' "$(head -c 3000 /dev/zero | tr '\0' 'x')" \
+        >"$scratch/mixed.txt"
     run 1 "lines that fail" "$qwen" "$model" --prompts "$scratch/mixed.txt" --seed 1 -n 5 -c 300
     whole_lines "lines that fail"
     same "a line for each" "$(wc -l <"$out")" 6
@@ -111,7 +112,8 @@ END
     run 1 "JSON lines" "$qwen" "$model" --prompts "$scratch/prompts.jsonl" --temp 0 -n 5
     whole_lines "JSON lines"
     same "JSON lines: a line for each" "$(wc -l <"$out")" 11
-    same "JSON lines: errors" "$(grep -n error "$out" | cut -d : -f 1 | tr '\n' ' ')" '3 4 5 6 7 8 10 11 '
+    same "JSON lines: errors" "$(grep -n error "$out" | cut -d : -f 1 | tr '\n' ' ')" \
+        '3 4 5 6 7 8 10 11 '
     same "a prompt is a conversation of one message" "$(member hash "$(line 0)")" \
         "$(member hash "$(line 1)")"
     run 0 "the same as -p" "$qwen" "$model" -p 'hello the world' --temp 0 -n 5

@@ -9,7 +9,12 @@ export LC_ALL
 unset OPENAI_API_KEY
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 bench=$here/../run_bench.sh
-absolute() { case $1 in */*) echo "$(cd "$(dirname "$1")" 2>/dev/null && pwd)/$(basename "$1")" ;; *) echo "$(pwd)/$1" ;; esac; }
+absolute() {
+    case $1 in
+    */*) echo "$(cd "$(dirname "$1")" 2>/dev/null && pwd)/$(basename "$1")" ;;
+    *) echo "$(pwd)/$1" ;;
+    esac
+}
 real_qwen=$(absolute "$1") convert=$(absolute "$2") golden=$3
 mkdir -p "$4/bench" && scratch=$(cd "$4/bench" && pwd) || exit 1
 tiny_maker=$scratch/../../make_tiny
@@ -20,7 +25,8 @@ has() { grep -q -- "$2" "$1" || { echo "no \"$2\" in $1:"; tail -n 5 "$1"; false
 lacks() { ! grep -q -- "$2" "$1"; }
 alike() { cmp -s "$1" "$2" || { diff "$1" "$2" | head -n 10; false; }; }
 rows() { awk -f "$here/../prompts/csv.awk" -f "$scratch/rows.awk" "$1"; }
-echo 'csv_add($0) && records++ { print CSV[1] "|" CSV_N "|" CSV[3] "|" CSV[26] }' >"$scratch/rows.awk"
+echo 'csv_add($0) && records++ { print CSV[1] "|" CSV_N "|" CSV[3] "|" CSV[26] }' \
+    >"$scratch/rows.awk"
 pty() { "$scratch/pty" "$@"; }
 
 # ---- Stand-ins -----------------------------------------------------------------------------------
@@ -43,17 +49,26 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-case $model in *broken*) echo "qwen: $model: magic: expected a model.bin, got text" >&2; exit 1 ;; esac
+case $model in
+*broken*) echo "qwen: $model: magic: expected a model.bin, got text" >&2
+    exit 1 ;;
+esac
 line=${prompt:+$(head -n 1 "$prompt")}
 [ -z "$prompt" ] || echo "$line" >>"${FAKE_CALLS:-/dev/null}"
-[ -z "$FAKE_PROMPTS" ] || [ -z "$prompt" ] || cp "$prompt" "$FAKE_PROMPTS/$(ls "$FAKE_PROMPTS" | wc -l | tr -d ' ')"
+[ -z "$FAKE_PROMPTS" ] || [ -z "$prompt" ] ||
+    cp "$prompt" "$FAKE_PROMPTS/$(ls "$FAKE_PROMPTS" | wc -l | tr -d ' ')"
 [ -z "$prompt" ] || printf 'Answer to: '
 [ -z "$FAKE_DELAY" ] || [ -z "$prompt" ] || sleep "$FAKE_DELAY"
 [ -z "$prompt" ] || echo "$line${FAKE_SEEDED:+ (seed $seed)}"
 case $line in *Second*) [ -z "$FAKE_MEDDLE" ] || echo >>"$FAKE_MEDDLE" ;; esac
 case $FAKE_MENDED$line in This*fails*) echo "qwen: logits: not a finite number" >&2; exit 3 ;; esac
 cat >"$stats" <<END
-{"model":"$model","name":"Fake \\"1B\\"","quant":"q8","isa":"avx2","threads":4,"context":4096,"kv":"f16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,"top_p":0.949999988,"min_p":0.05,"repeat_penalty":1.31,"repeat_last_n":64,"presence_penalty":0,"frequency_penalty":0},"prompt_tokens":120,"cached_tokens":20,"generated_tokens":11,"load_ms":1.500,"first_token_ms":50.250,"prompt_tokens_s":1990.049,"decode_tokens_s":25.004,"gb_s":1.1,"peak_memory_mib":64.5,"finish":"stop","hash":"0123456789abcdef"}
+{"model":"$model","name":"Fake \\"1B\\"","quant":"q8","isa":"avx2","threads":4,"context":4096,\
+"kv":"f16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,\
+"top_p":0.949999988,"min_p":0.05,"repeat_penalty":1.31,"repeat_last_n":64,"presence_penalty":0,\
+"frequency_penalty":0},"prompt_tokens":120,"cached_tokens":20,"generated_tokens":11,\
+"load_ms":1.500,"first_token_ms":50.250,"prompt_tokens_s":1990.049,"decode_tokens_s":25.004,\
+"gb_s":1.1,"peak_memory_mib":64.5,"finish":"stop","hash":"0123456789abcdef"}
 END
 EOF
 chmod +x "$scratch/qwen"
@@ -65,9 +80,11 @@ echo model >"$scratch/model.bin"
 rm -rf "$scratch/set"
 mkdir "$scratch/set"
 printf 'task: warm-up\n---\nWarm.\n' >"$scratch/set/00-warm-up.txt"
-printf 'task: one, "two"\nsampling: profile\nmax-tokens: 50\ncheck: sentences 1\ncheck: contains nothing\ncheck: grounded\ncheck: no-table\n---\nFirst.\n\n' \
+printf '%s\n' 'task: one, "two"' 'sampling: profile' 'max-tokens: 50' 'check: sentences 1' \
+    'check: contains nothing' 'check: grounded' 'check: no-table' --- First. '' \
     >"$scratch/set/01-a.txt"
-printf 'task: include\r\nsampling: temp=0.9\r\n---\r\nSecond.\r\n@include part.txt\r\nEnd.\r\n' >"$scratch/set/02-b.txt"
+printf 'task: include\r\nsampling: temp=0.9\r\n---\r\nSecond.\r\n@include part.txt\r\nEnd.\r\n' \
+    >"$scratch/set/02-b.txt"
 printf 'Part one.\nPart two.\n' >"$scratch/set/part.txt"
 printf 'task: three\n---\nThird.\n' >"$scratch/set/03-c.txt"
 printf 'task: four\n---\nFourth.\n' >"$scratch/set/04-d.txt"
@@ -123,26 +140,37 @@ EOF
 FAKE_SEEDED=1 FAKE_PROMPTS=$scratch/prompts
 export FAKE_SEEDED FAKE_PROMPTS
 rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
-pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" \
-    --run typed --seed 7
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" \
+    --prompts "$scratch/set" --run typed --seed 7
 same "a run typed at leaves with 0" $? 0
-printf 'expect 5/5\nexpect %s\nsend 0 done\\n\nexpect Total: 12 of 25, 4 of 5\n' "$ask" >"$scratch/votes"
+printf 'expect 5/5\nexpect %s\nsend 0 done\\n\nexpect Total: 12 of 25, 4 of 5\n' "$ask" \
+    >"$scratch/votes"
 pty "$scratch/votes" "$scratch/out2" sh "$bench" --results "$results" --resume typed
 same "--resume goes on with the task that was left" $? 0
 unset FAKE_SEEDED FAKE_PROMPTS
 
 # What changes from machine to machine and day to day is masked.
-mask() { sed 's/20[0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9:]*Z/TIME/; s/,avx2,4,[^,]*,/,avx2,4,CPU,/; s/,CPU,[^,]*",/,CPU,/; s/Fake ""1B""",[0-9a-fcr]*,/Fake ""1B""",HASH,/' "$1"; }
+mask() {
+    sed -e 's/20[0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9:]*Z/TIME/' \
+        -e 's/,avx2,4,[^,]*,/,avx2,4,CPU,/' -e 's/,CPU,[^,]*",/,CPU,/' \
+        -e 's/Fake ""1B""",[0-9a-fcr]*,/Fake ""1B""",HASH,/' "$1"
+}
 common=',typed,TIME,"Fake ""1B""",HASH,q8,avx2,4,CPU'
-tail_of() { echo "40,0.95,0.05,1.31,64,$1,4096,120,20,11,stop,1.500,50.250,1990.05,25.00,64.5,$2,$scratch/set"; }
+tail_of() {
+    measured=1.500,50.250,1990.05,25.00,64.5
+    echo "40,0.95,0.05,1.31,64,$1,4096,120,20,11,stop,$measured,$2,$scratch/set"
+}
 sha() { printf '%s\n' "$@" | sha256sum | cut -c1-8; }
-details='NOT: 2 sentences (asked 1); NOT: lacks ""nothing""; no strange years or percentages; no table'
+details='NOT: 2 sentences (asked 1); NOT: lacks ""nothing""'
+details="$details; no strange years or percentages; no table"
+second=$(sha Second. 'Part one.' 'Part two.' End.)
 {
     sed -n "s/^header=\\(\\\$header\\)\\{0,1\\}'\\(.*\\)'\$/\\2/p" "$bench" | tr -d '\n'
     printf '\r\n'
-    echo "1,\"one, \"\"two\"\"\",4,\"good, but \"\"short\"\"; =1+1\"$common,7,rbyf,0.15,$(tail_of 50 "2/4,\"$details\""),$(sha First. ''),typed/01.txt$cr"
+    printf '1,"one, ""two""",4,"good, but ""short""; =1+1"'
+    echo "$common,7,rbyf,0.15,$(tail_of 50 "2/4,\"$details\""),$(sha First. ''),typed/01.txt$cr"
     printf '2,include,3,"first line\n\nsecond, ""line""\nno end!"'
-    echo "$common,7,rbyf+task,0.9,$(tail_of 1500 ,),$(sha Second. 'Part one.' 'Part two.' End.),typed/02.txt$cr"
+    echo "$common,7,rbyf+task,0.9,$(tail_of 1500 ,),$second,typed/02.txt$cr"
     echo "3,three,5,$common,8,rbyf,0.15,$(tail_of 1500 ,),$(sha Third.),typed/03.txt$cr"
     echo "4,four,,$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Fourth.),typed/04.txt$cr"
     echo "10,ten,0,done$common,7,rbyf,0.15,$(tail_of 1500 ,),$(sha Tenth.),typed/10.txt$cr"
@@ -153,14 +181,17 @@ if command -v sha256sum >/dev/null; then
 else
     skip 1 "no sha256sum to expect hashes with"
 fi
-check "a run with the tasks' own sampling says so" has "$scratch/out" "profile rbyf (with the tasks' own sampling)"
+check "a run with the tasks' own sampling says so" has "$scratch/out" \
+    "profile rbyf (with the tasks' own sampling)"
 bench --report typed >"$scratch/out3" 2>&1
 check "so does its report" has "$scratch/out3" "profile rbyf (with the tasks' own sampling)"
 check "a total without every score is marked" has "$scratch/out3" "total of 25  *12\*$"
 check "the mark is explained" has "$scratch/out3" "^\* without a score for every task"
-same "five rows of 36 fields" "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" '1|36 2|36 3|36 4|36 10|36 '
+same "five rows of 36 fields" "$(rows "$results/typed.csv" | cut -d'|' -f1,2 | tr '\n' ' ')" \
+    '1|36 2|36 3|36 4|36 10|36 '
 same "the answer has its file" "$(cat "$results/typed/03.txt")" "Answer to: Third. (seed 8)"
-check "the log keeps the answer that was asked again" has "$results/typed.log" "Answer to: Third. (seed 7)"
+check "the log keeps the answer that was asked again" has "$results/typed.log" \
+    "Answer to: Third. (seed 7)"
 check "the log keeps the prompt" has "$results/typed.log" "^Part two.$"
 check "the log keeps the remark whole" has "$results/typed.log" '^second, "line"$'
 printf 'Second.\nPart one.\nPart two.\nEnd.\n' >"$scratch/want"
@@ -169,8 +200,10 @@ printf 'First.\n\n' >"$scratch/want"
 check "newlines at a prompt's end count" alike "$scratch/want" "$scratch/prompts/1"
 check "the estimate is shown" has "$scratch/out" "of computing left"
 bench --resume typed --auto >"$scratch/out" 2>&1
-same "--resume of a whole run does nothing more" "$?$(rows "$results/typed.csv" | wc -l | tr -d ' ')" 05
-same "nothing is left behind" "$(ls "$results/typed")" "$(printf '01.txt\n02.txt\n03.txt\n04.txt\n10.txt\nsettings')"
+same "--resume of a whole run does nothing more" \
+    "$?$(rows "$results/typed.csv" | wc -l | tr -d ' ')" 05
+same "nothing is left behind" "$(ls "$results/typed")" \
+    "$(printf '01.txt\n02.txt\n03.txt\n04.txt\n10.txt\nsettings')"
 
 # ---- The sets ------------------------------------------------------------------------------------
 
@@ -186,15 +219,18 @@ for set in en zh demo; do
     check "$set: nothing is left to include" lacks "$results/$set.log" "^@include"
     [ -f "$dir/article.txt" ] || continue
     wanted=$(grep -l '^@include article.txt' "$dir"/[0-9]* | wc -l)
-    same "$set: the article is in $wanted prompts" "$(grep -lF "$(sed -n 2p "$dir/article.txt")" "$FAKE_PROMPTS"/* | wc -l)" "$wanted"
+    same "$set: the article is in $wanted prompts" \
+        "$(grep -lF "$(sed -n 2p "$dir/article.txt")" "$FAKE_PROMPTS"/* | wc -l)" "$wanted"
 done
 rm -rf "$FAKE_PROMPTS" && mkdir "$FAKE_PROMPTS"
 bench "$scratch/model.bin" --auto --context-first --run turned >"$scratch/out" 2>&1
 check "--context-first is in its label" has "$results/turned.csv" '"en, context first"'
 same "--context-first puts the article first" "$(sed 1q "$FAKE_PROMPTS/5")" "<article>"
 check "--context-first keeps the instruction" has "$FAKE_PROMPTS/5" "^Write a short summary"
-same "--context-first has the same words" "$(tr ' ' '\n' <"$FAKE_PROMPTS/5" | grep . | sort | cksum)" \
-    "$(sed '1,/^---$/d; /^@include/d' "$here"/../prompts/en/05-*.txt | cat - "$here/../prompts/en/article.txt" | tr ' ' '\n' | grep . | sort | cksum)"
+same "--context-first has the same words" \
+    "$(tr ' ' '\n' <"$FAKE_PROMPTS/5" | grep . | sort | cksum)" \
+    "$(sed '1,/^---$/d; /^@include/d' "$here"/../prompts/en/05-*.txt |
+        cat - "$here/../prompts/en/article.txt" | tr ' ' '\n' | grep . | sort | cksum)"
 unset FAKE_PROMPTS
 
 # ---- Kills and interruptions ---------------------------------------------------------------------
@@ -234,7 +270,8 @@ storm() {
     bench --resume "$1" --auto >"$scratch/out" 2>&1
     same "$1 $2 times: each ended as it should" "$odd" 0
     same "$1 $2 times: no row was lost" "$lost" 0
-    same "$1 $2 times: all rows in the end, once and whole" "$(rows "$results/$1.csv" | tr '\n' ' ')" \
+    same "$1 $2 times: all rows in the end, once and whole" \
+        "$(rows "$results/$1.csv" | tr '\n' ' ')" \
         "$(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do printf '%d|36||stop ' $i; done)"
     same "$1 $2 times: nothing is left behind" "$(cd "$results/$1" && echo [!0-9]*)" settings
 }
@@ -250,21 +287,27 @@ expect 2/5
 expect $ask
 interrupt
 EOF
-pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run asked
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" \
+    --prompts "$scratch/set" --run asked
 same "^C at the vote ends with 130" $? 130
 same "^C at the vote keeps the rows" "$(rows "$results/asked.csv")" "1|36|2|stop"
 check "^C says how to go on" has "$scratch/out" "--resume asked"
 
 # Without a terminal nothing is asked; back at one, what is left is.
 if command -v setsid >/dev/null; then
-    setsid -w sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run alone >"$scratch/out" 2>&1 </dev/null
-    same "no terminal: the run goes on without" "$?$(rows "$results/alone.csv" | grep -c '|36||stop')" 05
+    setsid -w sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" \
+        --run alone >"$scratch/out" 2>&1 </dev/null
+    same "no terminal: the run goes on without" \
+        "$?$(rows "$results/alone.csv" | grep -c '|36||stop')" 05
     check "no terminal: said" has "$scratch/out" "no terminal to ask for scores"
-    check "no terminal: what to do is said" has "$scratch/out" "run_bench.sh --results $results --score alone asks"
+    check "no terminal: what to do is said" has "$scratch/out" \
+        "run_bench.sh --results $results --score alone asks"
     setsid -w sh "$bench" --results "$results" --score alone >"$scratch/out" 2>&1 </dev/null
     same "no terminal: --score is refused" "$?$(wc -l <"$scratch/out" | tr -d ' ')" 21
-    sed '$d' "$results/alone.csv" >"$scratch/less.csv" && mv "$scratch/less.csv" "$results/alone.csv"
-    printf 'expect 5/5\nexpect %s\nsend 4\\n\nexpect Total: 4 of 25, 1 of 5\n' "$ask" >"$scratch/votes"
+    sed '$d' "$results/alone.csv" >"$scratch/less.csv" &&
+        mv "$scratch/less.csv" "$results/alone.csv"
+    printf 'expect 5/5\nexpect %s\nsend 4\\n\nexpect Total: 4 of 25, 1 of 5\n' "$ask" \
+        >"$scratch/votes"
     pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --resume alone
     same "a terminal again: asked" "$?$(rows "$results/alone.csv" | tail -n 1)" "010|36|4|stop"
 else
@@ -274,7 +317,8 @@ fi
 # ---- Two runners; torn, foreign and read-only files; a full disk ---------------------------------
 
 fresh
-FAKE_DELAY=0.2 bench "$scratch/model.bin" --auto --prompts "$scratch/set" --run busy >"$scratch/out" 2>&1 &
+FAKE_DELAY=0.2 bench "$scratch/model.bin" --auto --prompts "$scratch/set" --run busy \
+    >"$scratch/out" 2>&1 &
 first=$!
 i=0
 while [ ! -f "$results/busy.csv" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
@@ -294,7 +338,8 @@ cp "$results/busy.csv" "$scratch/whole.csv"
 tear() { # WHAT BYTES-FROM-THE-END
     head -c $(($(wc -c <"$scratch/whole.csv") - $2)) "$scratch/whole.csv" >"$results/busy.csv"
     bench --resume busy --auto >"$scratch/out" 2>&1
-    same "torn $1: repaired" "$?$(rows "$results/busy.csv" | tr '\n' ' ')" "01|36||stop 2|36||stop 3|36||stop 4|36||stop 10|36||stop "
+    same "torn $1: repaired" "$?$(rows "$results/busy.csv" | tr '\n' ' ')" \
+        "01|36||stop 2|36||stop 3|36||stop 4|36||stop 10|36||stop "
     check "torn $1: said" has "$scratch/out" "was torn"
 }
 tear "in the middle" 40
@@ -332,7 +377,8 @@ EOF
 printf 'send 5\\n\nexpect was changed\n' >>"$scratch/votes"
 FAKE_MEDDLE=$results/moved.csv
 export FAKE_MEDDLE
-pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" --prompts "$scratch/set" --run moved
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/model.bin" \
+    --prompts "$scratch/set" --run moved
 same "a CSV that someone else changes stops the run" $? 1
 unset FAKE_MEDDLE
 
@@ -347,7 +393,8 @@ for keep in 2 3; do
     : >"$results/full.log"
     (ulimit -f 2; bench --resume full --auto) >"$scratch/out" 2>&1
     check "full disk: status is not 0" [ $? -ne 0 ]
-    same "full disk: the rows so far are whole" "$(rows "$results/full.csv" | head -n $((keep - 1)) | cut -d'|' -f2 | sort -u)" 36
+    same "full disk: the rows so far are whole" \
+        "$(rows "$results/full.csv" | head -n $((keep - 1)) | cut -d'|' -f2 | sort -u)" 36
     bench --resume full --auto >"$scratch/out" 2>&1
     same "full disk: goes on with room" "$?$(rows "$results/full.csv" | wc -l | tr -d ' ')" 05
 done
@@ -366,24 +413,29 @@ while [ $i -le 11 ]; do
 done
 echo 'expect shown twice' >>"$scratch/votes"
 echo 'expect other: 15 of 25, 5 of 5' >>"$scratch/votes"
-printf 'expect [1/11]\nexpect %s\nsend q\\n\nexpect Left at answer 1 of 11\n' "$ask" >"$scratch/leave"
+printf 'expect [1/11]\nexpect %s\nsend q\\n\nexpect Left at answer 1 of 11\n' "$ask" \
+    >"$scratch/leave"
 pty "$scratch/leave" "$scratch/out" sh "$bench" --results "$results" --score night day other
 same "--score that is left says how to go on" $? 0
-pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other --seed 5
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other \
+    --seed 5
 same "--score asks for each different answer, and for one again" $? 0
 esc=$(printf '\033')
-same "--score shows each answer under its own prompt" "$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | tr -d '\r' | awk '
-    /^\[[0-9]+\/11\]/ { getline prompt }
-    /^Answer to: / { sub(/ \(seed.*/, ""); n += substr($0, 12) == prompt }
-    END { print n + 0 }')" 11
+same "--score shows each answer under its own prompt" \
+    "$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | tr -d '\r' | awk '
+        /^\[[0-9]+\/11\]/ { getline prompt }
+        /^Answer to: / { sub(/ \(seed.*/, ""); n += substr($0, 12) == prompt }
+        END { print n + 0 }')" 11
 sed '/shown twice/q' "$scratch/out" >"$scratch/out3" # the totals after it have names
 check "--score shows no names" lacks "$scratch/out3" 'Fake\|night\|other'
-same "--score fills in every row" "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
+same "--score fills in every row" \
+    "$(rows "$results/night.csv" "$results/day.csv" | grep -c '|36|3|stop')" 5
 for name in day other; do
     same "--score fills in $name" "$(rows "$results/$name.csv" | grep -c '|36|3|stop')" 5
 done
 check "--score keeps the repeat" has "$results/repeats.csv" ',night day other,[0-9]*,3,3'
-same "--score leaves the header" "$(sed 1q "$results/day.csv" | cksum)" "$(sed 1q "$results/night.csv" | cksum)"
+same "--score leaves the header" "$(sed 1q "$results/day.csv" | cksum)" \
+    "$(sed 1q "$results/night.csv" | cksum)"
 printf 'expect has its vote\n' >"$scratch/votes"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night
 same "--score again has nothing to ask" $? 0
@@ -396,16 +448,20 @@ cp "$here"/bench/*.csv "$results/"
 bench --report first second third | sed '$d' >"$scratch/report.txt"
 check "the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
 check "the page of three runs" alike "$here/bench/report.html" "$results/report.html"
-check "the page needs nothing from elsewhere" lacks "$results/report.html" 'http[s]*:\|<script\|<link\|src='
-printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a,\033[31m b"\r\n' >"$results/plain.csv"
+check "the page needs nothing from elsewhere" lacks "$results/report.html" \
+    'http[s]*:\|<script\|<link\|src='
+printf '#,TASK,VOTE,REMARKS\r\n1,introduction,5 ,\r\n2,explain,3,"a,\033[31m b"\r\n' \
+    >"$results/plain.csv"
 bench --report plain >"$scratch/out" 2>&1
 check "a file with four columns is a run" has "$scratch/out" "total of 10  *8"
 check "its remark, without what a terminal would obey" has "$scratch/out" "^     A 3  a, \[31m b\$"
 check "a task without a remark is not among them" lacks "$scratch/out" "^ 1 introduction\$"
 long=A-name-that-is-longer-than-what-is-left-of-the-page
-sed "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/; s/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/" "$here/bench/third.csv" >"$results/fourth.csv"
+sed -e "s/Qwen2-0.5B-Instruct/$long/; s/,en,/,zh,/" \
+    -e 's/^\([0-9]*\),\([^,]*\),[0-5],/\1,\2,0,/' "$here/bench/third.csv" >"$results/fourth.csv"
 bench --report second fourth >"$scratch/out" 2>&1
-check "a long name at the right stands to the left of its dot" has "$results/report.html" " text-anchor=\"end\">B\* &#160;$long q8<"
+check "a long name at the right stands to the left of its dot" has "$results/report.html" \
+    " text-anchor=\"end\">B\* &#160;$long q8<"
 check "runs of different prompts are marked" has "$scratch/out" "more than chance (other prompts)"
 check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
 bench --report nothing >"$scratch/out" 2>&1
@@ -417,33 +473,43 @@ if command -v curl >/dev/null; then
     fresh
     rm -f "$scratch/port" "$scratch/requests"
     # The server waits 100 ms before its first piece; 26 tokens of the prompt are new.
-    echo 'csv_add($0) { n += CSV[28] >= 100 && CSV[28] < 9000 && CSV[29] > 0 && CSV[29] <= 260 } END { print n + 0 }' >"$scratch/times.awk"
+    echo 'csv_add($0) { n += CSV[28] >= 100 && CSV[28] < 9000 && CSV[29] > 0 && CSV[29] <= 260 }
+        END { print n + 0 }' >"$scratch/times.awk"
     "$scratch/server" "$scratch/port" "$scratch/requests" &
     server=$!
     i=0
     while [ ! -s "$scratch/port" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
     url=http://127.0.0.1:$(cat "$scratch/port")/v1
     printf 'task: odd\n---\nSay "hi" \\ now\tplease.\n\n' >"$scratch/set/05-f.txt"
-    OPENAI_API_KEY=secret bench --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" --run served >"$scratch/out" 2>&1
+    OPENAI_API_KEY=secret bench --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" \
+        --run served >"$scratch/out" 2>&1
     same "--url runs the catalogue" "$?$(rows "$results/served.csv" | grep -c '|36||stop')" 06
-    printf 'I "am" ready \344\275\240\345\245\275 \360\237\230\200\n100%% \\o/\tdone, \303\251\n' >"$scratch/want"
+    printf 'I "am" ready \344\275\240\345\245\275 \360\237\230\200\n100%% \\o/\tdone, \303\251\n' \
+        >"$scratch/want"
     check "--url decodes the stream" alike "$scratch/want" "$results/served/05.txt"
-    check "--url sends the prompt" has "$scratch/requests" '"content":"Say \\"hi\\" \\\\ now\\tplease.\\n"}]}'
-    check "--url sends the sampling" has "$scratch/requests" '"max_tokens":1500,"seed":1,"temperature":0.15,"top_p":0.95'
+    check "--url sends the prompt" has "$scratch/requests" \
+        '"content":"Say \\"hi\\" \\\\ now\\tplease.\\n"}]}'
+    check "--url sends the sampling" has "$scratch/requests" \
+        '"max_tokens":1500,"seed":1,"temperature":0.15,"top_p":0.95'
     check "--url sends the model's name" has "$scratch/requests" '"model":"qw\\"en","stream":true'
     check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer secret'
     check "--url keeps no key" [ -z "$(grep -rl secret "$results")" ]
-    check "--url counts tokens and times them" has "$results/served.csv" ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
-    same "--url: the times are those of the answer" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
-    bench --url "$url" --model broken --auto --prompts "$scratch/set" --run refused >"$scratch/out" 2>&1
+    check "--url counts tokens and times them" has "$results/served.csv" \
+        ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
+    same "--url: the times are those of the answer" \
+        "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
+    bench --url "$url" --model broken --auto --prompts "$scratch/set" --run refused \
+        >"$scratch/out" 2>&1
     same "--url: the server's error ends the run" $? 1
     check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
-    bench --url "$url" --model midway --auto --prompts "$scratch/set" --run midway >"$scratch/out" 2>&1
+    bench --url "$url" --model midway --auto --prompts "$scratch/set" --run midway \
+        >"$scratch/out" 2>&1
     same "--url: an error in mid-stream is a failure" $? 1
     check "--url: an error in mid-stream is shown" has "$scratch/out" "no answer: .*out of memory"
     bench --url "$url" --model cut --auto --prompts "$scratch/set" --run cut >"$scratch/out" 2>&1
     same "--url: a stream without an end is a failure" $? 1
-    check "--url: a stream without an end is explained" has "$scratch/out" "neither finish_reason nor"
+    check "--url: a stream without an end is explained" has "$scratch/out" \
+        "neither finish_reason nor"
     kill $server
     wait $server 2>/dev/null
     bench --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
@@ -455,9 +521,12 @@ fi
 
 # ---- Checks --------------------------------------------------------------------------------------
 
-verdict() { # CHECK ANSWER EXPECTED: the first word that a check says of an answer (\n in it are newlines)
+# verdict CHECK ANSWER EXPECTED: the first word that a check says of an answer (\n in it are
+# newlines)
+verdict() {
     printf "$2" >"$scratch/answer"
-    got=$(CHECKS=$1 awk -v prompt="$here/../prompts/en/article.txt" -v chars=5 -f "$here/../prompts/checks.awk" "$scratch/answer")
+    got=$(CHECKS=$1 awk -v prompt="$here/../prompts/en/article.txt" -v chars=5 \
+        -f "$here/../prompts/checks.awk" "$scratch/answer")
     same "check \"$1\" on \"$2\": $got" "${got%% *}" "$3"
 }
 verdict "sentences 2" 'Dr. Smith ate 3.5 apples. He cried "Stop!" and left.\n' ok
@@ -515,9 +584,11 @@ refused 2 "a model does not go with --resume" --resume x y.bin
 refused 2 "a model does not go with --score" y.bin --score x
 refused 2 "goes with --report" "$scratch/model.bin" --html x
 rm -rf "$scratch/wrong" && mkdir "$scratch/wrong"
-for line in "chek: words 3" "max-tokens: 10O" "expect: some" "sampling: temp=hot" "sampling: tmp=1" "check: words few" "check: items"; do
+for line in "chek: words 3" "max-tokens: 10O" "expect: some" "sampling: temp=hot" \
+    "sampling: tmp=1" "check: words few" "check: items"; do
     printf 'task: wrong\n%s\n---\nHello.\n' "$line" >"$scratch/wrong/01-a.txt"
-    refused 2 "01-a.txt:2: expected .*got \"$line\"" "$scratch/model.bin" --auto --prompts "$scratch/wrong"
+    refused 2 "01-a.txt:2: expected .*got \"$line\"" "$scratch/model.bin" --auto \
+        --prompts "$scratch/wrong"
 done
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
 same "a model that does not open leaves no run" "$(ls "$results")" ""
@@ -526,10 +597,12 @@ new --auto --run failing >"$scratch/out" 2>&1
 same "a failing answer is a row that says so" "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \
     "11|36||stop 2|36||failed 3 3|36||stop 4|36||stop 10|36||stop "
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
-check "a run with a failed task says so" has "$scratch/out" "1 of 5 tasks failed; .* --resume failing tries"
+check "a run with a failed task says so" has "$scratch/out" \
+    "1 of 5 tasks failed; .* --resume failing tries"
 (cd "$scratch" && bench model.bin --auto --prompts ./set --run moved) >"$scratch/out" 2>&1
 (cd / && FAKE_MENDED=1 bench --resume moved) >"$scratch/out" 2>&1
-same "a set named from another place is found again" "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
+same "a set named from another place is found again" \
+    "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
 again() { # WHAT STATUS ROWS CALLS: --resume failing
     rm -f "$scratch/calls"
     FAKE_CALLS=$scratch/calls bench --resume failing --auto >"$scratch/out" 2>&1
@@ -539,7 +612,8 @@ again() { # WHAT STATUS ROWS CALLS: --resume failing
 whole='1|36||stop 3|36||stop 4|36||stop 10|36||stop'
 cp "$results/failing.csv" "$scratch/failing.csv"
 again "--resume tries a failed task again" 1 "$whole 2|36||failed 3 " "This fails."
-FAKE_MENDED=1 again "--resume puts a result in the failed row's place" 0 "$whole 2|36||stop " "This fails."
+FAKE_MENDED=1 again "--resume puts a result in the failed row's place" 0 "$whole 2|36||stop " \
+    "This fails."
 sed 's/^2,fails,,/2,fails,0,/' "$scratch/failing.csv" >"$results/failing.csv"
 again "a failed task that has a vote is over" 0 "$(rows "$results/failing.csv" | tr '\n' ' ')" ""
 cp "$scratch/failing.csv" "$results/failing.csv"
@@ -547,37 +621,62 @@ cp "$scratch/failing.csv" "$results/failing.csv"
 # Every awk that is here: a run with a failed row, and the same report.
 for awk in mawk gawk original-awk busybox; do
     if ! path=$(command -v $awk); then
-        skip 3 "no $awk"
+        skip 4 "no $awk"
         continue
     fi
     rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
     PATH=$scratch/awk:$PATH new --auto --run $awk >"$scratch/out" 2>&1
     same "$awk: a run" "$(rows "$results/$awk.csv")" "$(rows "$results/failing.csv")"
     PATH=$scratch/awk:$PATH bench --report $awk >"$scratch/out" 2>&1
-    same "$awk: a failed row's checks and speeds do not count" "$?$(sed -n 's/^\(checks passed\|answer tokens\/s\)  */\1 /p' "$scratch/out" | tr '\n' ' ')" \
+    same "$awk: a failed row's checks and speeds do not count" \
+        "$?$(sed -n 's/^\(checks passed\|answer tokens\/s\)  */\1 /p' "$scratch/out" |
+            tr '\n' ' ')" \
         "0checks passed 3/4 answer tokens/s 25.0 "
     cp "$here"/bench/*.csv "$results/"
     PATH=$scratch/awk:$PATH bench --report first second third 2>&1 | sed '$d' >"$scratch/report.txt"
     check "$awk: the report of three runs" alike "$here/bench/report.txt" "$scratch/report.txt"
     rm -f "$results"/first* "$results"/second* "$results"/third* "$results"/repeats*
+    # Three equal dots, whose labels are moved to where there is room, and a run without speeds
+    for _ in 1 2 3; do
+        echo '#,TASK,VOTE,REMARKS,out_tok,decode_tps'
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do echo "$i,task,$((1 + (i > 4))),,100,20"; done
+    done | awk -v to="$results/" '/^#/ { file = to "equal" ++n ".csv" } { print >file }'
+    printf '#,TASK,VOTE,REMARKS\n1,task,3,\n' >"$results/plain.csv"
+    PATH=$scratch/awk:$PATH timeout 60 sh "$bench" --results "$results" \
+        --report equal1 equal2 equal3 plain >"$scratch/out" 2>&1
+    same "$awk: labels of equal runs stand below each other" \
+        "$?$(sed -n 's/.* y="\([0-9]*\)">[A-D][*]* &.*/\1/p' "$results/report.html" |
+            tr '\n' ' ')" \
+        "0231 246 261 "
+    rm -f "$results"/equal* "$results"/plain*
 done
 
 # What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for
 # names, times and speeds; and from the second task with the article on, it is counted as cached.
 cat >"$scratch/rest.awk" <<'END'
 csv_add($0) {
-    for (i = 1; i <= CSV_N; i++) if (i < 5 || i > 6 && i < 24 || i == 25 || i == 26 || i > 31 && i < 36) printf "%s|", CSV[i]
+    for (i = 1; i <= CSV_N; i++)
+        if (i < 5 || i > 6 && i < 24 || i == 25 || i == 26 || i > 31 && i < 36)
+            printf "%s|", CSV[i]
     print ""
 }
 END
 cat >"$scratch/cached.awk" <<'END'
-csv_add($0) && CSV[1] >= 5 && CSV[1] <= 12 && CSV[24] < article { print CSV[1] ": " CSV[24] " of " article }
+csv_add($0) && CSV[1] >= 5 && CSV[1] <= 12 && CSV[24] < article {
+    print CSV[1] ": " CSV[24] " of " article
+}
 END
 cat >"$scratch/forgets" <<END
 #!/bin/sh
 for word; do
     shift
-    if [ "\$word" = --cache ]; then skip=1; elif [ -n "\$skip" ]; then skip=''; else set -- "\$@" "\$word"; fi
+    if [ "\$word" = --cache ]; then
+        skip=1
+    elif [ -n "\$skip" ]; then
+        skip=''
+    else
+        set -- "\$@" "\$word"
+    fi
 done
 exec "$real_qwen" "\$@"
 END
@@ -589,17 +688,25 @@ cache_tests() {
     QWEN=$scratch/forgets real --context-first --run alone
     same "the same without --cache" $? 0
     for name in shared alone; do
-        awk -f "$here/../prompts/csv.awk" -f "$scratch/rest.awk" "$results/$name.csv" >"$scratch/$name.rest"
+        awk -f "$here/../prompts/csv.awk" -f "$scratch/rest.awk" "$results/$name.csv" \
+            >"$scratch/$name.rest"
         (cd "$results/$name" && cat ./*.txt) >"$scratch/$name.answers"
     done
-    check "with and without --cache: the same rows" alike "$scratch/alone.rest" "$scratch/shared.rest"
-    check "with and without --cache: the same answers" alike "$scratch/alone.answers" "$scratch/shared.answers"
-    same "without --cache nothing is cached" "$(cut -d, -f24 "$results/alone.csv" | sed 1d | sort -u)" 0
+    check "with and without --cache: the same rows" alike "$scratch/alone.rest" \
+        "$scratch/shared.rest"
+    check "with and without --cache: the same answers" alike "$scratch/alone.answers" \
+        "$scratch/shared.answers"
+    same "without --cache nothing is cached" \
+        "$(cut -d, -f24 "$results/alone.csv" | sed 1d | sort -u)" 0
     article=$("$real_qwen" "$tiny" -f "$scratch/short/article.txt" --tokenize | wc -w)
-    same "with it the article is" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" article=$((article)) "$results/shared.csv")" ""
-    printf 'expect %s\nsend r\\n\nexpect %s\nsend 1\\n\nexpect %s\nsend q\\n\n' "$ask" "$ask" "$ask" >"$scratch/votes"
-    QWEN=$real_qwen pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$tiny" --threads 1 --prompts "$scratch/short" --run twice
-    same "r reads no prompt twice" "$(sed 1d "$results/twice.csv" | awk -F, '{ print $13, $23 - $24 }')" "2 1"
+    same "with it the article is" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" \
+        article=$((article)) "$results/shared.csv")" ""
+    printf 'expect %s\nsend r\\n\nexpect %s\nsend 1\\n\nexpect %s\nsend q\\n\n' \
+        "$ask" "$ask" "$ask" >"$scratch/votes"
+    QWEN=$real_qwen pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$tiny" \
+        --threads 1 --prompts "$scratch/short" --run twice
+    same "r reads no prompt twice" \
+        "$(sed 1d "$results/twice.csv" | awk -F, '{ print $13, $23 - $24 }')" "2 1"
     same "no cache is left" "$(find "$results" -name '*cache*')" ""
 }
 
@@ -619,13 +726,16 @@ if [ -s "$tiny" ]; then
     done
     QWEN=$real_qwen real --run real
     same "a real model runs the catalogue" "$?$(rows "$results/real.csv" | grep -c '|36||')" 014
-    check "a real model has figures" has "$results/real.csv" ',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,[0-9]*,[0-9]*,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,'
+    figures=',q8,[a-z0-9_]*,[0-9]*,.*,1.31,64,30,[0-9]*,[0-9]*,[0-9]*,[0-9]*'
+    figures="$figures,\(stop\|length\|loop\),[0-9.]*,[0-9.]*,[0-9.]*,"
+    check "a real model has figures" has "$results/real.csv" "$figures"
     cp "$results/real/14.txt" "$scratch/again.txt"
     QWEN=$real_qwen real --run real2
     check "the same seed gives the same answers" alike "$scratch/again.txt" "$results/real2/14.txt"
     cache_tests
     QWEN=$real_qwen real --run own --profile model
-    check "--profile model takes the model's own sampling" has "$results/own.csv" ',model,0.7,20,0.8,0,1.1,-1,30'
+    check "--profile model takes the model's own sampling" has "$results/own.csv" \
+        ',model,0.7,20,0.8,0,1.1,-1,30'
 else
     skip 12 "no golden data and no make_tiny: no real model"
 fi

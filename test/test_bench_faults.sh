@@ -164,7 +164,8 @@ full_disk_url() {
         skip 1 "no curl"
         return
     fi
-    ${CC:-cc} -std=c11 -D_GNU_SOURCE -O1 -o "$scratch/server" "$here/bench_server.c" || fail "server"
+    ${CC:-cc} -std=c11 -D_GNU_SOURCE -O1 -o "$scratch/server" "$here/bench_server.c" ||
+        fail "server"
     rm -f "$scratch/port"
     "$scratch/server" "$scratch/port" "$scratch/requests" &
     server=$!

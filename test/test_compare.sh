@@ -11,10 +11,12 @@ compare=$here/../docs/compare.sh
 absolute() { echo "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"; }
 real_qwen=$(absolute "$1") real_convert=$(absolute "$2") golden=$3
 rm -rf "$4/compare"
-mkdir -p "$4/compare/bin" "$4/compare/tmp" "$4/compare/alone" && scratch=$(cd "$4/compare" && pwd) || exit 1
+mkdir -p "$4/compare/bin" "$4/compare/tmp" "$4/compare/alone" &&
+    scratch=$(cd "$4/compare" && pwd) || exit 1
 make_tiny=$scratch/../../make_tiny
 out=$scratch/out err=$scratch/err
-TMPDIR=$scratch/tmp QWEN=$scratch/bin/qwen CONVERT=$scratch/bin/convert CALLS=$scratch/calls FIGURES=$scratch/figures
+TMPDIR=$scratch/tmp QWEN=$scratch/bin/qwen CONVERT=$scratch/bin/convert
+CALLS=$scratch/calls FIGURES=$scratch/figures
 export TMPDIR QWEN CONVERT CALLS FIGURES
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -73,10 +75,16 @@ EOF
 cat >"$scratch/bin/llama-batched-bench" <<'EOF'
 #!/bin/sh
 echo "batched $*" | sed 's|[^ ]*/||' >>"$CALLS"
-echo "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |"
-echo "|     1 |     32 |    8 |    264 |    0.119 |   134.90 |    1.222 |    10.00 |    1.341 |   107.39 |"
-echo "|     1 |     32 |   16 |    528 |    0.119 |   134.90 |    1.222 |    20.00 |    1.341 |   107.39 |"
-echo "|     1 |     32 |   16 |    528 |    0.119 |   134.90 |    1.222 |    40.00 |    1.341 |   107.39 |"
+cat <<TABLE
+|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s \
+|   T_TG s | S_TG t/s |      T s |    S t/s |
+|     1 |     32 |    8 |    264 |    0.119 |   134.90 \
+|    1.222 |    10.00 |    1.341 |   107.39 |
+|     1 |     32 |   16 |    528 |    0.119 |   134.90 \
+|    1.222 |    20.00 |    1.341 |   107.39 |
+|     1 |     32 |   16 |    528 |    0.119 |   134.90 \
+|    1.222 |    40.00 |    1.341 |   107.39 |
+TABLE
 EOF
 # Stands for a converter; "lossy" as a file's name makes it lossy.
 cat >"$scratch/bin/convert" <<'EOF'
@@ -120,8 +128,10 @@ tg64 4 50.00 5.00 10.000 90 %'
     same "medians and spread" "$(row tg64 | sed -n 5p)" 'tg64 4 40.00 12.50 2.500 1.000 10.000 65 %'
     same "the order A B B A" "$(cut -d ' ' -f 1 "$CALLS" | tr '\n' ' ')" \
         'qwen llama qwen llama llama qwen qwen llama llama qwen '
-    same "./qwen's options" "$(sed -n 3p "$CALLS")" 'qwen model.bin --bench tg64 -r 3 -c 64 --format csv -t 5'
-    same "llama-bench's options" "$(sed -n 4p "$CALLS")" 'llama -m model.gguf -t 5 -r 3 -o json -p 0 -n 64 -fa 1'
+    same "./qwen's options" "$(sed -n 3p "$CALLS")" \
+        'qwen model.bin --bench tg64 -r 3 -c 64 --format csv -t 5'
+    same "llama-bench's options" "$(sed -n 4p "$CALLS")" \
+        'llama -m model.gguf -t 5 -r 3 -o json -p 0 -n 64 -fa 1'
     check "the head names both" grep -q 'qwen.c 9.9 (isa), llama-bench 8cf427ff -fa 1$' "$out"
 }
 
@@ -136,7 +146,8 @@ kinds_tests() {
     check "behind a context" grep -q '^llama .* -p 0 -n 32 -d 4096$' "$CALLS"
     check "a prompt behind a context" grep -q '^llama .* -p 8 -n 0 -d 20$' "$CALLS"
     check "./qwen behind a context" grep -q '^qwen .* --bench tg32@4096 -r 2 -c 4128 ' "$CALLS"
-    check "a batch" grep -q '^batched .* -t 7 -c 528 -b 2048 -ub 512 -npp 1 -ntg 32 -npl 16,16$' "$CALLS"
+    check "a batch" grep -q \
+        '^batched .* -t 7 -c 528 -b 2048 -ub 512 -npp 1 -ntg 32 -npl 16,16$' "$CALLS"
     for test in pp512 tg32@4096 pp8@20; do
         same "$test: medians" "$(row $test | tail -n 1)" "$test 2 60.00 40.00 1.500 1.500 1.500 -"
     done
@@ -168,15 +179,19 @@ refuse_tests() {
     refuse 1 "no file" "expected a GGUF file" "$scratch/none.gguf" "$bench" tg4
     refuse 1 "another file" "does not begin with GGUF" "$scratch/text.gguf" "$bench" tg4
     refuse 1 "no program" "expected a program" "$model" "$scratch/none" tg4
-    refuse 1 "a file that is not converted" "version: expected 3, got 9" "$scratch/bad.gguf" "$bench" tg4
-    refuse 1 "a file that would be quantized again" "quantized again" "$scratch/lossy.gguf" "$bench" tg4
+    refuse 1 "a file that is not converted" "version: expected 3, got 9" \
+        "$scratch/bad.gguf" "$bench" tg4
+    refuse 1 "a file that would be quantized again" "quantized again" \
+        "$scratch/lossy.gguf" "$bench" tg4
     printf '1\n1, 1\ndie\n' >"$FIGURES"
     refuse 1 "./qwen fails" "qwen gave no figure for tg4: qwen: it broke" -r 2 "$model" "$bench" tg4
     printf '1\n1, 1\n5\ndie\n' >"$FIGURES"
-    refuse 1 "llama-bench fails" "llama-bench gave no figure for tg4: error: no such thing" -r 2 "$model" "$bench" tg4
+    refuse 1 "llama-bench fails" "llama-bench gave no figure for tg4: error: no such thing" \
+        -r 2 "$model" "$bench" tg4
     for samples in '1' '1, 1, 1' '1, 0' '' 'a, b'; do
         printf '1\n1, 1\n5\n%s\n' "$samples" >"$FIGURES"
-        refuse 1 "samples \"$samples\" of two" "llama-bench gave no figure for tg4" -r 2 "$model" "$bench" tg4
+        refuse 1 "samples \"$samples\" of two" "llama-bench gave no figure for tg4" \
+            -r 2 "$model" "$bench" tg4
     done
 }
 
@@ -184,7 +199,8 @@ refuse_tests() {
 
 # llama-bench makes 100 tokens/s: the ratio is a hundredth of what ./qwen makes.
 real_tests() {
-    "$make_tiny" "$scratch/tiny" && "$real_convert" "$scratch/tiny" -o "$scratch/tiny.bin" 2>"$err" || exit 1
+    "$make_tiny" "$scratch/tiny" &&
+        "$real_convert" "$scratch/tiny" -o "$scratch/tiny.bin" 2>"$err" || exit 1
     QWEN=$real_qwen TINY_MODEL=$scratch/tiny.bin
     export TINY_MODEL
     i=0

@@ -36,10 +36,11 @@ holds "KL divergence, q5 from q8's" "$(figure 's/^q5 .* f32 \([^ ]*\) per token/
 holds "answers in the asked form, in percent" "$(figure 's/^form \([0-9.]*\)%.*/\1/p')" ">=" 90
 holds "longer answers that end, in percent" "$(figure 's/^ends \([0-9.]*\)%.*/\1/p')" ">=" 95
 
-QWEN=$qwen sh "$root/run_bench.sh" "$scratch/evaluate/q8.bin" --prompts demo --auto --threads 1 --run demo \
-    --results "$scratch/results" >"$scratch/run" 2>&1
+QWEN=$qwen sh "$root/run_bench.sh" "$scratch/evaluate/q8.bin" --prompts demo --auto --threads 1 \
+    --run demo --results "$scratch/results" >"$scratch/run" 2>&1
 holds "exit status of the catalogue" $? "==" 0
-holds "tasks of the catalogue that ended by themselves" "$(grep -c ',stop,' "$scratch/results/demo.csv")" "==" 14
+holds "tasks of the catalogue that ended by themselves" \
+    "$(grep -c ',stop,' "$scratch/results/demo.csv")" "==" 14
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
 finish demo
