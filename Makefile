@@ -4,7 +4,7 @@
 # make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
 # make lint       clang-tidy, cppcheck, shellcheck and the style limits
 # make OMP=1      the same program on OpenMP instead of its own thread pool
-# make AMX=1      AMX in software, where the processor has none: for the tests; slow
+# make EMULATE=1  AMX and AVX-VNNI where the processor has none, for the tests; slow
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
 # make fuzz TIME=60   every fuzz target so many seconds (clang)
@@ -21,9 +21,9 @@ CFLAGS = -O3 -g -std=c11 -D_GNU_SOURCE -fno-math-errno -ffp-contract=off -I. $(W
 CFLAGS += $(if $(WERROR),-Werror)
 LDLIBS = -lm -lpthread
 GOLDEN ?= ../shared/golden
-B = build/$(or $(SAN),plain)$(if $(OMP),-omp)$(if $(AMX),-amx)
-QWEN = $(if $(SAN)$(OMP)$(AMX),$(B)/qwen,qwen)
-CONVERT = $(if $(SAN)$(OMP)$(AMX),$(B)/convert/convert,convert/convert)
+B = build/$(or $(SAN),plain)$(if $(OMP),-omp)$(if $(EMULATE),-emulate)
+QWEN = $(if $(SAN)$(OMP)$(EMULATE),$(B)/qwen,qwen)
+CONVERT = $(if $(SAN)$(OMP)$(EMULATE),$(B)/convert/convert,convert/convert)
 
 SANITIZE_asan = -O1 -DKERNEL_INLINE= -fsanitize=address,undefined -fno-sanitize-recover=all \
     -fno-omit-frame-pointer
@@ -49,9 +49,9 @@ $(B)/%.o: %.c
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 # With variables in its debugging information kernels.c takes twice the time to compile.
 $(B)/kernels.o: EXTRA += -g1
-# The kernels with AMX's instructions in software
-ifdef AMX
-$(B)/kernels.o: test/amx.c
+# The kernels with what this processor lacks
+ifdef EMULATE
+$(B)/kernels.o: test/emulate.c
 	@mkdir -p $(dir $@)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 endif

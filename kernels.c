@@ -4,7 +4,8 @@
  * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
  * first: plain C that says what each primitive means. To add one, write another block of the same
  * shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
- * changes. AMX is no island: it replaces functions of AVX-512's table (amx.h). */
+ * changes. AVX2 and AVX-VNNI share most of their primitives (avx2.h). AMX is no island: it replaces
+ * functions of AVX-512's table (amx.h). */
 #if defined(__aarch64__) && !defined(__clang__)
 /* gcc would move loads far ahead of their use, and for want of registers through the stack. */
 #pragma GCC optimize("no-schedule-insns")
@@ -36,6 +37,11 @@
 #define HAVE_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+
+/* AVX-VNNI: known since these compilers. */
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define HAVE_AVX_VNNI
 #endif
 
 /* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
@@ -128,6 +134,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define line_load_q8 OWN(line_load_q8)
 #define line_store OWN(line_store)
 #define line_from_u4 OWN(line_from_u4)
+#define nibbles_32 OWN(nibbles_32)
 #define line_code OWN(line_code)
 #define line_shift OWN(line_shift)
 #define sums_dot OWN(sums_dot)
@@ -463,184 +470,7 @@ static inline int32_t load_pair(const int16_t *q) {
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
 
-typedef struct {
-    __m256 a, b;
-} Lanes; /* lanes 0..7 and 8..15 */
-typedef struct {
-    __m256i a, b;
-} Sums;
-typedef struct {
-    __m256i a, b;
-} Line; /* rows 0..7 and 8..15 */
-
-INLINE Lanes lanes_load(const float *p) {
-    return (Lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
-}
-INLINE void lanes_store(float *p, Lanes x) {
-    _mm256_storeu_ps(p, x.a);
-    _mm256_storeu_ps(p + 8, x.b);
-}
-INLINE Lanes lanes_set1(float f) { return (Lanes){_mm256_set1_ps(f), _mm256_set1_ps(f)}; }
-INLINE Lanes lanes_add(Lanes x, Lanes y) {
-    return (Lanes){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
-}
-INLINE Lanes lanes_sub(Lanes x, Lanes y) {
-    return (Lanes){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
-}
-INLINE Lanes lanes_mul(Lanes x, Lanes y) {
-    return (Lanes){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
-}
-INLINE Lanes lanes_div(Lanes x, Lanes y) {
-    return (Lanes){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
-}
-INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
-    return (Lanes){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
-}
-INLINE Lanes lanes_max(Lanes x, Lanes y) {
-    return (Lanes){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
-}
-INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
-    return (Lanes){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
-                   _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
-}
-INLINE Lanes lanes_from_f16(const uint8_t *p) {
-    return (Lanes){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
-                   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16)))};
-}
-INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
-    _mm_storeu_si128((__m128i *)h, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128((__m128i *)(h + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
-}
-INLINE Lanes lanes_from_bits(Sums s) {
-    return (Lanes){_mm256_castsi256_ps(s.a), _mm256_castsi256_ps(s.b)};
-}
-INLINE Sums lanes_bits(Lanes x) {
-    return (Sums){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
-}
-INLINE Lanes lanes_from_sums(Sums s) {
-    return (Lanes){_mm256_cvtepi32_ps(s.a), _mm256_cvtepi32_ps(s.b)};
-}
-INLINE Lanes lanes_from_f16_low(Sums s) {
-    const __m256i low = _mm256_set1_epi32(0xffff);
-    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
-    h = _mm256_permute4x64_epi64(h, 0xd8); /* packed within 128-bit halves: put them in order */
-    return (Lanes){_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
-                   _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
-}
-INLINE Sums sums_load(const uint8_t *p) {
-    return (Sums){_mm256_loadu_si256((const __m256i *)p),
-                  _mm256_loadu_si256((const __m256i *)(p + 32))};
-}
-INLINE void sums_store(int32_t *p, Sums s) {
-    _mm256_storeu_si256((__m256i *)p, s.a);
-    _mm256_storeu_si256((__m256i *)(p + 8), s.b);
-}
-INLINE void sums_store_low_bytes(int8_t *p, Sums s) {
-    const __m256i low = _mm256_set1_epi32(0xff);
-    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
-    h = _mm256_permute4x64_epi64(h, 0xd8);
-    _mm_storeu_si128((__m128i *)p,
-                     _mm_packus_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
-}
-INLINE void sums_store_low_words(int16_t *p, Sums s) {
-    const __m256i low = _mm256_set1_epi32(0xffff);
-    __m256i h = _mm256_packus_epi32(_mm256_and_si256(s.a, low), _mm256_and_si256(s.b, low));
-    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(h, 0xd8));
-}
-INLINE Sums sums_set1(int32_t i) { return (Sums){_mm256_set1_epi32(i), _mm256_set1_epi32(i)}; }
-INLINE Sums sums_add(Sums x, Sums y) {
-    return (Sums){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
-}
-INLINE Sums sums_and(Sums x, Sums y) {
-    return (Sums){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
-}
-INLINE Sums sums_max(Sums x, Sums y) {
-    return (Sums){_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
-}
-/* Swap halves, quarters, eighths: three steps leave the result in every lane. */
-INLINE int32_t sums_largest(Sums s) {
-    __m256i x = _mm256_max_epi32(s.a, s.b);
-    x = _mm256_max_epi32(x, _mm256_permute2x128_si256(x, x, 1));
-    x = _mm256_max_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
-    x = _mm256_max_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
-    return _mm256_cvtsi256_si32(x);
-}
-INLINE int32_t sums_total(Sums s) {
-    __m256i x = _mm256_add_epi32(s.a, s.b);
-    x = _mm256_add_epi32(x, _mm256_permute2x128_si256(x, x, 1));
-    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0x4e));
-    x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
-    return _mm256_cvtsi256_si32(x);
-}
-INLINE Sums sums_left(Sums s, int by) {
-    return (Sums){_mm256_slli_epi32(s.a, by), _mm256_slli_epi32(s.b, by)};
-}
-INLINE Sums sums_right(Sums s, int by) {
-    return (Sums){_mm256_srli_epi32(s.a, by), _mm256_srli_epi32(s.b, by)};
-}
-INLINE Sums sums_from_u8(const uint8_t *p) {
-    return (Sums){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
-                  _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
-}
-INLINE Sums sums_from_i8(const uint8_t *p) {
-    return (Sums){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
-                  _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))};
-}
-INLINE Line line_load(const uint8_t *p) {
-    return (Line){_mm256_loadu_si256((const __m256i *)p),
-                  _mm256_loadu_si256((const __m256i *)(p + 32))};
-}
-INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
-INLINE void line_store(uint8_t *p, Line x) {
-    _mm256_storeu_si256((__m256i *)p, x.a);
-    _mm256_storeu_si256((__m256i *)(p + 32), x.b);
-}
-INLINE __m256i nibbles_32(const uint8_t *p) {
-    __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
-    return _mm256_and_si256(_mm256_or_si256(x, _mm256_slli_epi16(x, 4)), _mm256_set1_epi8(15));
-}
-INLINE Line line_from_u4(const uint8_t *p) { return (Line){nibbles_32(p), nibbles_32(p + 16)}; }
-/* There is no shift of bytes: the bits that cross over from the neighbour are masked away. */
-INLINE Line line_shift(Line x, int by) {
-    if (by < 0) return (Line){_mm256_slli_epi16(x.a, -by), _mm256_slli_epi16(x.b, -by)};
-    return (Line){_mm256_srli_epi16(x.a, by), _mm256_srli_epi16(x.b, by)};
-}
-INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
-    const __m256i m = _mm256_set1_epi8((char)mask), low = _mm256_set1_epi8(15);
-    Line x = line_shift(nibbles, shift), h = line_shift(high, by);
-    return (Line){_mm256_or_si256(_mm256_and_si256(x.a, low), _mm256_and_si256(h.a, m)),
-                  _mm256_or_si256(_mm256_and_si256(x.b, low), _mm256_and_si256(h.b, m))};
-}
-/* vpmaddubsw adds two products in 16 bits; two of these are at most 4 * 63 * 127 = 32004. */
-INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
-    __m256i a = _mm256_add_epi16(_mm256_maddubs_epi16(x.a, q0), _mm256_maddubs_epi16(y.a, q1));
-    __m256i b = _mm256_add_epi16(_mm256_maddubs_epi16(x.b, q0), _mm256_maddubs_epi16(y.b, q1));
-    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
-                  _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))};
-}
-/* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
- * products is at most 2 * 128 * 127 = 32512. */
-INLINE __m256i pairs_q8(__m256i s, __m256i w, __m256i q) {
-    __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
-    return _mm256_add_epi32(s, _mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
-}
-INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
-    __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
-    return (Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
-                  pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)};
-}
-INLINE Line line_from_words(Sums even, Sums odd) {
-    return (Line){_mm256_blend_epi16(even.a, _mm256_slli_epi32(odd.a, 16), 0xaa),
-                  _mm256_blend_epi16(even.b, _mm256_slli_epi32(odd.b, 16), 0xaa)};
-}
-INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
-    __m256i two = _mm256_set1_epi32(load_pair(q));
-    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),
-                  _mm256_add_epi32(s.b, _mm256_madd_epi16(x.b, two))};
-}
-
+#include "avx2.h"
 #include "lanes.h"
 
 static const Kernels *const table_of_avx2 = &table;
@@ -652,6 +482,34 @@ static const Kernels *const table_of_avx2 = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+
+#if defined(HAVE_AVX_VNNI)
+
+/* ==== Island: AVX2, FMA, F16C, AVX-VNNI ======================================================= */
+
+#define ISLAND avxvnni
+#define ISLAND_NAME "avxvnni"
+#define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define UNROLL UNROLL_8
+#define INLINED KERNEL_INLINE
+#define TILE_TOKENS 2
+#define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
+
+#define AVX_VNNI
+#include "avx2.h"
+#include "lanes.h"
+
+static const Kernels *const table_of_avxvnni = &table;
+
+#undef ISLAND
+#undef ISLAND_NAME
+#undef TARGET
+#undef UNROLL
+#undef INLINED
+#undef TILE_TOKENS
+#undef Q8_OFFSET
+
+#endif /* HAVE_AVX_VNNI */
 
 /* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ===================================================== */
 
@@ -778,6 +636,16 @@ static const char *missing_avx2(void) {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return "CPUID leaf 7";
     return b & bit_AVX2 ? NULL : "AVX2";
 }
+
+#if defined(HAVE_AVX_VNNI)
+static const char *missing_avxvnni(void) {
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    const char *missing = missing_avx2();
+    if (missing) return missing;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return "CPUID leaf 7, 1";
+    return a & 1u << 4 ? NULL : "AVX-VNNI";
+}
+#endif
 
 static const char *missing_avx512(void) {
     uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -1050,7 +918,13 @@ static const Choice choices[] = {
     {&table_of_amx, missing_amx},
 #endif
 #if defined(__x86_64__)
-    {&table_of_avx512, missing_avx512}, {&table_of_avx2, missing_avx2},
+    {&table_of_avx512, missing_avx512},
+#endif
+#if defined(HAVE_AVX_VNNI)
+    {&table_of_avxvnni, missing_avxvnni},
+#endif
+#if defined(__x86_64__)
+    {&table_of_avx2, missing_avx2},
 #endif
 #if defined(HAVE_NEON_DOT)
     {&table_of_neon, missing_neon},

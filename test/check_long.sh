@@ -30,11 +30,11 @@ small_stack() {
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 
 # AMX in software, a trap into the system at each of its instructions: only what computes.
-amx() {
-    make -s AMX=1 all "$build-amx/make_tiny" || return 1
+emulate() {
+    make -s EMULATE=1 all "$build-emulate/make_tiny" || return 1
     for program in kernels engine generate finite; do
-        make -s AMX=1 "$build-amx/test_$program" || return 1
-        QWEN="$build-amx/qwen" "$build-amx/test_$program" || return 1
+        make -s EMULATE=1 "$build-emulate/test_$program" || return 1
+        QWEN="$build-emulate/qwen" "$build-emulate/test_$program" || return 1
     done
 }
 
@@ -76,7 +76,7 @@ step fuzz make --no-print-directory fuzz
 step asan instrumented SAN=asan
 step tsan instrumented SAN=tsan
 step msan instrumented SAN=msan CC=clang
-step amx amx
+step emulate emulate
 step valgrind_programs valgrind_programs
 step valgrind_catalogue valgrind_catalogue
 step coverage make --no-print-directory coverage

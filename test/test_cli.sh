@@ -88,7 +88,7 @@ convert_refusals() {
 # ---- The same answer everywhere ------------------------------------------------------------------
 
 every_isa='scalar:1 scalar:2 scalar:3 scalar:8 avx2:1 avx2:2 avx2:3 avx2:8'
-every_isa="$every_isa avx512:1 avx512:2 avx512:3 avx512:8"
+every_isa="$every_isa avxvnni:1 avxvnni:2 avx512:1 avx512:2 avx512:3 avx512:8"
 few='scalar:2 avx2:1 avx2:3 avx512:1 avx512:2 avx512:8'
 
 # Hashes of 24 tokens of the tiny model: what --exact promises of every CPU.

@@ -1055,6 +1055,7 @@ static const char *const tables[] = {
     "scalar",
 #if defined(__x86_64__)
     "avx2",
+    "avxvnni",
     "avx512",
     "amx",
 #elif defined(__aarch64__)

@@ -1,10 +1,14 @@
-/* amx.c: kernels.c for a machine without AMX, on which its instructions are done in software: what
- * the compiler made of amx.h can be tested everywhere. `make AMX=1 test` links every program with
- * this in place of kernels.c.
+/* emulate.c: kernels.c for a processor with AVX-512 that lacks AMX or AVX-VNNI, so that their
+ * tables can be tested there. `make EMULATE=1 test` links every program with this instead of
+ * kernels.c.
  *
- * A processor without AMX raises SIGILL at such an instruction; the handler reads its bytes, does
- * what Intel's manual says (Software Developer's Manual, volume 2, TDPBSSD and the others) on tiles
- * in memory, and goes on behind it. On a machine with AMX nothing of this ever runs. */
+ * AMX's instructions are done in software, from the bytes that the compiler made of amx.h: the
+ * processor raises SIGILL at such an instruction; the handler does what Intel's manual says
+ * (Software Developer's Manual, volume 2, TDPBSSD and the others) on tiles in memory, and goes on
+ * behind it. On a machine with AMX nothing of this ever runs.
+ *
+ * AVX-VNNI's two instructions are AVX-512's on half the width, encoded in another way: here they
+ * are encoded in AVX-512's (avx2.h). */
 #include <cpuid.h>
 #include <math.h>
 #include <signal.h>
@@ -18,11 +22,17 @@
 
 #include "model.h"
 
-/* CPUID says that there is AMX, and the system permits it. */
-static int cpuid_with_amx(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c,
-                          uint32_t *d) {
+/* CPUID says that there is AMX, and AVX-VNNI where AVX-512 can stand in for it. The system permits
+ * AMX. */
+static int cpuid_with_both(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c,
+                           uint32_t *d) {
+    uint32_t a0, b0, c0, d0;
     int known = __get_cpuid_count(leaf, sub, a, b, c, d);
-    if (known && leaf == 7 && sub == 0) *d |= 1u << 22 | 1u << 24 | 1u << 25;
+    if (!known || leaf != 7) return known;
+    if (sub == 0) *d |= 1u << 22 | 1u << 24 | 1u << 25;
+    __cpuid_count(7, 0, a0, b0, c0, d0);
+    bool can = (b0 & bit_AVX512VL) && (c0 & bit_AVX512VNNI);
+    if (sub == 1) *a = (*a & ~(1u << 4)) | (uint32_t)can << 4;
     return known;
 }
 
@@ -31,7 +41,8 @@ static long permit_amx(long call, long request, long feature) {
     return 0;
 }
 
-#define __get_cpuid_count cpuid_with_amx
+#define AVX_VNNI_AS_AVX512
+#define __get_cpuid_count cpuid_with_both
 #define syscall permit_amx
 #include "kernels.c"
 
