@@ -88,7 +88,7 @@ typedef struct {
 } PromptAttend;
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avx512", "amx", "neon" */
+    const char *name; /* "scalar", "avx2", "avxvnni", "avx512", "amx", "neon" */
 
     /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x|
      * (compared as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0,
