@@ -191,14 +191,20 @@ INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
 }
 #else
 INLINE Line line_load_q8(const uint8_t *p) { return line_load(p); }
+/* The compiler does not know what is in s from here on. Otherwise gcc brings the additions of a
+ * whole block into another order, for which it has not the registers. */
+INLINE Sums sums_keep(Sums s) {
+    __asm__("" : "+x"(s.a), "+x"(s.b));
+    return s;
+}
 /* vpmaddubsw adds two products in 16 bits; two of these are at most 4 * 63 * 127 = 32004. */
 INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
     const __m256i one = _mm256_set1_epi16(1);
     __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
     __m256i a = _mm256_add_epi16(_mm256_maddubs_epi16(x.a, q0), _mm256_maddubs_epi16(y.a, q1));
     __m256i b = _mm256_add_epi16(_mm256_maddubs_epi16(x.b, q0), _mm256_maddubs_epi16(y.b, q1));
-    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
-                  _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))};
+    return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
+                            _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))});
 }
 /* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
  * products is at most 2 * 128 * 127 = 32512. */
@@ -208,12 +214,12 @@ INLINE __m256i pairs_q8(__m256i s, __m256i w, __m256i q) {
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
     __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
-    return (Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
-                  pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)};
+    return sums_keep((Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
+                            pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)});
 }
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m256i two = _mm256_set1_epi32(load_pair(q));
-    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),
-                  _mm256_add_epi32(s.b, _mm256_madd_epi16(x.b, two))};
+    return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),
+                            _mm256_add_epi32(s.b, _mm256_madd_epi16(x.b, two))});
 }
 #endif
