@@ -217,6 +217,13 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
     return sums_keep((Sums){pairs_q8(pairs_q8(s.a, x.a, q0), y.a, q1),
                             pairs_q8(pairs_q8(s.b, x.b, q0), y.b, q1)});
 }
+/* The first and third, or the second and fourth, of every four signed bytes, as words. */
+INLINE Line line_odd_words(Line x) {
+    return (Line){_mm256_srai_epi16(x.a, 8), _mm256_srai_epi16(x.b, 8)};
+}
+INLINE Line line_even_words(Line x) {
+    return line_odd_words((Line){_mm256_slli_epi16(x.a, 8), _mm256_slli_epi16(x.b, 8)});
+}
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m256i two = _mm256_set1_epi32(load_pair(q));
     return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),

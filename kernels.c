@@ -179,6 +179,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)
 #define chunk_unpack OWN(chunk_unpack)
+#define chunk_words OWN(chunk_words)
+#define words_tile OWN(words_tile)
 #define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)
@@ -239,6 +241,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define INLINED /* as the compiler likes: as fast, and half of this file's time to compile */
 #define TILE_TOKENS 1
 #define Q8_OFFSET 0 /* what line_load_q8 adds to a code */
+#define Q8_WORDS 0  /* whether many tokens take q8 as words (lanes.h) */
 
 typedef struct {
     float f[16];
@@ -443,6 +446,7 @@ static const Kernels *const table_of_scalar = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+#undef Q8_WORDS
 
 #if defined(__x86_64__)
 
@@ -469,6 +473,7 @@ static inline int32_t load_pair(const int16_t *q) {
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
+#define Q8_WORDS 1
 
 #include "avx2.h"
 #include "lanes.h"
@@ -482,6 +487,7 @@ static const Kernels *const table_of_avx2 = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+#undef Q8_WORDS
 
 #if defined(HAVE_AVX_VNNI)
 
@@ -494,6 +500,7 @@ static const Kernels *const table_of_avx2 = &table;
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
+#define Q8_WORDS 0
 
 #define AVX_VNNI
 #include "avx2.h"
@@ -508,6 +515,7 @@ static const Kernels *const table_of_avxvnni = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+#undef Q8_WORDS
 
 #endif /* HAVE_AVX_VNNI */
 
@@ -521,6 +529,7 @@ static const Kernels *const table_of_avxvnni = &table;
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 4
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
+#define Q8_WORDS 0
 
 typedef __m512 Lanes;
 typedef __m512i Sums;
@@ -615,6 +624,7 @@ static const Kernels *const table_of_avx512 = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+#undef Q8_WORDS
 
 /* ==== What this CPU has ======================================================================= */
 
@@ -695,6 +705,7 @@ static const char *missing_amx(void) {
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
+#define Q8_WORDS 0
 
 typedef struct {
     float32x4_t a, b, c, d;
@@ -887,6 +898,7 @@ static const Kernels *const table_of_neon = &table;
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
+#undef Q8_WORDS
 
 /* ==== What this CPU has ======================================================================= */
 

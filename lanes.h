@@ -460,9 +460,10 @@ INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t 
         lanes_store(y + j % nt * y_stride + j / nt * step * PANEL_ROWS, acc[j]);
 }
 
-/* A block unpacked: eight lines of codes as sums_dot takes them, and its scales. */
+/* A block unpacked: eight lines of codes as sums_dot takes them, or q8 as 16 lines of words, and
+ * its scales. */
 typedef struct {
-    uint8_t codes[8 * LINE_BYTES];
+    uint8_t codes[(Q8_WORDS ? 16 : 8) * LINE_BYTES];
     float first[16], second[16];
 } Block;
 
@@ -509,7 +510,59 @@ typedef struct {
     const Block (*blocks)[8];
     size_t n_blocks;
     bool fetch; /* q8: the first tile fetches the chunk behind, as it goes */
+    bool words; /* q8: blocks has them as words */
 } ChunkPair;
+
+#if Q8_WORDS
+/* Where there is no dot product of bytes, q8 costs less as words: 32 products of bytes with signs
+ * take three instructions that multiply and one that adds, those of words two and two. Of the four
+ * bytes of a row that meet four activations, the first and third go to one line of words, the
+ * others to the next, and activations likewise. So many tokens pay for it: */
+#define WORDS_TOKENS 8
+
+INLINE void chunk_words(const uint8_t *chunk, size_t n_blocks, Block *out) {
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *codes = chunk + b / 2 * pair_bytes(TYPE_Q8) + b % 2 * 8 * LINE_BYTES;
+        if (b % 2 == 0) prefetch_next(TYPE_Q8, chunk, b / 2);
+        for (size_t r = 0; r < 8 * LINE_BYTES; r += LINE_BYTES) {
+            line_store(out[b].codes + 2 * r, line_even_words(line_load(codes + r)));
+            line_store(out[b].codes + 2 * r + LINE_BYTES, line_odd_words(line_load(codes + r)));
+        }
+    }
+}
+
+/* token_tile for two tokens and q8 as words. */
+INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, size_t y_panel) {
+    Lanes acc[4];
+    Sums s[4];
+    _Alignas(64) int16_t q[8][2][2][16]; /* block; even or odd; token */
+    _Static_assert(TILE_TOKENS == 2 && sizeof q[0][0] == LINE_BYTES, "both tokens in a line");
+    UNROLL for (size_t j = 0; j < 4; j++) acc[j] = lanes_load(y + j / 2 * y_panel + j % 2 * 16);
+    for (size_t b = 0; b < w->n_blocks; b++) {
+        Line x = line_load((const uint8_t *)a->q + (b * a->n + i) * 32);
+        line_store((uint8_t *)q[b][0], line_even_words(x));
+        line_store((uint8_t *)q[b][1], line_odd_words(x));
+    }
+    for (size_t b = 0; b < w->n_blocks; b++) {
+        BlockScales scales[2];
+        UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
+        UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
+            unpacked_scales(TYPE_Q8, w->chunk[p], NULL, b);
+        UNROLL for (size_t r = 0; r < 8; r++) {
+            UNROLL for (size_t p = 0; p < 2; p++) {
+                const uint8_t *codes = w->blocks[p][b].codes + 2 * r * LINE_BYTES;
+                Line even = line_load(codes), odd = line_load(codes + LINE_BYTES);
+                UNROLL for (size_t t = 0; t < 2; t++) {
+                    s[2 * p + t] = sums_dot_words(s[2 * p + t], even, q[b][0][t] + 2 * r);
+                    s[2 * p + t] = sums_dot_words(s[2 * p + t], odd, q[b][1][t] + 2 * r);
+                }
+            }
+        }
+        tile_scale(TYPE_Q8, 2, 2, scales, a->d + b * a->n + i, NULL, s, NULL, acc);
+    }
+    UNROLL for (size_t j = 0; j < 4; j++) lanes_store(y + j / 2 * y_panel + j % 2 * 16, acc[j]);
+}
+#endif
 
 /* Block b of both panels times nt tokens, added to acc. */
 INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b, const Tokens *a,
@@ -530,6 +583,12 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
  * panel and the tokens lie y_panel and 16 floats apart. */
 INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a, size_t i,
                        float *y, size_t y_panel) {
+#if Q8_WORDS
+    if (type == TYPE_Q8 && nt == TILE_TOKENS && w->words) {
+        words_tile(w, a, i, y, y_panel);
+        return;
+    }
+#endif
     Lanes s[8];
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
@@ -575,10 +634,16 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
     for (size_t c = 0; 8 * c < all; c++) {
         ChunkPair pair = {.blocks = (const Block(*)[8])blocks,
                           .n_blocks = min_size(all - 8 * c, 8)};
+#if Q8_WORDS
+        pair.words = type == TYPE_Q8 && n_tok >= WORDS_TOKENS;
+#endif
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
             chunk_unpack(type, pair.chunk[p], pair.n_blocks, blocks[p]);
+#if Q8_WORDS
+            if (pair.words) chunk_words(pair.chunk[p], pair.n_blocks, blocks[p]);
+#endif
         }
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
