@@ -93,6 +93,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define JOIN2(name, island) name##_##island
 #define JOIN(name, island) JOIN2(name, island)
 #define OWN(name) JOIN(name, ISLAND)
+#define STRING2(name) #name
+#define STRING(name) STRING2(name)
 #define Lanes OWN(Lanes)
 #define Sums OWN(Sums)
 #define Line OWN(Line)
@@ -235,7 +237,6 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 /* ==== Island: scalar ========================================================================== */
 
 #define ISLAND scalar
-#define ISLAND_NAME "scalar"
 #define TARGET
 #define UNROLL
 #define INLINED /* as the compiler likes: as fast, and half of this file's time to compile */
@@ -439,14 +440,7 @@ float exp16_scalar(float x) {
 static const Kernels *const table_of_scalar = &table;
 
 #undef EACH
-#undef ISLAND
-#undef ISLAND_NAME
-#undef TARGET
-#undef UNROLL
-#undef INLINED
-#undef TILE_TOKENS
-#undef Q8_OFFSET
-#undef Q8_WORDS
+#include "island_end.h"
 
 #if defined(__x86_64__)
 
@@ -467,7 +461,6 @@ static inline int32_t load_pair(const int16_t *q) {
 /* ==== Island: AVX2, FMA, F16C ================================================================= */
 
 #define ISLAND avx2
-#define ISLAND_NAME "avx2"
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define UNROLL UNROLL_8
 #define INLINED KERNEL_INLINE
@@ -480,21 +473,13 @@ static inline int32_t load_pair(const int16_t *q) {
 
 static const Kernels *const table_of_avx2 = &table;
 
-#undef ISLAND
-#undef ISLAND_NAME
-#undef TARGET
-#undef UNROLL
-#undef INLINED
-#undef TILE_TOKENS
-#undef Q8_OFFSET
-#undef Q8_WORDS
+#include "island_end.h"
 
 #if defined(HAVE_AVX_VNNI)
 
 /* ==== Island: AVX2, FMA, F16C, AVX-VNNI ======================================================= */
 
 #define ISLAND avxvnni
-#define ISLAND_NAME "avxvnni"
 #define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
 #define UNROLL UNROLL_8
 #define INLINED KERNEL_INLINE
@@ -508,21 +493,13 @@ static const Kernels *const table_of_avx2 = &table;
 
 static const Kernels *const table_of_avxvnni = &table;
 
-#undef ISLAND
-#undef ISLAND_NAME
-#undef TARGET
-#undef UNROLL
-#undef INLINED
-#undef TILE_TOKENS
-#undef Q8_OFFSET
-#undef Q8_WORDS
+#include "island_end.h"
 
 #endif /* HAVE_AVX_VNNI */
 
 /* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ===================================================== */
 
 #define ISLAND avx512
-#define ISLAND_NAME "avx512"
 #define TARGET                                                                                     \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
 #define UNROLL UNROLL_8
@@ -617,14 +594,7 @@ static const Kernels *const table_of_avx512 = &table;
 #include "amx.h"
 #endif
 
-#undef ISLAND
-#undef ISLAND_NAME
-#undef TARGET
-#undef UNROLL
-#undef INLINED
-#undef TILE_TOKENS
-#undef Q8_OFFSET
-#undef Q8_WORDS
+#include "island_end.h"
 
 /* ==== What this CPU has ======================================================================= */
 
@@ -695,7 +665,6 @@ static const char *missing_amx(void) {
 /* ==== Island: NEON with the int8 dot product ================================================== */
 
 #define ISLAND neon
-#define ISLAND_NAME "neon"
 #if defined(__ARM_FEATURE_DOTPROD)
 #define TARGET
 #else
@@ -891,14 +860,7 @@ INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
 
 static const Kernels *const table_of_neon = &table;
 
-#undef ISLAND
-#undef ISLAND_NAME
-#undef TARGET
-#undef UNROLL
-#undef INLINED
-#undef TILE_TOKENS
-#undef Q8_OFFSET
-#undef Q8_WORDS
+#include "island_end.h"
 
 /* ==== What this CPU has ======================================================================= */
 

@@ -1164,7 +1164,7 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const Kernels table = {
-    .name = ISLAND_NAME,
+    .name = STRING(ISLAND),
     .quantize_row = kernel_quantize_row,
     .matmul = {[TYPE_F32] = matmul_f32,
                [TYPE_F16] = matmul_f16,

@@ -29,7 +29,7 @@ small_stack() {
 }
 instrumented() { QUICK=1 make --no-print-directory "$@" test; }
 
-# AMX in software, a trap into the system at each of its instructions: only what computes.
+# What the processor lacks; for AMX a trap into the system at each instruction: only what computes.
 emulate() {
     make -s EMULATE=1 all "$build-emulate/make_tiny" || return 1
     for program in kernels engine generate finite; do

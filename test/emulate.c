@@ -28,11 +28,12 @@ static int cpuid_with_both(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b
                            uint32_t *d) {
     uint32_t a0, b0, c0, d0;
     int known = __get_cpuid_count(leaf, sub, a, b, c, d);
-    if (!known || leaf != 7) return known;
-    if (sub == 0) *d |= 1u << 22 | 1u << 24 | 1u << 25;
-    __cpuid_count(7, 0, a0, b0, c0, d0);
-    bool can = (b0 & bit_AVX512VL) && (c0 & bit_AVX512VNNI);
-    if (sub == 1) *a = (*a & ~(1u << 4)) | (uint32_t)can << 4;
+    if (known && leaf == 7 && sub == 0) *d |= 1u << 22 | 1u << 24 | 1u << 25;
+    if (known && leaf == 7 && sub == 1) {
+        __cpuid_count(7, 0, a0, b0, c0, d0);
+        bool can = (b0 & bit_AVX512VL) && (c0 & bit_AVX512VNNI);
+        *a = (*a & ~(1u << 4)) | (uint32_t)can << 4;
+    }
     return known;
 }
 
