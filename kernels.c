@@ -84,8 +84,10 @@ _Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratc
 /* How many keys a row of prompt_attend sees; row: token * G + head. */
 static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + row / a->n_heads; }
 
-/* How far ahead of itself read_all fetches, and how an island's functions are declared. */
+/* How far ahead of themselves read_all and matmul fetch, in each stream. */
 #define READ_AHEAD 1088
+#define FETCH_AHEAD 4096
+/* How an island's functions are declared. */
 #define INLINE TARGET static inline INLINED __attribute__((unused))
 
 /* Every island defines the same names; the preprocessor appends the island's own, so that lanes_add
@@ -176,7 +178,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define chunk_at OWN(chunk_at)
 #define super_at OWN(super_at)
 #define prefetch_streams OWN(prefetch_streams)
-#define prefetch_pair OWN(prefetch_pair)
+#define fetch_lines OWN(fetch_lines)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)

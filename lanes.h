@@ -286,9 +286,11 @@ INLINE Tokens tokens_at(const Operand *a, size_t first, size_t block) {
     return (Tokens){a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2, n};
 }
 
-/* Codes of columns 4r..4r+3 of a block: from a panel's pair of blocks, or unpacked at `at`. */
+/* Codes of columns 4r..4r+3 of a block: from a panel's pair of blocks, or unpacked at `at`, where
+ * half is 0 and q8's lines are as in the panel. */
 INLINE Line tile_line(Type type, int unpacked, const uint8_t *at, int half, int r) {
-    return unpacked ? line_load(at + r * LINE_BYTES) : block_line(type, at, half, r);
+    return unpacked && type != TYPE_Q8 ? line_load(at + r * LINE_BYTES)
+                                       : block_line(type, at, half, r);
 }
 
 /* Sums of nt tokens start here. Codes are stored with an offset (q5_0 16, q6 32; q8 where the
@@ -306,12 +308,22 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
+/* Fetch what is due at `step` 0..7 of a pair of blocks: an eighth of what the pair and its part of
+ * the chunk's scales take. Spread evenly like this the memory is never idle while the arithmetic
+ * runs, and has the time of FETCH_AHEAD bytes to deliver. (Bursts: docs/speed.md.) */
+INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
+    const size_t lines = chunk_bytes(type) / 4 / LINE_BYTES, k = (size_t)step;
+    FORGET(quarter); /* or gcc keeps one address per line */
+    UNROLL for (size_t i = k * lines / 8; i < (k + 1) * lines / 8; i++)
+        __builtin_prefetch(quarter + i * LINE_BYTES, 0, 3);
+}
+
 /* The integer sums of block b of np panels, whose codes are at `codes`, `apart` bytes from each
  * other, times tokens i to i + nt - 1, to s[p * nt + t]; np * nt <= 8. In q6 of its sub-block
- * `part` alone. */
+ * `part` alone. `fetch`: see fetch_lines. */
 INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                       size_t apart, int half, const Tokens *a, size_t b, size_t i, int part,
-                      Sums *s) {
+                      const uint8_t *fetch, Sums *s) {
     const int8_t *q = a->q + (b * a->n + i) * 32;
     tile_start(type, np, nt, a, 2 * b * a->n + i, part, s);
     UNROLL for (int r = 0; r < 8; r += 2) {
@@ -319,6 +331,7 @@ INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
         UNROLL for (size_t p = 0; p < np; p++) {
             Line x = tile_line(type, unpacked, codes + p * apart, half, r);
             Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
+            if (!unpacked) fetch_lines(type, fetch + p * apart, 4 * half + r / 2);
             UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
                 type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
                                 : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
@@ -359,13 +372,13 @@ INLINE void tile_scale(Type type, size_t np, size_t nt, const BlockScales *w, co
 /* Both, for one block: first the exact integer sums, then the scales w. */
 INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                        size_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
-                       size_t i, Lanes *acc) {
+                       size_t i, const uint8_t *fetch, Lanes *acc) {
     const size_t at = b * a->n + i;
     Sums s[8];
     Lanes both[8];
     UNROLL for (int part = 0; part < 2; part++) {
         if (part == 1 && type != TYPE_Q6) break;
-        tile_sums(type, unpacked, np, nt, codes, apart, half, a, b, i, part, s);
+        tile_sums(type, unpacked, np, nt, codes, apart, half, a, b, i, part, fetch, s);
         if (type == TYPE_Q6) tile_parts(np, nt, w, s, part, both);
     }
     tile_scale(type, np, nt, w, a->d + at, a->dq + at, s, both, acc);
@@ -402,16 +415,6 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
     }
 }
 
-/* What few tokens fetch when they begin with a pair of blocks: the next pair. In q5, q5_0 and q5_1
- * this one too, so that all its lines are under way at once; the arithmetic of the others begins
- * with loading most of them anyway. (Measured: docs/speed.md.) */
-INLINE void prefetch_pair(Type type, const uint8_t *pair, size_t apart) {
-    const size_t size = pair_bytes(type);
-    if (type == TYPE_Q5 || type == TYPE_Q5_0 || type == TYPE_Q5_1)
-        prefetch_streams(pair, STREAMS, apart, size, 1);
-    prefetch_streams(pair + size, STREAMS, apart, size, 0);
-}
-
 /* STREAMS panels times nt tokens: a chunk of n_blocks. s, m: of panel p and token t at p nt + t. */
 INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
                              size_t n_blocks, const Tokens *a, Lanes *s, Lanes *m) {
@@ -420,14 +423,14 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
     UNROLL for (size_t p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
-        prefetch_pair(type, pair, apart);
+        const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + FETCH_AHEAD;
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
             BlockScales w[STREAMS];
             UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
                 block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, block);
-            tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, s);
+            tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, fetch, s);
             if (type != TYPE_Q5) continue;
             UNROLL for (size_t j = 0; j < STREAMS * nt; j++) m[j] =
                 lanes_fma(w[j / nt].second, lanes_set1(a->dq[block * nt + j % nt]), m[j]);
@@ -569,14 +572,14 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
                              size_t i, Lanes *acc) {
     BlockScales scales[2];
     const uint8_t *codes = w->blocks[0][b].codes;
-    size_t apart = sizeof w->blocks[0], pair = b / 2 * pair_bytes(type);
+    size_t apart = sizeof w->blocks[0];
     UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
         unpacked_scales(type, w->chunk[p], w->blocks[p], b);
     if (type == TYPE_Q8) {
-        codes = w->chunk[0] + pair;
+        codes = w->chunk[0] + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
         apart = (size_t)(w->chunk[1] - w->chunk[0]);
     }
-    tile_block(type, type != TYPE_Q8, 2, nt, codes, apart, (int)(b % 2), scales, a, b, i, acc);
+    tile_block(type, 1, 2, nt, codes, apart, 0, scales, a, b, i, NULL, acc);
 }
 
 /* A chunk of two panels times nt tokens, from token i of the group on: add to y, where the second

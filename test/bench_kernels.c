@@ -82,11 +82,12 @@ static uint64_t random_bits(uint64_t *seed) {
     return *seed ^ *seed >> 29;
 }
 
-/* Random bytes with halfwords that are small numbers wherever they are read as f16 scales. */
+/* Random bytes with halfwords of 2^-7 to 2 wherever they are read as f16 scales, and of 2^-63 to 2
+ * as bf16: no subnormal number, which some processors take hundreds of cycles for. */
 static void fill(uint8_t *p, size_t bytes) {
     uint64_t seed = 3;
     for (size_t i = 0; i < bytes; i += 8) {
-        uint64_t r = random_bits(&seed) & 0x9fff9fff9fff9fffu;
+        uint64_t r = (random_bits(&seed) & 0xbfffbfffbfffbfffu) | 0x2000200020002000u;
         memcpy(p + i, &r, 8);
     }
 }
@@ -96,8 +97,12 @@ static Operand make_operand(const Kernels *k, uint32_t n_tok, uint32_t cols) {
     float *x = get(n * 4);
     uint64_t seed = 5;
     for (size_t i = 0; i < n; i++) x[i] = (float)(int32_t)random_bits(&seed) * 0x1p-31f;
-    Operand a = {n_tok, cols, x, cols, get(n), get(n / 8), get(n / 8), get(n / 4)};
-    for (uint32_t t = 0; t < n_tok; t++) k->quantize_row(&a, t);
+    uint16_t *b = get(((size_t)n_tok + 15) / 16 * 16 * cols * 2);
+    Operand a = {n_tok, cols, x, cols, get(n), get(n / 8), get(n / 8), get(n / 4), b};
+    for (uint32_t t = 0; t < n_tok; t++) {
+        k->quantize_row(&a, t);
+        if (k->round_row) k->round_row(&a, t);
+    }
     return a;
 }
 
@@ -129,23 +134,26 @@ static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, in
     }
 }
 
-/* Several tokens, one thread, weights of about a layer's matrix. */
-static void bench_tokens(const Kernels *k, const uint8_t *data) {
+/* Several tokens, one thread, weights of about a layer's matrix; with `prompt` as prompts take
+ * them, where that is different. */
+static void bench_tokens(const Kernels *k, const uint8_t *data, bool prompt) {
     const uint32_t toks[] = {1, 2, 4, 8, 16, 64, 512};
     const uint32_t rows = 2048;
     float *y = get((size_t)MAX_TOKENS * rows * 4);
-    printf("tokens at once, one thread, %u x %u, TOPS:\n       ", rows, COLS);
+    printf("tokens at once%s, one thread, %u x %u, TOPS:\n       ", prompt ? " of a prompt" : "",
+           rows, COLS);
     for (size_t n = 0; n < 7; n++) printf("%7u", toks[n]);
     printf("\n");
     for (int type = 0; type < N_TYPES; type++) {
         Mat w = {(Type)type, rows, COLS, data};
+        if (prompt && !k->prompt_matmul[type]) continue;
         printf("  %-5s", type_info(w.type)->name);
         for (size_t n = 0; n < 7; n++) {
             Operand a = make_operand(k, toks[n], COLS);
             double best = 1e9;
             for (int round = 0; round < (toks[n] < 64 ? 20 : 4); round++) {
                 double begin = now_seconds();
-                k->matmul[type](&w, 0, 1, rows / 16, &a, y, rows);
+                (prompt ? k->prompt_matmul : k->matmul)[type](&w, 0, 1, rows / 16, &a, y, rows);
                 best = fmin(best, now_seconds() - begin);
             }
             printf("%7.3f", 2.0 * rows * COLS * toks[n] / best / 1e12);
@@ -258,7 +266,8 @@ int main(int argc, char **argv) {
     fill(data, bytes);
     printf("%s, %d threads, one token over %d MiB:\n", k->name, (int)threads, (int)mib);
     bench_decode(k, data, bytes, (int)threads);
-    bench_tokens(k, data);
+    bench_tokens(k, data, false);
+    if (k->round_row) bench_tokens(k, data, true);
     bench_attend(k, 128, 6, 1, data, bytes / 4);
     bench_attend(k, 64, 7, 1, data, bytes / 4);
     bench_attend(k, 128, 6, ATTEND_TOKENS, data, bytes / 4);
