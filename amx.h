@@ -140,7 +140,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) Block blocks[8];
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
-    chunk_unpack(type, chunk, n_blocks, blocks);
+    chunk_unpack(type, 1, chunk, n_blocks, blocks);
     for (size_t b = 0; b < n_blocks; b++) {
         if (type == TYPE_Q8 && b % 2 == 0) prefetch_next(type, chunk, b / 2);
         w[b] = unpacked_scales(type, chunk, blocks, b);

@@ -182,6 +182,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)
+#define fetch_share OWN(fetch_share)
+#define fetched_share OWN(fetched_share)
 #define chunk_unpack OWN(chunk_unpack)
 #define chunk_words OWN(chunk_words)
 #define words_tile OWN(words_tile)

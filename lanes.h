@@ -477,15 +477,15 @@ INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
                      0);
 }
 
-/* Unpack the blocks of a chunk and fetch the chunk behind it meanwhile. (q8 has nothing to unpack:
- * see token_tile.) */
-INLINE void chunk_unpack(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
+/* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
+ * to unpack.) */
+INLINE void chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_blocks, Block *out) {
     if (type == TYPE_Q8) return;
     ChunkScales q5;
     chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
-        prefetch_next(type, chunk, b / 2);
+        if (fetch) prefetch_next(type, chunk, b / 2);
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
@@ -512,9 +512,29 @@ typedef struct {
     const uint8_t *super[2]; /* scales of the 256-wide block */
     const Block (*blocks)[8];
     size_t n_blocks;
-    bool fetch; /* q8: the first tile fetches the chunk behind, as it goes */
-    bool words; /* q8: blocks has them as words */
+    const uint8_t *next[2]; /* what is still to be fetched, */
+    size_t lines, share;    /* so many lines, `share` of them for each block of each tile */
+    bool words;             /* q8: blocks has them as words */
 } ChunkPair;
+
+/* What block b of a tile fetches. */
+INLINE void fetch_share(const ChunkPair *w, size_t b) {
+    const uint8_t *at = w->next[0] + b * w->share * LINE_BYTES;
+    const size_t apart = (size_t)(w->next[1] - w->next[0]);
+    UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
+        __builtin_prefetch(at, 0, 3);
+        __builtin_prefetch(at + apart, 0, 3);
+    }
+}
+
+/* A tile is done: what the next one fetches. */
+INLINE void fetched_share(ChunkPair *w) {
+    const size_t lines = 8 * w->share;
+    w->next[0] += lines * LINE_BYTES;
+    w->next[1] += lines * LINE_BYTES;
+    w->lines -= min_size(lines, w->lines);
+    if (w->lines == 0) w->share = 0;
+}
 
 #if Q8_WORDS
 /* Where there is no dot product of bytes, q8 costs less as words: 32 products of bytes with signs
@@ -526,7 +546,6 @@ typedef struct {
 INLINE void chunk_words(const uint8_t *chunk, size_t n_blocks, Block *out) {
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = chunk + b / 2 * pair_bytes(TYPE_Q8) + b % 2 * 8 * LINE_BYTES;
-        if (b % 2 == 0) prefetch_next(TYPE_Q8, chunk, b / 2);
         for (size_t r = 0; r < 8 * LINE_BYTES; r += LINE_BYTES) {
             line_store(out[b].codes + 2 * r, line_even_words(line_load(codes + r)));
             line_store(out[b].codes + 2 * r + LINE_BYTES, line_odd_words(line_load(codes + r)));
@@ -548,6 +567,7 @@ INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, 
     }
     for (size_t b = 0; b < w->n_blocks; b++) {
         BlockScales scales[2];
+        fetch_share(w, b);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
         UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
             unpacked_scales(TYPE_Q8, w->chunk[p], NULL, b);
@@ -596,10 +616,7 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
     for (size_t b = 0; b < w->n_blocks; b++) {
-        if (type == TYPE_Q8 && w->fetch && i == 0 && b % 2 == 0) {
-            prefetch_next(type, w->chunk[0], b / 2);
-            prefetch_next(type, w->chunk[1], b / 2);
-        }
+        fetch_share(w, b);
         chunk_pair_block(type, nt, w, b, a, i, s);
     }
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
@@ -616,11 +633,17 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
 }
 
 /* The same for all tokens of a group. */
-INLINE void group_tiles(Type type, const ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
+INLINE void group_tiles(Type type, ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
     size_t i = 0;
-    for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= a->n; i += TILE_TOKENS)
+    if (a->n == GROUP_TOKENS) { /* a constant: addresses cost less */
+        const Tokens full = {a->q, a->d, a->dq, a->sum, GROUP_TOKENS};
+        for (; i < GROUP_TOKENS; i += TILE_TOKENS, fetched_share(w))
+            token_tile(type, TILE_TOKENS, w, &full, i, y + 16 * i, y_panel);
+        return;
+    }
+    for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= a->n; i += TILE_TOKENS, fetched_share(w))
         token_tile(type, TILE_TOKENS, w, a, i, y + 16 * i, y_panel);
-    for (; i < a->n; i++) token_tile(type, 1, w, a, i, y + 16 * i, y_panel);
+    for (; i < a->n; i++, fetched_share(w)) token_tile(type, 1, w, a, i, y + 16 * i, y_panel);
 }
 
 /* Tokens whose sums are under way together: a chunk is unpacked once for them. */
@@ -632,25 +655,28 @@ INLINE void group_tiles(Type type, const ChunkPair *w, const Tokens *a, float *y
 INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2], const Operand *a,
                         size_t first, size_t n_tok, float sums[2][TOKEN_RUN][16]) {
     _Alignas(64) Block blocks[2][8];
-    const size_t all = w->cols / 32;
+    const size_t all = w->cols / 32, tiles = n_tok / TILE_TOKENS + n_tok % TILE_TOKENS;
+    const size_t lines = first == 0 ? chunk_bytes(type) / LINE_BYTES : 0; /* then they are there */
     for (size_t p = 0; p < 2; p++) memset(sums[p], 0, n_tok * sizeof sums[p][0]);
     for (size_t c = 0; 8 * c < all; c++) {
         ChunkPair pair = {.blocks = (const Block(*)[8])blocks,
-                          .n_blocks = min_size(all - 8 * c, 8)};
+                          .n_blocks = min_size(all - 8 * c, 8),
+                          .lines = lines,
+                          .share = (lines + 8 * tiles - 1) / (8 * tiles)};
 #if Q8_WORDS
         pair.words = type == TYPE_Q8 && n_tok >= WORDS_TOKENS;
 #endif
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
-            chunk_unpack(type, pair.chunk[p], pair.n_blocks, blocks[p]);
+            pair.next[p] = pair.chunk[p] + chunk_bytes(type);
+            chunk_unpack(type, 0, pair.chunk[p], pair.n_blocks, blocks[p]);
 #if Q8_WORDS
             if (pair.words) chunk_words(pair.chunk[p], pair.n_blocks, blocks[p]);
 #endif
         }
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
-            pair.fetch = g == 0;
             group_tiles(type, &pair, &t, sums[0][g], TOKEN_RUN * 16);
         }
     }
