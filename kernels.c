@@ -47,9 +47,11 @@
 /* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
 #if defined(__clang__)
 #define UNROLL_8 _Pragma("clang loop unroll(full)")
+#define UNROLL_16 UNROLL_8
 #define UNROLL_NOT _Pragma("nounroll")
 #else
 #define UNROLL_8 _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
 #define UNROLL_NOT _Pragma("GCC unroll 1")
 #endif
 

@@ -1168,20 +1168,22 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
 }
 
 TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
-    enum { CHAINS = 8, CHAIN_OPS = 256 }; /* sums under way, as many as in a tile of matmul */
-    uint8_t ones[2 * LINE_BYTES];
+    /* So many sums are under way, AT_ONCE of them in registers: enough to hide the latency of two
+     * instructions a cycle. One line is enough: more of them would not fit beside the sums. */
+    enum { CHAINS = 16, CHAIN_OPS = 256, AT_ONCE = TILE_TOKENS == 4 ? 16 : 2 * TILE_TOKENS };
+    uint8_t ones[LINE_BYTES];
     memset(ones, 1, sizeof ones);
     const uint8_t *at = ones;
-    FORGET(at); /* or gcc sees that all parts of the lines are equal, and multiplies one of them */
-    Line x = line_load(at), y = line_load(at + LINE_BYTES);
+    FORGET(at); /* or gcc sees that all parts of the line are equal, and multiplies one of them */
+    Line x = line_load(at);
     Sums s[CHAINS];
-    UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
-    UNROLL for (size_t first = 0; first < CHAINS; first += 2 * TILE_TOKENS) {
+    UNROLL_16 for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
+    UNROLL_16 for (size_t first = 0; first < CHAINS; first += AT_ONCE) {
         const int8_t *q = (const int8_t *)ones;
         for (uint32_t i = 0; i < DOT_ROUND_OPS / CHAIN_OPS / CHAINS * rounds; i++) {
-            UNROLL for (size_t j = first; j < first + 2 * TILE_TOKENS; j++) {
+            UNROLL_16 for (size_t j = first; j < first + AT_ONCE; j++) {
                 FORGET(q); /* or that all products are */
-                s[j] = sums_dot(s[j], x, y, q);
+                s[j] = sums_dot(s[j], x, x, q);
             }
         }
     }
