@@ -72,12 +72,12 @@
 #define WORDS_NORM 32767.0f /* of vectors of int16; see lanes.h */
 typedef struct {
     int16_t q[PROMPT_ROWS][MAX_HEAD_DIM];
-    uint8_t k[MAX_HEAD_DIM / 2][LINE_BYTES];                 /* pairs of columns, 16 keys */
+    uint8_t k[2][MAX_HEAD_DIM / 2][LINE_BYTES];              /* pairs of columns, 16 keys each */
     uint8_t v[MAX_HEAD_DIM / 16][WORD_KEYS / 2][LINE_BYTES]; /* 16 columns, pairs of values */
     float scores[PROMPT_ROWS][WORD_KEYS + 16];
     int16_t weights[PROMPT_ROWS][WORD_KEYS];
     float out[PROMPT_ROWS][MAX_HEAD_DIM];
-    float q_scale[PROMPT_ROWS], k_scale[16], v_scale[WORD_KEYS];
+    float q_scale[PROMPT_ROWS], k_scale[2][16], v_scale[WORD_KEYS];
     float max[PROMPT_ROWS], sum[PROMPT_ROWS];
     float before[PROMPT_ROWS], now[PROMPT_ROWS]; /* factors of what was found, and of what is */
 } WordsScratch;
@@ -589,7 +589,9 @@ INLINE Line line_from_words(Sums even, Sums odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
 }
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
-    return _mm512_dpwssd_epi32(s, x, _mm512_set1_epi32(load_pair(q)));
+    __m512i pair = _mm512_set1_epi32(load_pair(q));
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(s) : "v"(x), "v"(pair));
+    return s;
 }
 
 #include "lanes.h"

@@ -913,8 +913,12 @@ INLINE void words_from_query(WordsScratch *s, size_t r, const float *x, size_t n
     s->q_scale[r] = norm / WORDS_NORM;
 }
 
-/* 16 keys k (D, 16) of f16: lane = key. */
-INLINE void words_from_keys(WordsScratch *s, const uint8_t *k, size_t head_dim) {
+/* How many blocks of 16 keys, or 16 columns of values, a tile of rows meets at once. */
+#undef WORD_BLOCKS
+#define WORD_BLOCKS (TILE_TOKENS > 2 ? 2 : 1)
+
+/* 16 keys k (D, 16) of f16, as block p: lane = key. */
+INLINE void words_from_keys(WordsScratch *s, size_t p, const uint8_t *k, size_t head_dim) {
     Lanes squares = lanes_set1(0);
     float norm[16], factor[16];
     for (size_t d = 0; d < head_dim; d++) {
@@ -925,11 +929,11 @@ INLINE void words_from_keys(WordsScratch *s, const uint8_t *k, size_t head_dim) 
     for (size_t i = 0; i < 16; i++) {
         norm[i] = sqrtf(norm[i]);
         factor[i] = words_factor(norm[i]);
-        s->k_scale[i] = norm[i] / WORDS_NORM;
+        s->k_scale[p][i] = norm[i] / WORDS_NORM;
     }
     Lanes by = lanes_load(factor);
     for (size_t d = 0; d < head_dim; d += 2, k += 64)
-        line_store(s->k[d / 2], line_from_words(words_round(lanes_from_f16(k), by),
+        line_store(s->k[p][d / 2], line_from_words(words_round(lanes_from_f16(k), by),
                                                 words_round(lanes_from_f16(k + 32), by)));
 }
 
@@ -960,20 +964,21 @@ INLINE void words_from_values(WordsScratch *s, const uint16_t *v, size_t n, size
     }
 }
 
-/* Scores of n rows against the 16 keys in s->k, which are keys j .. j + 15 of the part. */
-INLINE void word_score_tile(WordsScratch *s, size_t n, size_t row, size_t j, size_t head_dim) {
-    Sums acc[8];
+/* Scores of n rows against the np blocks of 16 keys in s->k, of which the first is of the part's
+ * keys j .. j + 15. */
+INLINE void word_score_tile(WordsScratch *s, size_t n, size_t np, size_t row, size_t j,
+                            size_t head_dim) {
+    Sums acc[16];
     const int16_t *q = s->q[row];
-    UNROLL for (size_t i = 0; i < n; i++) acc[i] = sums_set1(0);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t d = 0; d < head_dim / 2; d++, q += 2) {
-        Line k = line_load(s->k[d]);
-        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
-            sums_dot_words(acc[i], k, q + i * MAX_HEAD_DIM);
+        UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
+            acc[i * np + p] = sums_dot_words(acc[i * np + p], line_load(s->k[p][d]), q + i * MAX_HEAD_DIM);
     }
-    UNROLL for (size_t i = 0; i < n; i++)
-        lanes_store(s->scores[row + i] + j,
-                    lanes_mul(lanes_from_sums(acc[i]),
-                              lanes_mul(lanes_load(s->k_scale), lanes_set1(s->q_scale[row + i]))));
+    UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
+        lanes_store(s->scores[row + i] + j + 16 * p,
+                    lanes_mul(lanes_from_sums(acc[i * np + p]),
+                              lanes_mul(lanes_load(s->k_scale[p]), lanes_set1(s->q_scale[row + i]))));
 }
 
 /* Row r's scores of n keys become int16 weights, zeros behind them; 0: it sees nothing here. */
@@ -1004,37 +1009,49 @@ INLINE void word_weights(WordsScratch *s, size_t r, size_t n) {
     s->now[r] = total / WORDS_NORM * join[1];
 }
 
-/* Join what n rows find in n_pairs pairs of values, columns d .. d + 15. */
-INLINE void word_value_tile(WordsScratch *s, size_t n, size_t row, size_t d, size_t n_pairs) {
-    Sums acc[8];
+/* Join what n rows find in n_pairs pairs of values, columns d .. d + 16 np - 1. */
+INLINE void word_value_tile(WordsScratch *s, size_t n, size_t np, size_t row, size_t d,
+                            size_t n_pairs) {
+    Sums acc[16];
     const int16_t *weights = s->weights[row];
-    UNROLL for (size_t i = 0; i < n; i++) acc[i] = sums_set1(0);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t j = 0; j < n_pairs; j++, weights += 2) {
-        Line v = line_load(s->v[d / 16][j]);
-        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
-            sums_dot_words(acc[i], v, weights + i * WORD_KEYS);
+        UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
+            acc[i * np + p] = sums_dot_words(acc[i * np + p], line_load(s->v[d / 16 + p][j]), weights + i * WORD_KEYS);
     }
-    UNROLL for (size_t i = 0; i < n; i++) {
-        float *out = s->out[row + i] + d;
+    UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++) {
+        float *out = s->out[row + i] + d + 16 * p;
         Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i]));
-        lanes_store(out, lanes_fma(lanes_from_sums(acc[i]), lanes_set1(s->now[row + i]), old));
+        lanes_store(out, lanes_fma(lanes_from_sums(acc[i * np + p]), lanes_set1(s->now[row + i]), old));
     }
 }
 
 /* Rows `row` and up, a multiple of a tile, meet the keys first .. first + n - 1. */
 INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t first, size_t n) {
     const size_t rows = (size_t)a->n_tok * a->n_heads, tile = 2 * TILE_TOKENS;
-    for (size_t j = 0; j < n; j += 16) {
-        words_from_keys(s, (const uint8_t *)(a->k + (first + j) * a->head_dim), a->head_dim);
-        for (size_t r = row; r < rows; r += tile) word_score_tile(s, tile, r, j, a->head_dim);
+    for (size_t j = 0, np; j < n; j += 16 * np) {
+        np = n - j > 16 ? WORD_BLOCKS : 1;
+        for (size_t p = 0; p < np; p++)
+            words_from_keys(s, p, (const uint8_t *)(a->k + (first + j + 16 * p) * a->head_dim), a->head_dim);
+        for (size_t r = row; r < rows; r += tile)
+            if (np == WORD_BLOCKS)
+                word_score_tile(s, tile, WORD_BLOCKS, r, j, a->head_dim);
+            else
+                word_score_tile(s, tile, 1, r, j, a->head_dim);
     }
     words_from_values(s, a->v + first * a->v_stride, n, a->v_stride);
     for (size_t r = row; r < rows; r++) {
         size_t sees = row_keys(a, r);
         word_weights(s, r, sees > first ? min_size(sees - first, n) : 0);
     }
-    for (size_t d = 0; d < a->v_stride; d += 16)
-        for (size_t r = row; r < rows; r += tile) word_value_tile(s, tile, r, d, (n + 1) / 2);
+    for (size_t d = 0, np; d < a->v_stride; d += 16 * np) {
+        np = a->v_stride - d > 16 ? WORD_BLOCKS : 1;
+        for (size_t r = row; r < rows; r += tile)
+            if (np == WORD_BLOCKS)
+                word_value_tile(s, tile, WORD_BLOCKS, r, d, (n + 1) / 2);
+            else
+                word_value_tile(s, tile, 1, r, d, (n + 1) / 2);
+    }
 }
 
 TARGET static void kernel_prompt_attend(const PromptAttend *a) {
