@@ -158,22 +158,19 @@ INLINE Line line_from_words(Sums even, Sums odd) {
 #if defined(AVX_VNNI)
 /* test/emulate.c: the same instructions, on the same registers, in the encoding of AVX-512. */
 #if defined(AVX_VNNI_AS_AVX512)
-INLINE __m256i dot_bytes(__m256i s, __m256i w, __m256i q) {
-    __asm__("%{evex%} vpdpbusd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
-    return s;
-}
-INLINE __m256i dot_words(__m256i s, __m256i w, __m256i q) {
-    __asm__("%{evex%} vpdpwssd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
-    return s;
-}
+#define VNNI_ENCODING "%{evex%} "
 #else
+#define VNNI_ENCODING "%{vex%} "
+#endif
+/* With the intrinsics gcc copies every sum before and after. */
 INLINE __m256i dot_bytes(__m256i s, __m256i w, __m256i q) {
-    return _mm256_dpbusd_avx_epi32(s, w, q);
+    __asm__(VNNI_ENCODING "vpdpbusd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
+    return s;
 }
 INLINE __m256i dot_words(__m256i s, __m256i w, __m256i q) {
-    return _mm256_dpwssd_avx_epi32(s, w, q);
+    __asm__(VNNI_ENCODING "vpdpwssd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
+    return s;
 }
-#endif
 INLINE Line line_load_q8(const uint8_t *p) { /* + 128, that is */
     const __m256i offset = _mm256_set1_epi8(-128);
     Line x = line_load(p);
