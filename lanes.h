@@ -754,9 +754,15 @@ INLINE size_t tile_heads(size_t left) {
     return left <= most ? left : min_size((left + 1) / 2, most);
 }
 
+/* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: where registers allow
+ * two, every score's q or e is loaded for both. */
+#undef WIDE
+#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
+
 /* A single token's keys and values come from memory, and the next ones are asked for while these
- * are used: as many bytes ahead as come by in about the time that memory takes. */
-#define KEYS_AHEAD 4096
+ * are used: as many bytes ahead as come by in about the time that memory takes, and more than a
+ * tile of keys takes. */
+#define KEYS_AHEAD (WIDE * 4096)
 #define VALUES_AHEAD 8192
 
 /* Ask for the line that lies `ahead` bytes behind element `at`, if it is the line's first. */
@@ -765,36 +771,45 @@ INLINE void cache_prefetch(int half, const void *cache, size_t at, size_t ahead)
         __builtin_prefetch((const uint8_t *)cache + (half ? 2 : 4) * at + ahead, 0, 2);
 }
 
-/* Scores against the 16 keys from key j on (lane = key), n rows of them: those of q, whose elements
- * lie row_step apart from row to row and d_step from one to the next. */
-INLINE void score_tile(int half, size_t n, const Attend *a, const float *q, size_t row_step,
-                       size_t d_step, size_t j, float *scores, size_t ahead) {
-    Lanes acc[8];
-    UNROLL for (size_t i = 0; i < n; i++) acc[i] = lanes_set1(0);
+/* Scores against the 16 np keys from key j on (lane = key), n rows of them: those of q, whose
+ * elements lie row_step apart from row to row and d_step from one to the next. n np <= 16. */
+INLINE void score_tile(int half, size_t n, size_t np, const Attend *a, const float *q,
+                       size_t row_step, size_t d_step, size_t j, float *scores, size_t ahead) {
+    Lanes acc[16], k[2];
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = lanes_set1(0);
     for (size_t d = 0; d < a->head_dim; d++, q += d_step) {
-        Lanes k = cache_load(half, a->k, j * a->head_dim + d * 16);
-        cache_prefetch(half, a->k, j * a->head_dim + d * 16, ahead);
-        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
-            lanes_fma(lanes_set1(q[i * row_step]), k, acc[i]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            size_t at = (j + 16 * p) * a->head_dim + d * 16;
+            k[p] = cache_load(half, a->k, at);
+            cache_prefetch(half, a->k, at, ahead);
+        }
+        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+            lanes_fma(lanes_set1(q[i / np * row_step]), k[i % np], acc[i]);
     }
-    UNROLL for (size_t i = 0; i < n; i++) lanes_store(scores + i * ATTEND_KEYS + j, acc[i]);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++)
+        lanes_store(scores + i / np * ATTEND_KEYS + j + i % np * 16, acc[i]);
 }
 
-/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d+15] of n rows of scores: lane = d. */
-INLINE void value_tile(int half, size_t n, const Attend *a, size_t row, size_t d, size_t j0,
-                       size_t j1, size_t ahead) {
+/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d + 16 np - 1] of n rows of scores: lane = d.
+ * n np <= 16. */
+INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t row, size_t d,
+                       size_t j0, size_t j1, size_t ahead) {
     float *out = a->out + row * a->v_stride + d;
     const float *e = a->scores + row * ATTEND_KEYS;
-    Lanes acc[8];
-    UNROLL for (size_t i = 0; i < n; i++) acc[i] =
-        j0 == 0 ? lanes_set1(0) : lanes_load(out + i * a->v_stride);
+    Lanes acc[16], v[2];
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+        j0 == 0 ? lanes_set1(0) : lanes_load(out + i / np * a->v_stride + i % np * 16);
     for (size_t j = j0; j < j1; j++) {
-        Lanes v = cache_load(half, a->v, j * a->v_stride + d);
-        cache_prefetch(half, a->v, j * a->v_stride + d, ahead);
-        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
-            lanes_fma(lanes_set1(e[i * ATTEND_KEYS + j]), v, acc[i]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            size_t at = j * a->v_stride + d + 16 * p;
+            v[p] = cache_load(half, a->v, at);
+            cache_prefetch(half, a->v, at, ahead);
+        }
+        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+            lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[i % np], acc[i]);
     }
-    UNROLL for (size_t i = 0; i < n; i++) lanes_store(out + i * a->v_stride, acc[i]);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++)
+        lanes_store(out + i / np * a->v_stride + i % np * 16, acc[i]);
 }
 
 /* One row: scores of n keys to exp(score - max), their sum. Lanes behind them hold whatever the
@@ -826,31 +841,37 @@ INLINE void score_exp(const Attend *a, size_t row, size_t n) {
     default: tile(8);                                                                              \
     }
 
-/* A single token: a tile is a number of heads. */
-INLINE void score_heads(int half, const Attend *a, size_t j) {
+/* A single token: a tile is a number of heads, times np blocks. */
+INLINE void score_heads(int half, size_t np, const Attend *a, size_t j) {
     for (size_t h = 0, n; h < a->n_heads; h += n) {
         const float *q = a->q + h * a->head_dim;
         float *s = a->scores + h * ATTEND_KEYS;
         n = tile_heads(a->n_heads - h);
-#define SCORES(heads) score_tile(half, heads, a, q, a->head_dim, 1, j, s, KEYS_AHEAD)
+#define SCORES(heads) score_tile(half, heads, np, a, q, a->head_dim, 1, j, s, KEYS_AHEAD)
         WITH_HEADS(n, SCORES)
     }
 }
-INLINE void value_heads(int half, const Attend *a, size_t d, size_t j0, size_t j1) {
+INLINE void value_heads(int half, size_t np, const Attend *a, size_t d, size_t j0, size_t j1) {
     for (size_t h = 0, n; h < a->n_heads; h += n) {
         n = tile_heads(a->n_heads - h);
-#define VALUES(heads) value_tile(half, heads, a, h, d, j0, j1, VALUES_AHEAD)
+#define VALUES(heads) value_tile(half, heads, np, a, h, d, j0, j1, VALUES_AHEAD)
         WITH_HEADS(n, VALUES)
     }
 }
 
 /* Values in runs of 32 keys, so that a run stays in the first-level cache over all of d and h. */
 INLINE void attend_one(int half, const Attend *a) {
-    for (size_t j = 0; j < a->n_keys; j += 16) score_heads(half, a, j);
+    const size_t wide = 16 * WIDE;
+    size_t j = 0, d;
+    for (; WIDE > 1 && j + 16 < a->n_keys; j += wide) score_heads(half, WIDE, a, j);
+    for (; j < a->n_keys; j += 16) score_heads(half, 1, a, j);
     for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h, a->n_keys);
-    for (size_t j = 0; j < a->n_keys; j += 32)
-        for (size_t d = 0; d < a->v_stride; d += 16)
-            value_heads(half, a, d, j, min_size(j + 32, a->n_keys));
+    for (j = 0; j < a->n_keys; j += 32) {
+        size_t end = min_size(j + 32, a->n_keys);
+        for (d = 0; WIDE > 1 && d + wide <= a->v_stride; d += wide)
+            value_heads(half, WIDE, a, d, j, end);
+        for (; d < a->v_stride; d += 16) value_heads(half, 1, a, d, j, end);
+    }
 }
 
 /* ATTEND_TOKENS tokens: a tile is one head of as many of them as the registers hold, for each of
@@ -860,17 +881,17 @@ INLINE void attend_several(int half, const Attend *a) {
     const size_t all = min_size(a->n_keys + n - 1, ATTEND_KEYS);
     for (size_t j = 0; j < all; j += 16)
         for (size_t row = 0; row < rows; row += tile)
-            score_tile(half, tile, a, a->q + row / n * n * a->head_dim + row % n, 1, n, j,
+            score_tile(half, tile, 1, a, a->q + row / n * n * a->head_dim + row % n, 1, n, j,
                        a->scores + row * ATTEND_KEYS, 0);
     for (size_t row = 0; row < rows; row++)
         score_exp(a, row, min_size(a->n_keys + row % n, ATTEND_KEYS));
     for (size_t j = 0; j < a->n_keys; j += 32) /* the keys that all of them see, */
         for (size_t row = 0; row < rows; row += tile)
             for (size_t d = 0; d < a->v_stride; d += 16)
-                value_tile(half, tile, a, row, d, j, min_size(j + 32, a->n_keys), 0);
+                value_tile(half, tile, 1, a, row, d, j, min_size(j + 32, a->n_keys), 0);
     for (size_t row = 0; row < rows; row++) /* and the others */
         for (size_t d = 0; d < a->v_stride; d += 16)
-            value_tile(half, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS),
+            value_tile(half, 1, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS),
                        0);
 }
 
@@ -913,10 +934,6 @@ INLINE void words_from_query(WordsScratch *s, size_t r, const float *x, size_t n
     s->q_scale[r] = norm / WORDS_NORM;
 }
 
-/* How many blocks of 16 keys, or 16 columns of values, a tile of rows meets at once. */
-#undef WORD_BLOCKS
-#define WORD_BLOCKS (TILE_TOKENS > 2 ? 2 : 1)
-
 /* 16 keys k (D, 16) of f16, as block p: lane = key. */
 INLINE void words_from_keys(WordsScratch *s, size_t p, const uint8_t *k, size_t head_dim) {
     Lanes squares = lanes_set1(0);
@@ -934,7 +951,7 @@ INLINE void words_from_keys(WordsScratch *s, size_t p, const uint8_t *k, size_t 
     Lanes by = lanes_load(factor);
     for (size_t d = 0; d < head_dim; d += 2, k += 64)
         line_store(s->k[p][d / 2], line_from_words(words_round(lanes_from_f16(k), by),
-                                                words_round(lanes_from_f16(k + 32), by)));
+                                                   words_round(lanes_from_f16(k + 32), by)));
 }
 
 /* The factor of value i of this part, n of which exist. */
@@ -971,14 +988,15 @@ INLINE void word_score_tile(WordsScratch *s, size_t n, size_t np, size_t row, si
     Sums acc[16];
     const int16_t *q = s->q[row];
     UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
-    for (size_t d = 0; d < head_dim / 2; d++, q += 2) {
-        UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
-            acc[i * np + p] = sums_dot_words(acc[i * np + p], line_load(s->k[p][d]), q + i * MAX_HEAD_DIM);
+    for (size_t d = 0; d < head_dim / 2; d++, q += 2)
+        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+            sums_dot_words(acc[i], line_load(s->k[i % np][d]), q + i / np * MAX_HEAD_DIM);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) {
+        Lanes scale =
+            lanes_mul(lanes_load(s->k_scale[i % np]), lanes_set1(s->q_scale[row + i / np]));
+        lanes_store(s->scores[row + i / np] + j + i % np * 16,
+                    lanes_mul(lanes_from_sums(acc[i]), scale));
     }
-    UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
-        lanes_store(s->scores[row + i] + j + 16 * p,
-                    lanes_mul(lanes_from_sums(acc[i * np + p]),
-                              lanes_mul(lanes_load(s->k_scale[p]), lanes_set1(s->q_scale[row + i]))));
 }
 
 /* Row r's scores of n keys become int16 weights, zeros behind them; 0: it sees nothing here. */
@@ -1015,14 +1033,13 @@ INLINE void word_value_tile(WordsScratch *s, size_t n, size_t np, size_t row, si
     Sums acc[16];
     const int16_t *weights = s->weights[row];
     UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
-    for (size_t j = 0; j < n_pairs; j++, weights += 2) {
-        UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++)
-            acc[i * np + p] = sums_dot_words(acc[i * np + p], line_load(s->v[d / 16 + p][j]), weights + i * WORD_KEYS);
-    }
-    UNROLL for (size_t i = 0; i < n; i++) UNROLL for (size_t p = 0; p < np; p++) {
-        float *out = s->out[row + i] + d + 16 * p;
-        Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i]));
-        lanes_store(out, lanes_fma(lanes_from_sums(acc[i * np + p]), lanes_set1(s->now[row + i]), old));
+    for (size_t j = 0; j < n_pairs; j++, weights += 2)
+        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
+            acc[i], line_load(s->v[d / 16 + i % np][j]), weights + i / np * WORD_KEYS);
+    UNROLL_16 for (size_t i = 0; i < n * np; i++) {
+        float *out = s->out[row + i / np] + d + i % np * 16;
+        Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i / np]));
+        lanes_store(out, lanes_fma(lanes_from_sums(acc[i]), lanes_set1(s->now[row + i / np]), old));
     }
 }
 
@@ -1030,12 +1047,13 @@ INLINE void word_value_tile(WordsScratch *s, size_t n, size_t np, size_t row, si
 INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t first, size_t n) {
     const size_t rows = (size_t)a->n_tok * a->n_heads, tile = 2 * TILE_TOKENS;
     for (size_t j = 0, np; j < n; j += 16 * np) {
-        np = n - j > 16 ? WORD_BLOCKS : 1;
+        np = n - j > 16 ? WIDE : 1;
         for (size_t p = 0; p < np; p++)
-            words_from_keys(s, p, (const uint8_t *)(a->k + (first + j + 16 * p) * a->head_dim), a->head_dim);
+            words_from_keys(s, p, (const uint8_t *)(a->k + (first + j + 16 * p) * a->head_dim),
+                            a->head_dim);
         for (size_t r = row; r < rows; r += tile)
-            if (np == WORD_BLOCKS)
-                word_score_tile(s, tile, WORD_BLOCKS, r, j, a->head_dim);
+            if (np == WIDE)
+                word_score_tile(s, tile, WIDE, r, j, a->head_dim);
             else
                 word_score_tile(s, tile, 1, r, j, a->head_dim);
     }
@@ -1045,10 +1063,10 @@ INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t
         word_weights(s, r, sees > first ? min_size(sees - first, n) : 0);
     }
     for (size_t d = 0, np; d < a->v_stride; d += 16 * np) {
-        np = a->v_stride - d > 16 ? WORD_BLOCKS : 1;
+        np = a->v_stride - d > 16 ? WIDE : 1;
         for (size_t r = row; r < rows; r += tile)
-            if (np == WORD_BLOCKS)
-                word_value_tile(s, tile, WORD_BLOCKS, r, d, (n + 1) / 2);
+            if (np == WIDE)
+                word_value_tile(s, tile, WIDE, r, d, (n + 1) / 2);
             else
                 word_value_tile(s, tile, 1, r, d, (n + 1) / 2);
     }
