@@ -400,18 +400,12 @@ INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *c
     return type == TYPE_Q6 ? panel + 32 * c : chunk + 192;
 }
 
-/* Bring lines of np streams, `apart` bytes from each other, into the second-level cache; or, with
- * `near`, into the first. (Fetching far ahead into the first level keeps its few line buffers busy
- * until the lines come.) */
-INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes, int near) {
+/* Bring lines of np streams, `apart` bytes from each other, into the second-level cache. */
+INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t bytes) {
     UNROLL for (size_t i = 0; i < np; i++) {
         const uint8_t *from = p + i * apart;
         FORGET(from); /* or gcc keeps one address per line */
-        for (size_t at = 0; at < bytes; at += LINE_BYTES)
-            if (near)
-                __builtin_prefetch(from + at, 0, 3);
-            else
-                __builtin_prefetch(from + at, 0, 2);
+        for (size_t at = 0; at < bytes; at += LINE_BYTES) __builtin_prefetch(from + at, 0, 2);
     }
 }
 
@@ -473,8 +467,7 @@ typedef struct {
 /* Fetch pair `pair` of blocks of the chunk behind this one. */
 INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
     const size_t size = pair_bytes(type);
-    prefetch_streams(chunk + chunk_bytes(type) + chunk_head_bytes(type) + pair * size, 1, 0, size,
-                     0);
+    prefetch_streams(chunk + chunk_bytes(type) + chunk_head_bytes(type) + pair * size, 1, 0, size);
 }
 
 /* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
@@ -1190,7 +1183,7 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
     Sums s[4];
     UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
     for (size_t i = 0; i < quarter; i += LINE_BYTES) {
-        prefetch_streams(b + i + READ_AHEAD, 4, quarter, LINE_BYTES, 0);
+        prefetch_streams(b + i + READ_AHEAD, 4, quarter, LINE_BYTES);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_add(s[j], sums_load(b + j * quarter + i));
     }
     for (size_t i = 4 * quarter; i < bytes; i += LINE_BYTES)
