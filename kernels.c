@@ -46,11 +46,9 @@
 
 /* Loops of a few constant rounds over registers are unrolled whole; some not at all. */
 #if defined(__clang__)
-#define UNROLL_8 _Pragma("clang loop unroll(full)")
-#define UNROLL_16 UNROLL_8
+#define UNROLL_16 _Pragma("clang loop unroll(full)")
 #define UNROLL_NOT _Pragma("nounroll")
 #else
-#define UNROLL_8 _Pragma("GCC unroll 8")
 #define UNROLL_16 _Pragma("GCC unroll 16")
 #define UNROLL_NOT _Pragma("GCC unroll 1")
 #endif
@@ -468,7 +466,7 @@ static inline int32_t load_pair(const int16_t *q) {
 
 #define ISLAND avx2
 #define TARGET __attribute__((target("avx2,fma,f16c")))
-#define UNROLL UNROLL_8
+#define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
@@ -487,7 +485,7 @@ static const Kernels *const table_of_avx2 = &table;
 
 #define ISLAND avxvnni
 #define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
-#define UNROLL UNROLL_8
+#define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
@@ -508,7 +506,7 @@ static const Kernels *const table_of_avxvnni = &table;
 #define ISLAND avx512
 #define TARGET                                                                                     \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-#define UNROLL UNROLL_8
+#define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 4
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
@@ -678,7 +676,7 @@ static const char *missing_amx(void) {
 #else
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #endif
-#define UNROLL UNROLL_8
+#define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0

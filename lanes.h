@@ -769,17 +769,17 @@ INLINE void cache_prefetch(int half, const void *cache, size_t at, size_t ahead)
 INLINE void score_tile(int half, size_t n, size_t np, const Attend *a, const float *q,
                        size_t row_step, size_t d_step, size_t j, float *scores, size_t ahead) {
     Lanes acc[16], k[2];
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = lanes_set1(0);
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = lanes_set1(0);
     for (size_t d = 0; d < a->head_dim; d++, q += d_step) {
         UNROLL for (size_t p = 0; p < np; p++) {
             size_t at = (j + 16 * p) * a->head_dim + d * 16;
             k[p] = cache_load(half, a->k, at);
             cache_prefetch(half, a->k, at, ahead);
         }
-        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
             lanes_fma(lanes_set1(q[i / np * row_step]), k[i % np], acc[i]);
     }
-    UNROLL_16 for (size_t i = 0; i < n * np; i++)
+    UNROLL for (size_t i = 0; i < n * np; i++)
         lanes_store(scores + i / np * ATTEND_KEYS + j + i % np * 16, acc[i]);
 }
 
@@ -790,7 +790,7 @@ INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t ro
     float *out = a->out + row * a->v_stride + d;
     const float *e = a->scores + row * ATTEND_KEYS;
     Lanes acc[16], v[2];
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
         j0 == 0 ? lanes_set1(0) : lanes_load(out + i / np * a->v_stride + i % np * 16);
     for (size_t j = j0; j < j1; j++) {
         UNROLL for (size_t p = 0; p < np; p++) {
@@ -798,10 +798,10 @@ INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t ro
             v[p] = cache_load(half, a->v, at);
             cache_prefetch(half, a->v, at, ahead);
         }
-        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
             lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[i % np], acc[i]);
     }
-    UNROLL_16 for (size_t i = 0; i < n * np; i++)
+    UNROLL for (size_t i = 0; i < n * np; i++)
         lanes_store(out + i / np * a->v_stride + i % np * 16, acc[i]);
 }
 
@@ -980,11 +980,11 @@ INLINE void word_score_tile(WordsScratch *s, size_t n, size_t np, size_t row, si
                             size_t head_dim) {
     Sums acc[16];
     const int16_t *q = s->q[row];
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t d = 0; d < head_dim / 2; d++, q += 2)
-        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] =
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
             sums_dot_words(acc[i], line_load(s->k[i % np][d]), q + i / np * MAX_HEAD_DIM);
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) {
+    UNROLL for (size_t i = 0; i < n * np; i++) {
         Lanes scale =
             lanes_mul(lanes_load(s->k_scale[i % np]), lanes_set1(s->q_scale[row + i / np]));
         lanes_store(s->scores[row + i / np] + j + i % np * 16,
@@ -1025,11 +1025,11 @@ INLINE void word_value_tile(WordsScratch *s, size_t n, size_t np, size_t row, si
                             size_t n_pairs) {
     Sums acc[16];
     const int16_t *weights = s->weights[row];
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t j = 0; j < n_pairs; j++, weights += 2)
-        UNROLL_16 for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
             acc[i], line_load(s->v[d / 16 + i % np][j]), weights + i / np * WORD_KEYS);
-    UNROLL_16 for (size_t i = 0; i < n * np; i++) {
+    UNROLL for (size_t i = 0; i < n * np; i++) {
         float *out = s->out[row + i / np] + d + i % np * 16;
         Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i / np]));
         lanes_store(out, lanes_fma(lanes_from_sums(acc[i]), lanes_set1(s->now[row + i / np]), old));
@@ -1205,11 +1205,11 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
     FORGET(at); /* or gcc sees that all parts of the line are equal, and multiplies one of them */
     Line x = line_load(at);
     Sums s[CHAINS];
-    UNROLL_16 for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
-    UNROLL_16 for (size_t first = 0; first < CHAINS; first += AT_ONCE) {
+    UNROLL for (size_t j = 0; j < CHAINS; j++) s[j] = sums_set1(0);
+    UNROLL for (size_t first = 0; first < CHAINS; first += AT_ONCE) {
         const int8_t *q = (const int8_t *)ones;
         for (uint32_t i = 0; i < DOT_ROUND_OPS / CHAIN_OPS / CHAINS * rounds; i++) {
-            UNROLL_16 for (size_t j = first; j < first + AT_ONCE; j++) {
+            UNROLL for (size_t j = first; j < first + AT_ONCE; j++) {
                 FORGET(q); /* or that all products are */
                 s[j] = sums_dot(s[j], x, x, q);
             }
