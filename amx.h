@@ -568,8 +568,8 @@ TARGET static uint64_t amx_dot_all(uint32_t rounds) {
     Sums state = _mm512_mullo_epi32(lanes, sums_set1(747796405));
     for (size_t i = 0; i < sizeof x; i += LINE_BYTES) {
         state = sums_add(_mm512_mullo_epi32(state, sums_set1(1664525)), sums_set1(1013904223));
-        Sums bits =
-            _mm512_xor_si512(state, sums_right(state, 16)); /* its low bits are not random */
+        /* Its low bits are not random. */
+        Sums bits = _mm512_xor_si512(state, sums_right(state, 16));
         /* 0.5 .. 2, either sign */
         bits = _mm512_or_si512(sums_and(bits, sums_set1(-0x7f007f01)), sums_set1(0x3f003f00));
         line_store((uint8_t *)x + i, bits);

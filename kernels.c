@@ -191,6 +191,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)
 #define token_tile OWN(token_tile)
+#define token_tiles OWN(token_tiles)
 #define group_tiles OWN(group_tiles)
 #define panels_tokens OWN(panels_tokens)
 #define many_tokens OWN(many_tokens)
@@ -586,6 +587,7 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_d
 INLINE Line line_from_words(Sums even, Sums odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
 }
+/* With the intrinsic gcc copies every sum before and after. */
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m512i pair = _mm512_set1_epi32(load_pair(q));
     __asm__("vpdpwssd %2, %1, %0" : "+v"(s) : "v"(x), "v"(pair));

@@ -505,15 +505,16 @@ typedef struct {
     const uint8_t *super[2]; /* scales of the 256-wide block */
     const Block (*blocks)[8];
     size_t n_blocks;
-    const uint8_t *next[2]; /* what is still to be fetched, */
-    size_t lines, share;    /* so many lines, `share` of them for each block of each tile */
-    bool words;             /* q8: blocks has them as words */
+    const uint8_t *next; /* what is still to be fetched of the first panel, and as far into the
+                            second: */
+    size_t lines, share; /* so many lines of each, `share` of them for each block of each tile */
+    bool words;          /* q8: blocks has them as words */
 } ChunkPair;
 
 /* What block b of a tile fetches. */
 INLINE void fetch_share(const ChunkPair *w, size_t b) {
-    const uint8_t *at = w->next[0] + b * w->share * LINE_BYTES;
-    const size_t apart = (size_t)(w->next[1] - w->next[0]);
+    const uint8_t *at = w->next + b * w->share * LINE_BYTES;
+    const size_t apart = (size_t)(w->chunk[1] - w->chunk[0]);
     UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
         __builtin_prefetch(at, 0, 3);
         __builtin_prefetch(at + apart, 0, 3);
@@ -523,8 +524,7 @@ INLINE void fetch_share(const ChunkPair *w, size_t b) {
 /* A tile is done: what the next one fetches. */
 INLINE void fetched_share(ChunkPair *w) {
     const size_t lines = 8 * w->share;
-    w->next[0] += lines * LINE_BYTES;
-    w->next[1] += lines * LINE_BYTES;
+    w->next += lines * LINE_BYTES;
     w->lines -= min_size(lines, w->lines);
     if (w->lines == 0) w->share = 0;
 }
@@ -626,17 +626,20 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
 }
 
 /* The same for all tokens of a group. */
-INLINE void group_tiles(Type type, ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
+INLINE void token_tiles(Type type, ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
     size_t i = 0;
-    if (a->n == GROUP_TOKENS) { /* a constant: addresses cost less */
-        const Tokens full = {a->q, a->d, a->dq, a->sum, GROUP_TOKENS};
-        for (; i < GROUP_TOKENS; i += TILE_TOKENS, fetched_share(w))
-            token_tile(type, TILE_TOKENS, w, &full, i, y + 16 * i, y_panel);
-        return;
-    }
     for (; TILE_TOKENS > 1 && i + TILE_TOKENS <= a->n; i += TILE_TOKENS, fetched_share(w))
         token_tile(type, TILE_TOKENS, w, a, i, y + 16 * i, y_panel);
     for (; i < a->n; i++, fetched_share(w)) token_tile(type, 1, w, a, i, y + 16 * i, y_panel);
+}
+
+/* The same, with the size of a full group as a constant: its addresses cost less. */
+INLINE void group_tiles(Type type, ChunkPair *w, const Tokens *a, float *y, size_t y_panel) {
+    const Tokens full = {a->q, a->d, a->dq, a->sum, GROUP_TOKENS};
+    if (a->n == GROUP_TOKENS)
+        token_tiles(type, w, &full, y, y_panel);
+    else
+        token_tiles(type, w, a, y, y_panel);
 }
 
 /* Tokens whose sums are under way together: a chunk is unpacked once for them. */
@@ -662,12 +665,12 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
-            pair.next[p] = pair.chunk[p] + chunk_bytes(type);
             chunk_unpack(type, 0, pair.chunk[p], pair.n_blocks, blocks[p]);
 #if Q8_WORDS
             if (pair.words) chunk_words(pair.chunk[p], pair.n_blocks, blocks[p]);
 #endif
         }
+        pair.next = pair.chunk[0] + chunk_bytes(type);
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
             group_tiles(type, &pair, &t, sums[0][g], TOKEN_RUN * 16);
@@ -749,7 +752,6 @@ INLINE size_t tile_heads(size_t left) {
 
 /* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: where registers allow
  * two, every score's q or e is loaded for both. */
-#undef WIDE
 #define WIDE (TILE_TOKENS > 2 ? 2 : 1)
 
 /* A single token's keys and values come from memory, and the next ones are asked for while these
@@ -1198,7 +1200,7 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
 TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
     /* So many sums are under way, AT_ONCE of them in registers: enough to hide the latency of two
      * instructions a cycle. One line is enough: more of them would not fit beside the sums. */
-    enum { CHAINS = 16, CHAIN_OPS = 256, AT_ONCE = TILE_TOKENS == 4 ? 16 : 2 * TILE_TOKENS };
+    enum { CHAINS = 16, CHAIN_OPS = 256, AT_ONCE = 2 * TILE_TOKENS * WIDE };
     uint8_t ones[LINE_BYTES];
     memset(ones, 1, sizeof ones);
     const uint8_t *at = ones;

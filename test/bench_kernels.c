@@ -1,6 +1,7 @@
 /* bench_kernels.c: how fast the kernels are, against what the memory gives in the same run.
  *
- *     cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c kernels.o base.o -lm -lpthread -o bench
+ *     make && cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c build/plain/kernels.o \
+ *         build/plain/base.o -lm -lpthread -o bench
  *     ./bench [table [MiB of weights [threads]]]
  *
  * Best of several rounds for each figure; reads and matmuls take turns, so that what disturbs one
