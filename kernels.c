@@ -84,9 +84,14 @@ _Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratc
 /* How many keys a row of prompt_attend sees; row: token * G + head. */
 static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + row / a->n_heads; }
 
-/* How far ahead of themselves read_all and matmul fetch, in each stream. */
+/* How far ahead of itself read_all fetches, in each stream; and how much farther than other formats
+ * matmul does where it fetches into the second level of the cache. */
 #define READ_AHEAD 1088
-#define FETCH_AHEAD 4096
+#define SECOND_AHEAD 1664
+
+/* How many blocks of 16 keys, or of 16 columns, a tile of attention takes side by side: with two,
+ * where registers allow it, more sums are under way. */
+#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
 /* How an island's functions are declared. */
 #define INLINE TARGET static inline INLINED __attribute__((unused))
 
@@ -178,6 +183,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define chunk_at OWN(chunk_at)
 #define super_at OWN(super_at)
 #define prefetch_streams OWN(prefetch_streams)
+#define fetch_to_second OWN(fetch_to_second)
+#define fetch_line OWN(fetch_line)
 #define fetch_lines OWN(fetch_lines)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
@@ -939,4 +946,17 @@ const Kernels *kernels_select(const char *name, Error *e) {
     }
     fail(e, NULL, "instruction set", "unknown, expected one of %s, got \"%s\"", names, name);
     return NULL;
+}
+
+uint32_t kernels_fetch_ahead(void) {
+    enum { NEAR = 512, FAR = 4096 };
+#if defined(__x86_64__)
+    enum { FAMILY_OF_ZEN_5 = 0x1a };
+    uint32_t a = 0, b = 0, c = 0, d = 0;
+    bool amd = __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx;
+    if (amd && __get_cpuid(1, &a, &b, &c, &d) &&
+        (a >> 8 & 0xf) + (a >> 20 & 0xff) >= FAMILY_OF_ZEN_5)
+        return FAR;
+#endif
+    return NEAR;
 }

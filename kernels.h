@@ -56,6 +56,7 @@ typedef struct {
     float *dq;    /* (T * Kp/32) d * (float)(sum of the block's q) */
     int32_t *sum; /* (T * Kp/16) sum of the sub-block's q */
     uint16_t *b;  /* (ceil(T/16) * 16 * nb * 32) the tiles, 64-byte aligned */
+    uint32_t fetch_ahead; /* bytes: kernels_fetch_ahead() */
 } Operand;
 
 /* The G heads that share a KV head, of one query token or of ATTEND_TOKENS that follow each other,
@@ -162,6 +163,12 @@ typedef struct {
 const Kernels *kernels_select(const char *name, Error *e);
 /* The tables that this CPU can run, best first; NULL behind the last: for tests and --verify. */
 const Kernels *kernels_available(uint32_t index);
+
+/* How far ahead of itself, in bytes of each panel, matmul of few tokens should fetch weights into
+ * the first-level cache of this processor: as far as it can have lines under way. (A Zen 4 has 24,
+ * of both panels, and is slower the farther it goes beyond; a Zen 5 has enough for the whole time
+ * that memory takes. docs/speed.md.) Any value gives the same results. */
+uint32_t kernels_fetch_ahead(void);
 
 /* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0
  * below, infinity above, NaN for NaN. For tests: it costs as much as sixteen in a table do. */

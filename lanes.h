@@ -308,14 +308,25 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
+/* Does AVX-512 multiply q8, so fast that lines can come from the second level of the cache in time?
+ * The others need theirs in the first. */
+INLINE int fetch_to_second(Type type) { return type == TYPE_Q8 && WIDE > 1; }
+
+INLINE void fetch_line(Type type, const uint8_t *line) {
+    if (fetch_to_second(type))
+        __builtin_prefetch(line, 0, 2);
+    else
+        __builtin_prefetch(line, 0, 3);
+}
+
 /* Fetch what is due at `step` 0..7 of a pair of blocks: an eighth of what the pair and its part of
  * the chunk's scales take. Spread evenly like this the memory is never idle while the arithmetic
- * runs, and has the time of FETCH_AHEAD bytes to deliver. (Bursts: docs/speed.md.) */
+ * runs, and has the time of Operand.fetch_ahead to deliver. (Bursts: docs/speed.md.) */
 INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
     const size_t lines = chunk_bytes(type) / 4 / LINE_BYTES, k = (size_t)step;
     FORGET(quarter); /* or gcc keeps one address per line */
     UNROLL for (size_t i = k * lines / 8; i < (k + 1) * lines / 8; i++)
-        __builtin_prefetch(quarter + i * LINE_BYTES, 0, 3);
+        fetch_line(type, quarter + i * LINE_BYTES);
 }
 
 /* The integer sums of block b of np panels, whose codes are at `codes`, `apart` bytes from each
@@ -411,13 +422,13 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
 
 /* STREAMS panels times nt tokens: a chunk of n_blocks. s, m: of panel p and token t at p nt + t. */
 INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
-                             size_t n_blocks, const Tokens *a, Lanes *s, Lanes *m) {
+                             size_t n_blocks, const Tokens *a, size_t ahead, Lanes *s, Lanes *m) {
     const size_t pair_size = pair_bytes(type);
     ChunkScales q5[STREAMS];
     UNROLL for (size_t p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
-        const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + FETCH_AHEAD;
+        const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + ahead;
         UNROLL for (int half = 0; half < 2; half++) {
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
@@ -437,6 +448,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
 INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t step,
                        const Operand *a, float *y, size_t y_stride) {
     const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
+    const size_t ahead = a->fetch_ahead + (fetch_to_second(type) ? SECOND_AHEAD : 0);
     const uint8_t *base = w->data + panel * size;
     Lanes acc[4 * STREAMS], s[4 * STREAMS], m[4 * STREAMS];
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
@@ -447,7 +459,7 @@ INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t 
             s[j] = is_super(type) ? lanes_set1(0) : acc[j];
             m[j] = lanes_set1(0);
         }
-        few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, s, m);
+        few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, ahead, s, m);
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
             const uint8_t *d = super_at(type, base, chunk, c) + j / nt * apart;
             acc[j] = is_super(type) ? super_add(type, d, s[j], m[j], acc[j]) : s[j];
@@ -512,12 +524,12 @@ typedef struct {
 } ChunkPair;
 
 /* What block b of a tile fetches. */
-INLINE void fetch_share(const ChunkPair *w, size_t b) {
+INLINE void fetch_share(Type type, const ChunkPair *w, size_t b) {
     const uint8_t *at = w->next + b * w->share * LINE_BYTES;
     const size_t apart = (size_t)(w->chunk[1] - w->chunk[0]);
     UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
-        __builtin_prefetch(at, 0, 3);
-        __builtin_prefetch(at + apart, 0, 3);
+        fetch_line(type, at);
+        fetch_line(type, at + apart);
     }
 }
 
@@ -560,7 +572,7 @@ INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, 
     }
     for (size_t b = 0; b < w->n_blocks; b++) {
         BlockScales scales[2];
-        fetch_share(w, b);
+        fetch_share(TYPE_Q8, w, b);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
         UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
             unpacked_scales(TYPE_Q8, w->chunk[p], NULL, b);
@@ -609,7 +621,7 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
     for (size_t b = 0; b < w->n_blocks; b++) {
-        fetch_share(w, b);
+        fetch_share(type, w, b);
         chunk_pair_block(type, nt, w, b, a, i, s);
     }
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
@@ -750,10 +762,6 @@ INLINE size_t tile_heads(size_t left) {
     return left <= most ? left : min_size((left + 1) / 2, most);
 }
 
-/* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: where registers allow
- * two, every score's q or e is loaded for both. */
-#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
-
 /* A single token's keys and values come from memory, and the next ones are asked for while these
  * are used: as many bytes ahead as come by in about the time that memory takes, and more than a
  * tile of keys takes. */
@@ -778,8 +786,11 @@ INLINE void score_tile(int half, size_t n, size_t np, const Attend *a, const flo
             k[p] = cache_load(half, a->k, at);
             cache_prefetch(half, a->k, at, ahead);
         }
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-            lanes_fma(lanes_set1(q[i / np * row_step]), k[i % np], acc[i]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            FORGET(q); /* or gcc broadcasts to a register once for all p, a slower way on a Zen 4 */
+            UNROLL for (size_t i = p; i < n * np; i += np) acc[i] =
+                lanes_fma(lanes_set1(q[i / np * row_step]), k[p], acc[i]);
+        }
     }
     UNROLL for (size_t i = 0; i < n * np; i++)
         lanes_store(scores + i / np * ATTEND_KEYS + j + i % np * 16, acc[i]);
@@ -800,8 +811,11 @@ INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t ro
             v[p] = cache_load(half, a->v, at);
             cache_prefetch(half, a->v, at, ahead);
         }
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-            lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[i % np], acc[i]);
+        UNROLL for (size_t p = 0; p < np; p++) {
+            FORGET(e);
+            UNROLL for (size_t i = p; i < n * np; i += np) acc[i] =
+                lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[p], acc[i]);
+        }
     }
     UNROLL for (size_t i = 0; i < n * np; i++)
         lanes_store(out + i / np * a->v_stride + i % np * 16, acc[i]);

@@ -990,6 +990,7 @@ static bool engine_fill(Engine *e, Error *err) {
     uint32_t original = c->yarn_original_max_position_embeddings;
     e->kernels = kernels_select(o->isa, err);
     if (!e->kernels) return false;
+    e->act.fetch_ahead = kernels_fetch_ahead();
     e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
     e->v_stride = (uint32_t)round_up(c->head_dim, 16);
     e->terms = e->model->quantized ? 2 : 1;

@@ -99,7 +99,8 @@ static Operand make_operand(const Kernels *k, uint32_t n_tok, uint32_t cols) {
     uint64_t seed = 5;
     for (size_t i = 0; i < n; i++) x[i] = (float)(int32_t)random_bits(&seed) * 0x1p-31f;
     uint16_t *b = get(((size_t)n_tok + 15) / 16 * 16 * cols * 2);
-    Operand a = {n_tok, cols, x, cols, get(n), get(n / 8), get(n / 8), get(n / 4), b};
+    Operand a = {n_tok,      cols,       x,          cols, get(n),
+                 get(n / 8), get(n / 8), get(n / 4), b,    kernels_fetch_ahead()};
     for (uint32_t t = 0; t < n_tok; t++) {
         k->quantize_row(&a, t);
         if (k->round_row) k->round_row(&a, t);
