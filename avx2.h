@@ -112,6 +112,7 @@ INLINE int32_t sums_total(Sums s) {
     x = _mm256_add_epi32(x, _mm256_shuffle_epi32(x, 0xb1));
     return _mm256_cvtsi256_si32(x);
 }
+INLINE int32_t bytes_total(const int8_t *p) { return total_16(p); }
 INLINE Sums sums_left(Sums s, int by) {
     return (Sums){_mm256_slli_epi32(s.a, by), _mm256_slli_epi32(s.b, by)};
 }

@@ -135,6 +135,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define sums_max OWN(sums_max)
 #define sums_largest OWN(sums_largest)
 #define sums_total OWN(sums_total)
+#define bytes_total OWN(bytes_total)
 #define sums_left OWN(sums_left)
 #define sums_right OWN(sums_right)
 #define sums_from_u8 OWN(sums_from_u8)
@@ -158,7 +159,6 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define lanes_sum OWN(lanes_sum)
 #define lanes_largest OWN(lanes_largest)
 #define lanes_exp OWN(lanes_exp)
-#define low_byte_total OWN(low_byte_total)
 #define quantize_codes OWN(quantize_codes)
 #define quantize_block OWN(quantize_block)
 #define kernel_quantize_row OWN(kernel_quantize_row)
@@ -372,6 +372,11 @@ INLINE int32_t sums_total(Sums s) { /* wraps around */
     EACH total += (uint32_t)s.i[n];
     return (int32_t)total;
 }
+INLINE int32_t bytes_total(const int8_t *p) {
+    int32_t total = 0;
+    EACH total += p[n];
+    return total;
+}
 INLINE Sums sums_left(Sums s, int by) {
     EACH s.i[n] = (int32_t)((uint32_t)s.i[n] << by);
     return s;
@@ -470,6 +475,13 @@ static inline int32_t load_pair(const int16_t *q) {
     return two;
 }
 
+/* Sum of 16 signed bytes, by the instruction that sums eight unsigned ones. */
+static inline int32_t total_16(const int8_t *p) {
+    __m128i x = _mm_loadu_si128((const __m128i *)p);
+    x = _mm_sad_epu8(_mm_xor_si128(x, _mm_set1_epi8(-128)), _mm_setzero_si128());
+    return _mm_cvtsi128_si32(x) + _mm_extract_epi16(x, 4) - 16 * 128;
+}
+
 /* ==== Island: AVX2, FMA, F16C ================================================================= */
 
 #define ISLAND avx2
@@ -560,6 +572,7 @@ INLINE Sums sums_and(Sums x, Sums y) { return _mm512_and_si512(x, y); }
 INLINE Sums sums_max(Sums x, Sums y) { return _mm512_max_epi32(x, y); }
 INLINE int32_t sums_largest(Sums s) { return _mm512_reduce_max_epi32(s); }
 INLINE int32_t sums_total(Sums s) { return _mm512_reduce_add_epi32(s); }
+INLINE int32_t bytes_total(const int8_t *p) { return total_16(p); }
 INLINE Sums sums_left(Sums s, int by) { return _mm512_slli_epi32(s, (unsigned)by); }
 INLINE Sums sums_right(Sums s, int by) { return _mm512_srli_epi32(s, (unsigned)by); }
 INLINE Sums sums_from_u8(const uint8_t *p) {
@@ -788,6 +801,7 @@ INLINE int32_t sums_largest(Sums s) {
 INLINE int32_t sums_total(Sums s) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(s.a, s.b), vaddq_s32(s.c, s.d)));
 }
+INLINE int32_t bytes_total(const int8_t *p) { return vaddlvq_s8(vld1q_s8(p)); }
 /* Shifts are written as operators: the functions of arm_neon.h want literal counts. */
 INLINE Sums sums_left(Sums s, int by) { return (Sums){s.a << by, s.b << by, s.c << by, s.d << by}; }
 INLINE int32x4_t right(int32x4_t s, int by) {

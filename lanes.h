@@ -101,11 +101,6 @@ typedef struct {
     size_t n;
 } QuantBlock;
 
-/* Sum of the low bytes, which are signed. */
-INLINE int32_t low_byte_total(Sums s) {
-    return sums_total(sums_and(sums_add(s, sums_set1(128)), sums_set1(255))) - 16 * 128;
-}
-
 /* Round a, b to int8 after scaling, sum the two halves. Adding 1.5 * 2^23 leaves the integer, to
  * nearest and ties to even, in the low bits. (With a subnormal largest value the factor overflows:
  * what is infinite or NaN then has low bits 0.) */
@@ -115,8 +110,8 @@ INLINE void quantize_codes(const QuantBlock *to, Lanes a, Lanes b, float factor)
     Sums high = lanes_bits(lanes_add(lanes_mul(b, f), round));
     sums_store_low_bytes(to->q, low);
     sums_store_low_bytes(to->q + 16, high);
-    to->sum[0] = low_byte_total(low);
-    to->sum[to->n] = low_byte_total(high);
+    to->sum[0] = bytes_total(to->q);
+    to->sum[to->n] = bytes_total(to->q + 16);
 }
 
 INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
@@ -144,8 +139,12 @@ TARGET static void kernel_quantize_row(const Operand *a, uint32_t t) {
         QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at,
                          a->sum + first * (padded / 16) + 2 * b * n + i, n};
         size_t left = a->cols > k ? a->cols - k : 0;
-        quantize_block(&to, lanes_load_some(x + min_size(k, a->cols), left),
-                       lanes_load_some(x + min_size(k + 16, a->cols), left > 16 ? left - 16 : 0));
+        if (left >= 32)
+            quantize_block(&to, lanes_load(x + k), lanes_load(x + k + 16));
+        else
+            quantize_block(
+                &to, lanes_load_some(x + min_size(k, a->cols), left),
+                lanes_load_some(x + min_size(k + 16, a->cols), left > 16 ? left - 16 : 0));
     }
 }
 
