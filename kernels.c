@@ -89,10 +89,6 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define READ_AHEAD 1088
 #define SECOND_AHEAD 1664
 
-/* How many blocks of 16 keys, or of 16 columns, a tile of attention takes side by side: with two,
- * where registers allow it, more sums are under way. */
-#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
-
 /* How an island's functions are declared. */
 #define INLINE TARGET static inline INLINED __attribute__((unused))
 

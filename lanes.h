@@ -307,9 +307,9 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
-/* Does AVX-512 multiply q8, so fast that lines can come from the second level of the cache in time?
- * The others need theirs in the first. */
-INLINE int fetch_to_second(Type type) { return type == TYPE_Q8 && WIDE > 1; }
+/* q8 with AVX-512 (the island of the largest tiles) is multiplied so fast that lines can come from
+ * the second level of the cache in time; the others need theirs in the first. */
+INLINE int fetch_to_second(Type type) { return type == TYPE_Q8 && TILE_TOKENS > 2; }
 
 INLINE void fetch_line(Type type, const uint8_t *line) {
     if (fetch_to_second(type))
@@ -761,6 +761,10 @@ INLINE size_t tile_heads(size_t left) {
     return left <= most ? left : min_size((left + 1) / 2, most);
 }
 
+/* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: two where registers
+ * allow it, so that more sums are under way. */
+#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
+
 /* A single token's keys and values come from memory, and the next ones are asked for while these
  * are used: as many bytes ahead as come by in about the time that memory takes, and more than a
  * tile of keys takes. */
@@ -811,7 +815,7 @@ INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t ro
             cache_prefetch(half, a->v, at, ahead);
         }
         UNROLL for (size_t p = 0; p < np; p++) {
-            FORGET(e);
+            FORGET(e); /* as in score_tile */
             UNROLL for (size_t i = p; i < n * np; i += np) acc[i] =
                 lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[p], acc[i]);
         }
