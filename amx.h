@@ -156,52 +156,32 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     }
 }
 
-/* Tokens first .. first + n_tok - 1 times a pair of panels, which are two streams from memory. */
-INLINE void panel_pair_tokens(Type type, size_t cols, const uint8_t *const panels[2],
-                              const Operand *a, size_t first, size_t n_tok,
-                              float y[2][TOKEN_RUN][PANEL_ROWS]) {
-    for (size_t p = 0; p < 2; p++) memset(y[p], 0, n_tok * sizeof y[p][0]);
-    for (size_t c = 0; 256 * c < cols; c++) {
-        for (size_t p = 0; p < 2; p++) {
-            const uint8_t *chunk = chunk_at(type, cols, panels[p], c);
-            chunk_tokens(type, chunk, super_at(type, panels[p], chunk, c), 8 * c,
-                         min_size(cols / 32 - 8 * c, 8), a, first, n_tok, y[p]);
+/* Tokens first .. first + n_tok - 1 times np panels, 1 or 2, which are as many streams from memory.
+ * Outputs: those of token `first`. */
+INLINE void panel_pair_tokens(Type type, size_t np, const uint8_t *panel, ptrdiff_t apart,
+                              const Operand *a, size_t first, size_t n_tok, float *y) {
+    const size_t blocks = a->cols / 32, y_apart = outputs_size(a);
+    for (size_t p = 0; p < np; p++) memset(y + p * y_apart, 0, n_tok * PANEL_ROWS * sizeof *y);
+    for (size_t c = 0; 8 * c < blocks; c++) {
+        for (size_t p = 0; p < np; p++) {
+            const uint8_t *at = panel + (ptrdiff_t)p * apart;
+            const uint8_t *chunk = chunk_at(type, a->cols, at, c);
+            chunk_tokens(type, chunk, super_at(type, at, chunk, c), 8 * c,
+                         min_size(blocks - 8 * c, 8), a, first, n_tok,
+                         (float(*)[PANEL_ROWS])(y + p * y_apart));
         }
     }
 }
 
-/* Where panels p and p + 1 of n_panels begin (the last one may be alone: then it is both), and how
- * far their columns of y are from the first panel's. */
-INLINE void pair_at(const Mat *w, size_t panel, size_t step, size_t n_panels, size_t p,
-                    const uint8_t *at[2], size_t columns[2]) {
-    const size_t size = panel_bytes(w->type, w->cols);
-    for (size_t i = 0; i < 2; i++) {
-        size_t one = min_size(p + i, n_panels - 1) * step;
-        at[i] = w->data + (panel + one) * size;
-        columns[i] = one * PANEL_ROWS;
-    }
-}
-
-INLINE void amx_exact(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                      const Operand *a, float *y, size_t y_stride) {
-    _Alignas(64) float sums[2][TOKEN_RUN][PANEL_ROWS];
+INLINE void amx_exact(Type type, const Panels *w, const Operand *a, float *y) {
     if (a->n_tok <= TILE_TOKENS) { /* these read panels as they lie in memory */
-        table.matmul[type](w, panel, step, n_panels, a, y, y_stride);
+        table.matmul[type](w, a, y);
         return;
     }
-    y += (size_t)panel * PANEL_ROWS;
-    for (size_t p = 0; p < n_panels; p += 2) {
-        const uint8_t *panels[2];
-        size_t columns[2];
-        pair_at(w, panel, step, n_panels, p, panels, columns);
-        for (size_t first = 0, n; first < a->n_tok; first += n) {
-            n = min_size(a->n_tok - first, TOKEN_RUN);
-            panel_pair_tokens(type, w->cols, panels, a, first, n, sums);
-            for (size_t t = 0; t < n; t++)
-                for (size_t i = 2; i-- > 0;)
-                    memcpy(y + (first + t) * y_stride + columns[i], sums[i][t], sizeof sums[i][t]);
-        }
-    }
+    for (size_t p = 0; p < w->n; p += 2, y += 2 * outputs_size(a))
+        for (size_t t = 0; t < a->n_tok; t += TOKEN_RUN)
+            panel_pair_tokens(type, min_size(w->n - p, 2), panel_at(w, p), w->apart, a, t,
+                              min_size(a->n_tok - t, TOKEN_RUN), y + t * PANEL_ROWS);
     TILE_RELEASE();
 }
 
@@ -223,15 +203,17 @@ INLINE size_t bf16_tile(const Operand *a, size_t t, size_t b) {
     return b / 8 * 8 * groups + t / 16 * min_size(all - b / 8 * 8, 8) + b % 8;
 }
 
-TARGET static void amx_round_row(const Operand *a, uint32_t t) {
-    const float *x = a->x + t * a->x_stride;
+TARGET static void amx_round(const Operand *a, const Piece *x) {
     Bf16Tile *tiles = (Bf16Tile *)a->b;
-    for (size_t k = 0; k < a->cols; k += 32) {
-        size_t left = a->cols - k;
-        Lanes low = lanes_load_some(x + k, left);
-        Lanes high = left > 16 ? lanes_load_some(x + k + 16, left - 16) : lanes_set1(0);
-        __m512bh both = _mm512_cvtne2ps_pbh(high, low);
-        memcpy(tiles[bf16_tile(a, t, k / 32)][t % 16], &both, sizeof both);
+    for (size_t k = 0; k < x->cols; k += 32) {
+        const float *at = x->x + k / 16 * x->x_apart;
+        size_t left = x->cols - k;
+        for (size_t i = 0, t = x->t; i < x->n_tok; i++, t++, at += x->x_stride) {
+            Lanes low = lanes_load_some(at, left);
+            Lanes high = left > 16 ? lanes_load_some(at + x->x_apart, left - 16) : lanes_set1(0);
+            __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+            memcpy(tiles[bf16_tile(a, t, (x->k + k) / 32)][t % 16], &both, sizeof both);
+        }
     }
 }
 
@@ -333,53 +315,35 @@ INLINE void dot_rows(size_t n_rows, Bf16Tile *x, Bf16Tile *w, size_t w_apart, si
     if (r < n_rows) dot_tiles(0, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
 }
 
-/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: add to y. */
-INLINE void prompt_columns(Type type, size_t cols, const uint8_t *const panels[2], const Operand *a,
-                           size_t first, size_t n_tok, size_t k, size_t k_end,
-                           float y[2][PROMPT_RUN][PANEL_ROWS]) {
+/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: add to y, the
+ * outputs of token `first`. */
+INLINE void prompt_columns(Type type, const uint8_t *const panels[2], const Operand *a,
+                           size_t first, size_t n_tok, size_t k, size_t k_end, float *y) {
     _Alignas(64) Bf16Tile w[2][8];
     for (size_t c = k / 256; 256 * c < k_end; c++) {
-        size_t n = min_size(cols / 32 - 8 * c, 8);
+        size_t n = min_size(a->cols / 32 - 8 * c, 8);
         for (size_t p = 0; p < 2; p++) {
-            const uint8_t *chunk = chunk_at(type, cols, panels[p], c);
+            const uint8_t *chunk = chunk_at(type, a->cols, panels[p], c);
             chunk_expand(type, chunk, super_at(type, panels[p], chunk, c), n, w[p]);
         }
-        dot_rows(n_tok, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y[0][0],
-                 PROMPT_RUN * PANEL_ROWS);
+        dot_rows(n_tok, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y,
+                 outputs_size(a));
     }
 }
 
-/* The sums of 16 rows and n tokens between y (n, y_stride) and (n, 16). */
-INLINE void sums_from_rows(float (*sums)[PANEL_ROWS], const float *y, size_t y_stride, size_t n) {
-    for (size_t t = 0; t < n; t++) memcpy(sums[t], y + t * y_stride, sizeof sums[t]);
-}
-INLINE void sums_to_rows(float *y, size_t y_stride, float (*sums)[PANEL_ROWS], size_t n) {
-    for (size_t t = 0; t < n; t++) memcpy(y + t * y_stride, sums[t], sizeof sums[t]);
-}
-
-INLINE void amx_prompt(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                       const Operand *a, float *y, size_t y_stride) {
-    _Alignas(64) float sums[2][PROMPT_RUN][PANEL_ROWS];
-    y += (size_t)panel * PANEL_ROWS;
+/* A lone last panel is the second of its pair too. */
+INLINE void amx_prompt(Type type, const Panels *w, const Operand *a, float *y) {
     tile_shapes(16, LINE_BYTES);
-    for (size_t first = 0, n; first < a->n_tok; first += n) {
-        n = min_size(a->n_tok - first, PROMPT_RUN);
-        float *rows = y + first * y_stride;
-        for (size_t k = 0; k < w->cols; k += PROMPT_COLS) {
-            for (size_t p = 0; p < n_panels; p += 2) {
-                const uint8_t *panels[2];
-                size_t columns[2], k_end = min_size(k + PROMPT_COLS, w->cols);
-                pair_at(w, panel, step, n_panels, p, panels, columns);
-                for (size_t i = 0; i < 2; i++)
-                    if (k == 0)
-                        memset(sums[i], 0, n * sizeof sums[i][0]);
-                    else
-                        sums_from_rows(sums[i], rows + columns[i], y_stride, n);
-                prompt_columns(type, w->cols, panels, a, first, n, k, k_end, sums);
-                for (size_t i = 2; i-- > 0;) sums_to_rows(rows + columns[i], y_stride, sums[i], n);
+    memset(y, 0, (w->n + w->n % 2) * outputs_size(a) * sizeof *y);
+    for (size_t t = 0; t < a->n_tok; t += PROMPT_RUN)
+        for (size_t k = 0; k < a->cols; k += PROMPT_COLS)
+            for (size_t p = 0; p < w->n; p += 2) {
+                const uint8_t *at = panel_at(w, p);
+                const uint8_t *panels[2] = {at, w->n - p > 1 ? at + w->apart : at};
+                prompt_columns(type, panels, a, t, min_size(a->n_tok - t, PROMPT_RUN), k,
+                               min_size(k + PROMPT_COLS, a->cols),
+                               y + p * outputs_size(a) + t * PANEL_ROWS);
             }
-        }
-    }
     TILE_RELEASE();
 }
 
@@ -594,7 +558,7 @@ TARGET static uint64_t amx_dot_all(uint32_t rounds) {
 /* Everything else as AVX-512 does it. */
 static const Kernels table_amx = {
     .name = "amx",
-    .quantize_row = kernel_quantize_row,
+    .quantize = kernel_quantize,
     .matmul = {[TYPE_F32] = matmul_f32,
                [TYPE_F16] = matmul_f16,
                [TYPE_BF16] = matmul_bf16,
@@ -603,7 +567,7 @@ static const Kernels table_amx = {
                [TYPE_Q6] = amx_q6,
                [TYPE_Q5_0] = amx_q5_0,
                [TYPE_Q5_1] = amx_q5_1},
-    .round_row = amx_round_row,
+    .round = amx_round,
     .prompt_matmul = {[TYPE_Q8] = amx_prompt_q8,
                       [TYPE_Q5] = amx_prompt_q5,
                       [TYPE_Q6] = amx_prompt_q6,

@@ -158,9 +158,12 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define lanes_exp OWN(lanes_exp)
 #define quantize_codes OWN(quantize_codes)
 #define quantize_block OWN(quantize_block)
-#define kernel_quantize_row OWN(kernel_quantize_row)
+#define quantize_columns OWN(quantize_columns)
+#define kernel_quantize OWN(kernel_quantize)
+#define panel_at OWN(panel_at)
 #define plain_column OWN(plain_column)
 #define plain_tile OWN(plain_tile)
+#define plain_panels OWN(plain_panels)
 #define matmul_plain OWN(matmul_plain)
 #define is_super OWN(is_super)
 #define chunk_head_bytes OWN(chunk_head_bytes)
@@ -197,7 +200,6 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define token_tile OWN(token_tile)
 #define token_tiles OWN(token_tiles)
 #define group_tiles OWN(group_tiles)
-#define panels_tokens OWN(panels_tokens)
 #define many_tokens OWN(many_tokens)
 #define matmul_blocks OWN(matmul_blocks)
 #define matmul_f32 OWN(matmul_f32)
@@ -596,15 +598,17 @@ INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) 
     /* 0xea: (a & b) | c */
     return _mm512_ternarylogic_epi32(line_shift(nibbles, shift), _mm512_set1_epi8(15), h, 0xea);
 }
+/* Here and below: with the intrinsic gcc copies every sum before and after. */
 INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
-    s = _mm512_dpbusd_epi32(s, x, _mm512_set1_epi32(load_four(q)));
-    return _mm512_dpbusd_epi32(s, y, _mm512_set1_epi32(load_four(q + 4)));
+    __m512i first = _mm512_set1_epi32(load_four(q)), second = _mm512_set1_epi32(load_four(q + 4));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(x), "v"(first));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(y), "v"(second));
+    return s;
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
 INLINE Line line_from_words(Sums even, Sums odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
 }
-/* With the intrinsic gcc copies every sum before and after. */
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m512i pair = _mm512_set1_epi32(load_pair(q));
     __asm__("vpdpwssd %2, %1, %0" : "+v"(s) : "v"(x), "v"(pair));

@@ -18,7 +18,7 @@
 #include "model.h"
 
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
-#define STREAMS 2       /* panels that one token reads in lock-step */
+#define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
 #define DOT_ROUND_OPS 65536
 #define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
 #define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
@@ -33,6 +33,24 @@ typedef struct {
     uint32_t rows, cols;
     const uint8_t *data; /* matrix_bytes(type, rows, cols), 64-byte aligned */
 } Mat;
+
+/* What one call of matmul() takes: n panels of 16 rows, as wide as its Operand. They go in pairs,
+ * which one token reads side by side: fastest when the two lie far apart, and the next pair behind
+ * them, for then they are two long streams. Panel i is at data + i / 2 * next + i % 2 * apart. */
+typedef struct {
+    Type type;
+    uint32_t n;
+    const uint8_t *data;   /* the first panel */
+    ptrdiff_t apart, next; /* bytes: from a pair's first panel to its second, to the next pair */
+} Panels;
+
+/* n panels of w from panel `first` on, with distances in panels. */
+static inline Panels matrix_panels(const Mat *w, size_t first, size_t apart, size_t next,
+                                   uint32_t n) {
+    size_t size = panel_bytes(w->type, w->cols);
+    return (Panels){w->type, n, w->data + first * size, (ptrdiff_t)(apart * size),
+                    (ptrdiff_t)(next * size)};
+}
 
 /* T activation rows x (T, K), as operands of matmul. For block formats they are also quantized: per
  * 32 columns int8 q and a float scale d, x ~ d q. Tokens lie in groups of 16 (the last group has
@@ -58,6 +76,12 @@ typedef struct {
     uint16_t *b;  /* (ceil(T/16) * 16 * nb * 32) the tiles, 64-byte aligned */
     uint32_t fetch_ahead; /* bytes: kernels_fetch_ahead() */
 } Operand;
+
+/* What matmul() gives for a panel: (Tp, 16) floats, Tp being T rounded up to whole groups. */
+static inline size_t outputs_size(const Operand *a) {
+    size_t groups = ((size_t)a->n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS;
+    return groups * GROUP_TOKENS * PANEL_ROWS;
+}
 
 /* The G heads that share a KV head, of one query token or of ATTEND_TOKENS that follow each other,
  * against ATTEND_KEYS keys or fewer. Of several, token t sees t more keys than the first one, but
@@ -88,19 +112,27 @@ typedef struct {
     size_t out_stride;
 } PromptAttend;
 
+/* Columns k .. k + cols - 1 of tokens t .. t + n_tok - 1: 16 columns lie side by side, those of
+ * token t + i from column k + 16 j on at x + i * x_stride + j * x_apart. k is a multiple of 32, and
+ * so is cols, unless they are the last ones. */
+typedef struct {
+    uint32_t t, n_tok, k, cols;
+    const float *x;
+    size_t x_stride, x_apart;
+} Piece;
+
 typedef struct {
     const char *name; /* "scalar", "avx2", "avxvnni", "avx512", "amx", "neon" */
 
-    /* Row t of a: from a->x + t * x_stride fill q, d, dq, sum. Per block: amax = largest |x|
-     * (compared as integers, so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0,
-     * q = 0; else d = amax / 127, q = x * (127 / amax) rounded to nearest, ties to even. */
-    void (*quantize_row)(const Operand *a, uint32_t t);
+    /* Fill q, d, dq and sum of a with a piece. Per block: amax = largest |x| (compared as integers,
+     * so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0, q = 0; else d = amax /
+     * 127, q = x * (127 / amax) rounded to nearest, ties to even. With the last columns come the
+     * zeros behind them. */
+    void (*quantize)(const Operand *a, const Piece *x);
 
-    /* y[t * y_stride + n] = sum over k of w[n][k] a[t][k], for every token and for the 16 rows n of
-     * each of n_panels panels: panel, panel + step, panel + 2 step ... One token reads STREAMS
-     * panels side by side, which is fastest when they are far apart and the next call's stand
-     * behind them: long streams. y is (T, N rounded up to 16). By type, acc starting at 0, k
-     * ascending:
+    /* Rows times tokens: row n of panel i times token t goes to y[i * outputs_size(a) + t * 16 +
+     * n]. There is room for an even number of panels; what lies behind the last token and the last
+     * panel may be overwritten. By type, acc starting at 0, k ascending:
      *   f32 f16 bf16  acc = fma(w, x, acc) for each k
      *   q8 q5_0       acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q
      *                 (q5_0: q_w - 16)
@@ -110,19 +142,17 @@ typedef struct {
      *                 acc = fma(-dmin, m, acc)
      *   q6            per 256: s = 0; per block s = fma(d, (float)(sc0 isum0 + sc1 isum1), s),
      *                 codes minus 32; then acc = fma(dw, s, acc) */
-    void (*matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                            const Operand *a, float *y, size_t y_stride);
+    void (*matmul[N_TYPES])(const Panels *w, const Operand *a, float *y);
 
     /* For tokens of a prompt, where a matrix unit is faster and more precise with bf16 than with
      * int8; NULL where there is none. They give the same bits for any number of tokens and any
-     * split, but not those of other tables. round_row fills b; prompt_matmul takes w rounded to
-     * bf16 (to within a unit of its last place) times b, with float sums. */
-    void (*round_row)(const Operand *a, uint32_t t);
-    void (*prompt_matmul[N_TYPES])(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                                   const Operand *a, float *y, size_t y_stride);
-    /* For tokens of a prompt, in all tables; those with round_row have their own bits, the others
+     * split, but not those of other tables. round fills b with a piece; prompt_matmul takes w
+     * rounded to bf16 (to within a unit of its last place) times b, with float sums. */
+    void (*round)(const Operand *a, const Piece *x);
+    void (*prompt_matmul[N_TYPES])(const Panels *w, const Operand *a, float *y);
+    /* For tokens of a prompt, in all tables; those with `round` have their own bits, the others
      * the same ones. out = sum over j of e[j] v[j] / sum of e[j], e[j] = exp(q k[j]).
-     * With round_row: q k to about 2^-16 of its terms, e and v rounded to bf16.
+     * With `round`: q k to about 2^-16 of its terms, e and v rounded to bf16.
      * The others make int16 of each head of q, each k[j] and each v[j]: x = norm / 32767 times x *
      * (32767 / norm) rounded to nearest, ties to even; norm = sqrtf(sum of squares). Sums of their
      * products are exact. WORD_KEYS keys at a time: e[j] = exp16(score[j] - the part's largest);

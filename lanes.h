@@ -91,9 +91,9 @@ INLINE Lanes lanes_exp(Lanes x) {
     return lanes_if_less(x, lanes_set1(0x1.62e2p6f), e, beyond);
 }
 
-/* ---- quantize_row ---------------------------------------------------------------------------- */
+/* ---- quantize -------------------------------------------------------------------------------- */
 
-/* What quantize_row writes of one block; n is the distance between its two sub-block sums. */
+/* What quantize() writes of one block; n is the distance between its two sub-block sums. */
 typedef struct {
     int8_t *q;     /* (32) */
     float *d, *dq; /* (1) */
@@ -130,22 +130,35 @@ INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
     *to->dq = *to->d * (float)(to->sum[0] + to->sum[to->n]);
 }
 
-TARGET static void kernel_quantize_row(const Operand *a, uint32_t t) {
-    size_t padded = ((size_t)a->cols + 63) / 64 * 64, first = t / GROUP_TOKENS * GROUP_TOKENS;
-    size_t n = min_size(a->n_tok - first, GROUP_TOKENS), i = t - first;
-    const float *x = a->x + t * a->x_stride;
-    for (size_t b = 0; b < padded / 32; b++) {
-        size_t at = first * (padded / 32) + b * n + i, k = 32 * b;
-        QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at,
-                         a->sum + first * (padded / 16) + 2 * b * n + i, n};
-        size_t left = a->cols > k ? a->cols - k : 0;
+/* Columns k .. k + cols - 1 of one token, x: the first of them; and the zeros behind the last. */
+INLINE void quantize_columns(const Operand *a, size_t t, size_t k, size_t cols, const float *x,
+                             size_t x_apart) {
+    const size_t blocks = ((size_t)a->cols + 63) / 64 * 2, first = t / GROUP_TOKENS * GROUP_TOKENS;
+    const size_t n = min_size(a->n_tok - first, GROUP_TOKENS);
+    const size_t all = k + cols == a->cols ? blocks - k / 32 : cols / 32;
+    const size_t at = first * blocks + k / 32 * n + t - first;
+    QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2 - (t - first), n};
+    for (size_t b = 0; b < all; b++, to.q += 32 * n, to.d += n, to.dq += n, to.sum += 2 * n) {
+        size_t left = cols > 32 * b ? cols - 32 * b : 0;
+        const float *from = x + (left > 0 ? 2 * b * x_apart : 0);
         if (left >= 32)
-            quantize_block(&to, lanes_load(x + k), lanes_load(x + k + 16));
+            quantize_block(&to, lanes_load(from), lanes_load(from + x_apart));
         else
-            quantize_block(
-                &to, lanes_load_some(x + min_size(k, a->cols), left),
-                lanes_load_some(x + min_size(k + 16, a->cols), left > 16 ? left - 16 : 0));
+            quantize_block(&to, lanes_load_some(from, left),
+                           left > 16 ? lanes_load_some(from + x_apart, left - 16) : lanes_set1(0));
     }
+}
+
+TARGET static void kernel_quantize(const Operand *a, const Piece *x) {
+    for (size_t i = 0; i < x->n_tok; i++)
+        quantize_columns(a, x->t + i, x->k, x->cols, x->x + i * x->x_stride, x->x_apart);
+}
+
+/* ---- matmul ---------------------------------------------------------------------------------- */
+
+/* Panel i. */
+INLINE const uint8_t *panel_at(const Panels *w, size_t i) {
+    return w->data + (ptrdiff_t)(i / 2) * w->next + (ptrdiff_t)(i % 2) * w->apart;
 }
 
 /* ---- matmul with f32, f16 and bf16 weights ------------------------------------------------------
@@ -162,49 +175,46 @@ INLINE Lanes plain_column(Type type, const uint8_t *panel, size_t k, int odd) {
 }
 
 /* `np` panels, `apart` bytes and y_apart floats from each other, times `nt` tokens, x_stride apart;
- * np * nt <= 4. Several panels at once are several streams from memory; several tokens share a
- * loaded weight. */
-INLINE void plain_tile(Type type, size_t np, size_t nt, const uint8_t *panel, size_t apart,
-                       size_t cols, const float *x, size_t x_stride, float *y, size_t y_apart,
-                       size_t y_stride) {
+ * np * nt <= 4. Several panels at once are several streams from memory, and more sums under way;
+ * several tokens share a loaded weight. */
+INLINE void plain_tile(Type type, size_t np, size_t nt, const uint8_t *panel, ptrdiff_t apart,
+                       size_t cols, const float *x, size_t x_stride, float *y, size_t y_apart) {
     Lanes acc[4];
     UNROLL for (size_t i = 0; i < np * nt; i++) acc[i] = lanes_set1(0);
     for (size_t k = 0; k < cols; k += 2) {
         UNROLL for (size_t odd = 0; odd < 2; odd++) {
             if (k + odd >= cols) break;
             UNROLL for (size_t p = 0; p < np; p++) {
-                Lanes w = plain_column(type, panel + p * apart, k + odd, (int)odd);
+                Lanes w = plain_column(type, panel + (ptrdiff_t)p * apart, k + odd, (int)odd);
                 UNROLL for (size_t t = 0; t < nt; t++) acc[p * nt + t] =
                     lanes_fma(w, lanes_set1(x[t * x_stride + k + odd]), acc[p * nt + t]);
             }
         }
     }
     UNROLL for (size_t p = 0; p < np; p++) UNROLL for (size_t t = 0; t < nt; t++)
-        lanes_store(y + t * y_stride + p * y_apart, acc[p * nt + t]);
+        lanes_store(y + p * y_apart + t * PANEL_ROWS, acc[p * nt + t]);
 }
 
-INLINE void matmul_plain(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                         const Operand *a, float *y, size_t y_stride) {
-    const size_t size = panel_bytes(type, w->cols), apart = step * size, cols = w->cols;
-    const size_t y_apart = (size_t)step * PANEL_ROWS, xs = a->x_stride;
-    for (size_t p = 0, np; p < n_panels; p += np) {
-        const uint8_t *at = w->data + panel * size + p * apart;
-        float *out = y + (size_t)panel * PANEL_ROWS + p * y_apart;
-        size_t t = 0;
-        np = n_panels - p >= 4 && a->n_tok < 4 ? 4 : 1;
-        if (np == 1)
-            for (; t + 4 <= a->n_tok; t += 4)
-                plain_tile(type, 1, 4, at, apart, cols, a->x + t * xs, xs, out + t * y_stride,
-                           y_apart, y_stride);
-        for (; t < a->n_tok; t++) {
-            const float *x = a->x + t * xs;
-            float *row = out + t * y_stride;
-            if (np == 4)
-                plain_tile(type, 4, 1, at, apart, cols, x, xs, row, y_apart, 0);
-            else
-                plain_tile(type, 1, 1, at, apart, cols, x, xs, row, y_apart, 0);
-        }
-    }
+/* np panels, 1 or 2, times all tokens. */
+INLINE void plain_panels(Type type, size_t np, const uint8_t *panel, ptrdiff_t apart,
+                         const Operand *a, float *y) {
+    const size_t y_apart = outputs_size(a);
+    size_t t = 0;
+    for (; t + 4 <= a->n_tok; t += 4)
+        for (size_t p = 0; p < np; p++)
+            plain_tile(type, 1, 4, panel + (ptrdiff_t)p * apart, 0, a->cols, a->x + t * a->x_stride,
+                       a->x_stride, y + p * y_apart + t * PANEL_ROWS, 0);
+    for (; t < a->n_tok; t++)
+        plain_tile(type, np, 1, panel, apart, a->cols, a->x + t * a->x_stride, 0,
+                   y + t * PANEL_ROWS, y_apart);
+}
+
+INLINE void matmul_plain(Type type, const Panels *w, const Operand *a, float *y) {
+    for (size_t p = 0; p < w->n; p += 2, y += 2 * outputs_size(a))
+        if (w->n - p > 1)
+            plain_panels(type, 2, panel_at(w, p), w->apart, a, y);
+        else
+            plain_panels(type, 1, panel_at(w, p), 0, a, y);
 }
 
 /* ---- matmul with block formats -----------------------------------------------------------------
@@ -332,16 +342,17 @@ INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
  * other, times tokens i to i + nt - 1, to s[p * nt + t]; np * nt <= 8. In q6 of its sub-block
  * `part` alone. `fetch`: see fetch_lines. */
 INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
-                      size_t apart, int half, const Tokens *a, size_t b, size_t i, int part,
+                      ptrdiff_t apart, int half, const Tokens *a, size_t b, size_t i, int part,
                       const uint8_t *fetch, Sums *s) {
     const int8_t *q = a->q + (b * a->n + i) * 32;
     tile_start(type, np, nt, a, 2 * b * a->n + i, part, s);
     UNROLL for (int r = 0; r < 8; r += 2) {
         if (type == TYPE_Q6 && r / 4 != part) continue;
         UNROLL for (size_t p = 0; p < np; p++) {
-            Line x = tile_line(type, unpacked, codes + p * apart, half, r);
-            Line y = tile_line(type, unpacked, codes + p * apart, half, r + 1);
-            if (!unpacked) fetch_lines(type, fetch + p * apart, 4 * half + r / 2);
+            const ptrdiff_t at = (ptrdiff_t)p * apart;
+            Line x = tile_line(type, unpacked, codes + at, half, r);
+            Line y = tile_line(type, unpacked, codes + at, half, r + 1);
+            if (!unpacked) fetch_lines(type, fetch + at, 4 * half + r / 2);
             UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
                 type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
                                 : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
@@ -381,7 +392,7 @@ INLINE void tile_scale(Type type, size_t np, size_t nt, const BlockScales *w, co
 
 /* Both, for one block: first the exact integer sums, then the scales w. */
 INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
-                       size_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
+                       ptrdiff_t apart, int half, const BlockScales *w, const Tokens *a, size_t b,
                        size_t i, const uint8_t *fetch, Lanes *acc) {
     const size_t at = b * a->n + i;
     Sums s[8];
@@ -419,12 +430,13 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
     }
 }
 
-/* STREAMS panels times nt tokens: a chunk of n_blocks. s, m: of panel p and token t at p nt + t. */
-INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t apart,
+/* A pair of panels times nt tokens: a chunk of n_blocks. s, m: of panel p and token t at p nt + t.
+ */
+INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff_t apart,
                              size_t n_blocks, const Tokens *a, size_t ahead, Lanes *s, Lanes *m) {
     const size_t pair_size = pair_bytes(type);
     ChunkScales q5[STREAMS];
-    UNROLL for (size_t p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
+    UNROLL for (int p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_size;
         const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + ahead;
@@ -432,7 +444,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
             size_t block = b + (size_t)half;
             if (block >= n_blocks) break;
             BlockScales w[STREAMS];
-            UNROLL for (size_t p = 0; p < STREAMS; p++) w[p] =
+            UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
                 block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, block);
             tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, fetch, s);
             if (type != TYPE_Q5) continue;
@@ -442,17 +454,16 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, size_t 
     }
 }
 
-/* STREAMS panels, `step` panels from each other, times nt tokens, all there are: read straight from
- * the panels, because the memory takes longer than the arithmetic. y: at the first panel. */
-INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t step,
-                       const Operand *a, float *y, size_t y_stride) {
-    const size_t size = panel_bytes(type, w->cols), apart = step * size, n_blocks = w->cols / 32;
+/* A pair of panels times nt tokens, all there are: read straight from the panels, because the
+ * memory takes longer than the arithmetic. */
+INLINE void few_tokens(Type type, size_t nt, const uint8_t *panel, ptrdiff_t apart,
+                       const Operand *a, float *y) {
+    const size_t n_blocks = a->cols / 32;
     const size_t ahead = a->fetch_ahead + (fetch_to_second(type) ? SECOND_AHEAD : 0);
-    const uint8_t *base = w->data + panel * size;
     Lanes acc[4 * STREAMS], s[4 * STREAMS], m[4 * STREAMS];
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
-        const uint8_t *chunk = chunk_at(type, w->cols, base, c);
+        const uint8_t *chunk = chunk_at(type, a->cols, panel, c);
         Tokens t = tokens_at(a, 0, 8 * c);
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
             s[j] = is_super(type) ? lanes_set1(0) : acc[j];
@@ -460,12 +471,12 @@ INLINE void few_tokens(Type type, size_t nt, const Mat *w, size_t panel, size_t 
         }
         few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, ahead, s, m);
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
-            const uint8_t *d = super_at(type, base, chunk, c) + j / nt * apart;
+            const uint8_t *d = super_at(type, panel, chunk, c) + (ptrdiff_t)(j / nt) * apart;
             acc[j] = is_super(type) ? super_add(type, d, s[j], m[j], acc[j]) : s[j];
         }
     }
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++)
-        lanes_store(y + j % nt * y_stride + j / nt * step * PANEL_ROWS, acc[j]);
+        lanes_store(y + j / nt * GROUP_TOKENS * PANEL_ROWS + j % nt * PANEL_ROWS, acc[j]);
 }
 
 /* A block unpacked: eight lines of codes as sums_dot takes them, or q8 as 16 lines of words, and
@@ -525,7 +536,7 @@ typedef struct {
 /* What block b of a tile fetches. */
 INLINE void fetch_share(Type type, const ChunkPair *w, size_t b) {
     const uint8_t *at = w->next + b * w->share * LINE_BYTES;
-    const size_t apart = (size_t)(w->chunk[1] - w->chunk[0]);
+    const ptrdiff_t apart = w->chunk[1] - w->chunk[0];
     UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
         fetch_line(type, at);
         fetch_line(type, at + apart);
@@ -596,12 +607,12 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
                              size_t i, Lanes *acc) {
     BlockScales scales[2];
     const uint8_t *codes = w->blocks[0][b].codes;
-    size_t apart = sizeof w->blocks[0];
+    ptrdiff_t apart = sizeof w->blocks[0];
     UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
         unpacked_scales(type, w->chunk[p], w->blocks[p], b);
     if (type == TYPE_Q8) {
         codes = w->chunk[0] + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
-        apart = (size_t)(w->chunk[1] - w->chunk[0]);
+        apart = w->chunk[1] - w->chunk[0];
     }
     tile_block(type, 1, 2, nt, codes, apart, 0, scales, a, b, i, NULL, acc);
 }
@@ -657,14 +668,13 @@ INLINE void group_tiles(Type type, ChunkPair *w, const Tokens *a, float *y, size
 #define TOKEN_RUN 128
 
 /* Tokens first .. first + n_tok - 1 (first: a whole number of groups) times two panels, of which
- * the second may be the first again. The sums stay in a small array of their own: rows of y lie a
- * power of two apart, which caches do not like. */
-INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2], const Operand *a,
-                        size_t first, size_t n_tok, float sums[2][TOKEN_RUN][16]) {
+ * the second may be the first again. y, y_apart: their sums, in the cache meanwhile. */
+INLINE void many_tokens(Type type, const uint8_t *const panels[2], const Operand *a, size_t first,
+                        size_t n_tok, float *y, size_t y_apart) {
     _Alignas(64) Block blocks[2][8];
-    const size_t all = w->cols / 32, tiles = n_tok / TILE_TOKENS + n_tok % TILE_TOKENS;
+    const size_t all = a->cols / 32, tiles = n_tok / TILE_TOKENS + n_tok % TILE_TOKENS;
     const size_t lines = first == 0 ? chunk_bytes(type) / LINE_BYTES : 0; /* then they are there */
-    for (size_t p = 0; p < 2; p++) memset(sums[p], 0, n_tok * sizeof sums[p][0]);
+    for (size_t p = 0; p < 2; p++) memset(y + p * y_apart, 0, n_tok * PANEL_ROWS * sizeof *y);
     for (size_t c = 0; 8 * c < all; c++) {
         ChunkPair pair = {.blocks = (const Block(*)[8])blocks,
                           .n_blocks = min_size(all - 8 * c, 8),
@@ -674,7 +684,7 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
         pair.words = type == TYPE_Q8 && n_tok >= WORDS_TOKENS;
 #endif
         for (size_t p = 0; p < 2; p++) {
-            pair.chunk[p] = chunk_at(type, w->cols, panels[p], c);
+            pair.chunk[p] = chunk_at(type, a->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
             chunk_unpack(type, 0, pair.chunk[p], pair.n_blocks, blocks[p]);
 #if Q8_WORDS
@@ -684,59 +694,33 @@ INLINE void many_tokens(Type type, const Mat *w, const uint8_t *const panels[2],
         pair.next = pair.chunk[0] + chunk_bytes(type);
         for (size_t g = 0; g < n_tok; g += GROUP_TOKENS) {
             Tokens t = tokens_at(a, first + g, 8 * c);
-            group_tiles(type, &pair, &t, sums[0][g], TOKEN_RUN * 16);
+            group_tiles(type, &pair, &t, y + g * PANEL_ROWS, y_apart);
         }
     }
 }
 
-/* Any number of tokens times np panels, `step` panels from each other; y: at the first of them. */
-INLINE void panels_tokens(Type type, size_t np, const Mat *w, size_t panel, size_t step,
-                          const Operand *a, float *y, size_t y_stride) {
-    _Alignas(64) float sums[2][TOKEN_RUN][16];
-    const size_t size = panel_bytes(type, w->cols), y_apart = step * PANEL_ROWS;
-    for (size_t p = 0; p < np; p += 2) {
-        size_t second = min_size(p + 1, np - 1), n;
-        const uint8_t *panels[2] = {w->data + (panel + p * step) * size,
-                                    w->data + (panel + second * step) * size};
-        for (size_t first = 0; first < a->n_tok; first += n) {
-            n = min_size(a->n_tok - first, TOKEN_RUN);
-            many_tokens(type, w, panels, a, first, n, sums);
-            for (size_t t = 0; t < n; t++) {
-                float *out = y + (first + t) * y_stride;
-                memcpy(out + second * y_apart, sums[1][t], sizeof sums[1][t]);
-                memcpy(out + p * y_apart, sums[0][t], sizeof sums[0][t]);
-            }
-        }
-    }
-}
-
-INLINE void matmul_blocks(Type type, const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,
-                          const Operand *a, float *y, size_t y_stride) {
-    const size_t few = TILE_TOKENS > 2 ? TILE_TOKENS : 2;
-    size_t p = 0;
-    y += (size_t)panel * PANEL_ROWS;
-    for (; a->n_tok <= few && n_panels - p >= STREAMS; p += STREAMS) {
-        float *out = y + p * step * PANEL_ROWS;
-        if (a->n_tok == 1)
-            few_tokens(type, 1, w, panel + p * step, step, a, out, y_stride);
+INLINE void matmul_blocks(Type type, const Panels *w, const Operand *a, float *y) {
+    const size_t few = TILE_TOKENS > 2 ? TILE_TOKENS : 2, y_apart = outputs_size(a);
+    for (size_t p = 0; p < w->n; p += 2, y += 2 * y_apart) {
+        const uint8_t *at = panel_at(w, p), *panels[2] = {at, w->n - p > 1 ? at + w->apart : at};
+        if (a->n_tok > few || w->n - p == 1)
+            for (size_t t = 0; t < a->n_tok; t += TOKEN_RUN)
+                many_tokens(type, panels, a, t, min_size(a->n_tok - t, TOKEN_RUN),
+                            y + t * PANEL_ROWS, y_apart);
+        else if (a->n_tok == 1)
+            few_tokens(type, 1, at, w->apart, a, y);
         else if (a->n_tok == 2)
-            few_tokens(type, 2, w, panel + p * step, step, a, out, y_stride);
+            few_tokens(type, 2, at, w->apart, a, y);
         else if (few > 2 && a->n_tok == 3)
-            few_tokens(type, 3, w, panel + p * step, step, a, out, y_stride);
+            few_tokens(type, 3, at, w->apart, a, y);
         else if (few > 2)
-            few_tokens(type, 4, w, panel + p * step, step, a, out, y_stride);
+            few_tokens(type, 4, at, w->apart, a, y);
     }
-    if (p < n_panels)
-        panels_tokens(type, n_panels - p, w, panel + p * step, step, a, y + p * step * PANEL_ROWS,
-                      y_stride);
 }
 
 /* A function of the table for one type. */
 #define MATMUL(name, type, how)                                                                    \
-    TARGET static void name(const Mat *w, uint32_t panel, uint32_t step, uint32_t n_panels,        \
-                            const Operand *a, float *y, size_t y_stride) {                         \
-        how(type, w, panel, step, n_panels, a, y, y_stride);                                       \
-    }
+    TARGET static void name(const Panels *w, const Operand *a, float *y) { how(type, w, a, y); }
 
 MATMUL(matmul_f32, TYPE_F32, matmul_plain)
 MATMUL(matmul_f16, TYPE_F16, matmul_plain)
@@ -1243,7 +1227,7 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
 
 static const Kernels table = {
     .name = STRING(ISLAND),
-    .quantize_row = kernel_quantize_row,
+    .quantize = kernel_quantize,
     .matmul = {[TYPE_F32] = matmul_f32,
                [TYPE_F16] = matmul_f16,
                [TYPE_BF16] = matmul_bf16,

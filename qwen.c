@@ -124,15 +124,17 @@ typedef struct {
     size_t x_stride, q_stride, kv_stride, f_stride;
     float *x;            /* (T, H) the residual stream */
     bool rounds_prompts; /* prompts take bf16 activations (kernels.h: prompt_matmul) */
-    uint32_t terms;   /* rows per token of the next three: 2 with int8 activations, see prepare() */
-    float *normed;    /* (terms T, H) */
-    float *q, *k, *v; /* (terms T, A D), (terms T, B D), (terms T, B D) */
-    float *heads;     /* (T, A D) what attention found */
-    float *gate, *up; /* (T, F) */
-    float *y;         /* (T, H) output of o_proj and down_proj */
-    float *cos, *sin; /* (T, D/2) */
-    float *logits;    /* (DECODE_ROWS, V) of a decoding pass, rows logits_stride() apart */
-    Operand act;      /* room for terms T tokens of H, or T tokens of the widest input */
+    uint32_t terms;      /* rows per token of `normed`: 2 with int8 activations, see prepare() */
+    float *normed;       /* (terms T, H) */
+    float *q, *k, *v;    /* (T, A D), (T, B D), (T, B D) */
+    float *heads;        /* (T, A D) what attention found */
+    float *gated;        /* (T, F) input of down_proj, if that is f32, f16 or bf16 */
+    float *outputs;      /* (threads, outputs_room) what matmul() gave to a unit of work */
+    size_t outputs_room;
+    float *cos, *sin;      /* (T, D/2) */
+    float *logits;         /* (DECODE_ROWS, V) of a decoding pass, rows logits_stride() apart */
+    Operand act;           /* room for terms T tokens of H, or T tokens of A D */
+    Operand hidden;        /* (T, F) input of down_proj */
     float *attend_scratch; /* (threads, attend_room) */
     size_t attend_room;
     Pace pace;
@@ -366,7 +368,7 @@ typedef struct {
     const float *in; /* prepare: rows to normalize or take as they are */
     size_t in_stride;
     const float *norm_weight; /* prepare: NULL: no normalization */
-    uint32_t in_terms;        /* prepare: rows per token, 1 or 2 */
+    uint32_t in_terms;        /* prepare: rows per token of e->act, 1 or 2 */
     uint32_t n_splits;        /* attend: parts of the context that are separate units */
 } Pass;
 
@@ -385,25 +387,32 @@ static void rest_row(const Engine *e, uint32_t t) {
     }
 }
 
+/* Columns of tokens become what matrices of block formats take: rounded or quantized. */
+static void operand_fill(const Pass *p, const Operand *a, const Piece *x) {
+    const Kernels *K = p->e->kernels;
+    (p->rounds ? K->round : K->quantize)(a, x);
+}
+
 /* One token's input to the next matrices: normalized, and quantized or rounded if the model asks
  * for it. */
 static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
     Engine *e = p->e;
+    const Operand *a = &e->act;
     uint32_t t = token * p->in_terms;
     if (p->norm_weight)
         e->kernels->rmsnorm(e->normed + t * e->x_stride, p->in + token * p->in_stride,
-                            p->norm_weight, e->act.cols, e->model->config->rms_norm_eps);
+                            p->norm_weight, a->cols, e->model->config->rms_norm_eps);
     if (!e->model->quantized) return;
-    if (p->rounds) {
-        e->kernels->round_row(&e->act, t);
-        return;
-    }
-    e->kernels->quantize_row(&e->act, t);
+    Piece row = {
+        .t = t, .n_tok = 1, .cols = a->cols, .x = a->x + t * a->x_stride, .x_apart = PANEL_ROWS};
+    operand_fill(p, a, &row);
     if (p->in_terms == 1) return;
     rest_row(e, t);
-    e->kernels->quantize_row(&e->act, t + 1);
+    row.t++;
+    row.x += a->x_stride;
+    operand_fill(p, a, &row);
 }
 
 /* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. With
@@ -423,69 +432,97 @@ static void prepare(Pass *p, uint32_t n, const float *in, size_t stride, uint32_
     if (norm || e->model->quantized) parallel_for(e->pool, n, prepare_unit, p);
 }
 
-/* What happens to rows of a product while they are warm. */
-typedef enum { AFTER_NOTHING, AFTER_BIAS, AFTER_RESIDUAL } After;
 typedef struct {
     const Mat *w;
     float *y; /* (n, y_stride) */
     size_t y_stride;
-    uint32_t terms; /* rows of y per token: the second is added to the first; 0: as 1 */
-    After after;
-    const float *bias; /* AFTER_BIAS: (rows), or NULL */
+    const float *bias; /* (rows), or NULL */
+    bool add;          /* to y: a residual connection */
 } Product;
+#define MAX_PRODUCTS 3
 typedef struct {
     const Pass *pass;
-    const Product *products; /* (n_products) matrices that share their input */
-    uint32_t n_products;
+    const Operand *input;
+    const Product *products; /* matrices that share their input */
+    uint32_t units[MAX_PRODUCTS];
 } Products;
 
 static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-/* A unit of work is STREAMS panels, one from each half of the matrix: unit u takes panels u and
- * u + n_units. So a thread that takes unit after unit reads long streams.
- *
- * A wide matrix times rounded activations is cut into fewer units: prompt_matmul goes over the
- * tokens' columns piece by piece, and the more panels meet a piece the less often it is fetched. */
-static uint32_t n_units(const Pass *p, const Mat *w) {
-    uint32_t units = (n_panels(w) + STREAMS - 1) / STREAMS, threads = p->e->options.threads;
-    if (!p->rounds || w->cols <= PROMPT_COLS) return units;
-    uint32_t share = (units + threads - 1) / threads, parts = (share + 7) / 8;
-    return (uint32_t)min_size(units, (size_t)threads * parts);
+/* The rows of a matrix are cut into `parts`, a pair of panels or two pairs each. Of a prompt every
+ * part is a unit of work: the cache holds what it gives. Otherwise a unit takes up to `most` parts,
+ * UNIT_PANELS panels, but every thread has four units or more, so that all are done at the same
+ * time:
+ *   - with few tokens, because between two units the memory waits, a tenth of a part's time;
+ *   - in prompt_matmul with a wide input, because it goes over the columns piece by piece, and the
+ *     more panels meet a piece the less often it is fetched. */
+#define UNIT_PANELS 16
+static uint32_t n_units(const Pass *p, const Operand *a, uint32_t parts, uint32_t most) {
+    uint32_t threads = p->e->options.threads, share = (parts + threads - 1) / threads;
+    bool wide = p->rounds && a->cols > PROMPT_COLS, few = a->n_tok <= 2 * DECODE_ROWS;
+    if (!wide && !few) return parts;
+    if (most > share / 4) most = share < 4 ? 1 : share / 4;
+    return (uint32_t)min_size(parts, (size_t)threads * ((share + most - 1) / most));
 }
 
-/* What follows the product of 16 rows (fewer in the last panel) while they are warm. */
-static void product_finish(Engine *e, const Product *p, uint32_t panel) {
-    const Kernels *K = e->kernels;
-    uint32_t row = panel * PANEL_ROWS, rows = p->w->rows - row, terms = p->terms == 2 ? 2 : 1;
+/* Which of `parts` unit u of n takes: [first, end). */
+typedef struct {
+    uint32_t first, end;
+} Range;
+static Range unit_range(uint32_t unit, uint32_t n, uint32_t parts) {
+    return (Range){(uint32_t)((uint64_t)parts * unit / n),
+                   (uint32_t)((uint64_t)parts * (unit + 1) / n)};
+}
+
+/* Pairs of panels, one from each half of the matrix: a thread that takes unit after unit reads two
+ * long streams. */
+static uint32_t product_pairs(const Mat *w) { return (n_panels(w) + 1) / 2; }
+
+static void panels_multiply(const Pass *p, const Panels *w, const Operand *a, float *y) {
+    const Kernels *K = p->e->kernels;
+    bool rounded = p->rounds && K->prompt_matmul[w->type];
+    (rounded ? K->prompt_matmul : K->matmul)[w->type](w, a, y);
+}
+
+/* Store the product of a panel, out (tokens, 16), a token having `terms` rows. */
+static void product_store(const Engine *e, const Product *p, uint32_t panel, uint32_t n_tok,
+                          uint32_t terms, float *out) {
+    uint32_t row = panel * PANEL_ROWS, rows = (uint32_t)min_size(p->w->rows - row, PANEL_ROWS);
     bool add_rest = terms == 2 && p->w->type >= TYPE_Q8; /* plain types took all of x at once */
-    if (rows > PANEL_ROWS) rows = PANEL_ROWS;
-    for (uint32_t t = 0; t < e->act.n_tok; t += terms) {
-        float *y = p->y + t * p->y_stride + row;
-        if (add_rest) K->add(y, y + p->y_stride, rows);
-        if (p->after == AFTER_BIAS && p->bias) K->add(y, p->bias + row, rows);
-        if (p->after == AFTER_RESIDUAL) K->add(e->x + t * e->x_stride + row, y, rows);
+    float *y = p->y + row;
+    for (uint32_t t = 0; t < n_tok; t += terms, out += terms * PANEL_ROWS, y += p->y_stride) {
+        if (add_rest) e->kernels->add(out, out + PANEL_ROWS, rows);
+        if (p->bias) e->kernels->add(out, p->bias + row, rows);
+        if (p->add)
+            e->kernels->add(y, out, rows);
+        else
+            memcpy(y, out, rows * sizeof *y);
     }
 }
 
 static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
-    (void)thread;
     const Products *j = ctx;
-    Engine *e = j->pass->e;
-    const Kernels *K = e->kernels;
-    const Product *p = j->products;
-    while (unit >= n_units(j->pass, p->w)) unit -= n_units(j->pass, p++->w);
-    uint32_t step = n_units(j->pass, p->w), n = (n_panels(p->w) - unit + step - 1) / step;
-    bool rounded = j->pass->rounds && K->prompt_matmul[p->w->type];
-    (rounded ? K->prompt_matmul : K->matmul)[p->w->type](p->w, unit, step, n, &e->act, p->y,
-                                                         p->y_stride);
-    for (uint32_t i = 0; i < n; i++) product_finish(e, p, unit + i * step);
+    const Engine *e = j->pass->e;
+    uint32_t i = 0;
+    while (unit >= j->units[i]) unit -= j->units[i++];
+    const Product *p = &j->products[i];
+    uint32_t half = product_pairs(p->w);
+    Range r = unit_range(unit, j->units[i], half);
+    uint32_t pairs = r.end - r.first, second = n_panels(p->w) - half - r.first; /* or one less */
+    Panels w = matrix_panels(p->w, r.first, half, 1, pairs + (second < pairs ? second : pairs));
+    float *out = e->outputs + thread * e->outputs_room;
+    panels_multiply(j->pass, &w, j->input, out);
+    for (i = 0; i < w.n; i++, out += outputs_size(j->input))
+        product_store(e, p, r.first + i / 2 + i % 2 * half, j->input->n_tok, j->pass->in_terms,
+                      out);
 }
 
-/* Compute products of the operand e->act: all their rows are one range of parallel work. */
-static void multiply(Pass *p, const Product *products, uint32_t n) {
-    Products j = {p, products, n};
+/* Compute n products of an input: all their rows are one range of parallel work. */
+static void multiply(const Pass *p, const Operand *input, const Product *products, uint32_t n) {
+    Products j = {.pass = p, .input = input, .products = products};
     uint32_t units = 0;
-    for (uint32_t i = 0; i < n; i++) units += n_units(p, products[i].w);
+    for (uint32_t i = 0; i < n; i++)
+        units += j.units[i] = n_units(p, input, product_pairs(products[i].w), UNIT_PANELS / 2);
     parallel_for(p->e->pool, units, product_unit, &j);
 }
 
@@ -541,9 +578,7 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     const ModelConfig *c = e->model->config;
     const float *cosine = e->cos + (size_t)t * (c->head_dim / 2);
     const float *sine = e->sin + (size_t)t * (c->head_dim / 2);
-    size_t row = (size_t)t * p->terms;
-    float *q = e->q + row * e->q_stride, *k = e->k + row * e->kv_stride,
-          *v = e->v + row * e->kv_stride;
+    float *q = e->q + t * e->q_stride, *k = e->k + t * e->kv_stride, *v = e->v + t * e->kv_stride;
     e->kernels->rope(q, c->num_attention_heads, c->head_dim, cosine, sine);
     e->kernels->rope(k, c->num_key_value_heads, c->head_dim, cosine, sine);
     if (p->layer->k_bias) subtract_bias(e, k, p->layer->k_bias);
@@ -571,8 +606,7 @@ static Found found_at(const Engine *e, size_t n_tok, float *memory) {
 /* The query heads of one token that share a KV head: (G, D) */
 static const float *query_heads(const Pass *p, uint32_t t, uint32_t kv_head) {
     const ModelConfig *c = p->e->model->config;
-    return p->e->q + (size_t)t * p->terms * p->e->q_stride +
-           (size_t)kv_head * group_size(c) * c->head_dim;
+    return p->e->q + t * p->e->q_stride + (size_t)kv_head * group_size(c) * c->head_dim;
 }
 
 /* The same of a span's tokens, as attend() wants them: (G, D, T), in `room` if there are several.
@@ -713,7 +747,7 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
         .n_tok = span->n,
         .n_keys = (size_t)p->tokens[span->first].pos + 1,
         .q = query_heads(p, span->first, kv_head),
-        .q_stride = p->terms * e->q_stride,
+        .q_stride = e->q_stride,
         .k = (const uint16_t *)(const void *)(kv->k + plane * kv->k_plane),
         .v = (const uint16_t *)(const void *)(kv->v + plane * kv->v_plane),
         .scratch = e->prompt_scratch + (size_t)thread * PROMPT_ATTEND_BYTES,
@@ -773,12 +807,65 @@ static void attend(Pass *p) {
                      p);
 }
 
-/* gate = silu(gate) * up for one token. */
-static void silu_unit(void *ctx, uint32_t t, uint32_t thread) {
-    (void)thread;
-    const Engine *e = ((Pass *)ctx)->e;
-    e->kernels->silu_mul(e->gate + t * e->f_stride, e->up + t * e->f_stride,
-                         e->model->config->intermediate_size);
+/* down_proj's input: silu(gate) * up, 32 of its columns at a time, which are a block to quantize. A
+ * unit takes the same rows of gate_proj and up_proj, side by side: two long streams. Nothing of the
+ * intermediate size but its quantized form passes from one thread to another. */
+static uint32_t gated_parts(const Mat *w) { return (n_panels(w) + 1) / 2; }
+static uint32_t gated_units(const Pass *p) {
+    return n_units(p, &p->e->act, gated_parts(&p->layer->gate_proj), UNIT_PANELS / 4);
+}
+
+/* What gate_proj and up_proj gave: of panel i, gate + i * apart and up + i * apart, (T, 16) each.
+ */
+typedef struct {
+    float *gate, *up;
+    size_t apart;
+} Gated;
+
+/* Panels first .. first + n - 1 of both. */
+static Gated gate_and_up(const Pass *p, uint32_t first, uint32_t n, float *out) {
+    const Operand *a = &p->e->act;
+    const Mat *gate = &p->layer->gate_proj, *up = &p->layer->up_proj;
+    size_t apart = outputs_size(a), size = panel_bytes(gate->type, gate->cols);
+    if (gate->type == up->type) {
+        Panels both = {gate->type, 2 * n, gate->data + first * size, up->data - gate->data,
+                       (ptrdiff_t)size};
+        panels_multiply(p, &both, a, out);
+        return (Gated){out, out + apart, 2 * apart};
+    }
+    Gated g = {out, out + round_up(n, 2) * apart, apart};
+    Panels w = matrix_panels(gate, first, 1, 2, n);
+    panels_multiply(p, &w, a, g.gate);
+    w = matrix_panels(up, first, 1, 2, n);
+    panels_multiply(p, &w, a, g.up);
+    return g;
+}
+
+static void gated_unit(void *ctx, uint32_t unit, uint32_t thread) {
+    const Pass *p = ctx;
+    const Engine *e = p->e;
+    const Mat *w = &p->layer->gate_proj;
+    Range r = unit_range(unit, gated_units(p), gated_parts(w));
+    uint32_t first = 2 * r.first, row = first * PANEL_ROWS;
+    uint32_t n = (uint32_t)min_size(2 * r.end, n_panels(w)) - first;
+    Gated g = gate_and_up(p, first, n, e->outputs + thread * e->outputs_room);
+    for (uint32_t i = 0; i < n; i++)
+        e->kernels->silu_mul(g.gate + i * g.apart, g.up + i * g.apart, p->n * PANEL_ROWS);
+    Piece x = {.n_tok = p->n,
+               .k = row,
+               .cols = (uint32_t)min_size(w->rows - row, n * PANEL_ROWS),
+               .x = g.gate,
+               .x_stride = PANEL_ROWS,
+               .x_apart = g.apart};
+    if (p->layer->down_proj.type >= TYPE_Q8) {
+        operand_fill(p, &e->hidden, &x);
+        return;
+    }
+    for (uint32_t t = 0; t < p->n; t++)
+        for (uint32_t k = 0; k < x.cols; k += PANEL_ROWS)
+            memcpy(e->gated + t * e->f_stride + row + k,
+                   g.gate + k / PANEL_ROWS * g.apart + t * PANEL_ROWS,
+                   min_size(x.cols - k, PANEL_ROWS) * sizeof *e->gated);
 }
 
 /* One decoder layer over the pass's tokens: x += attention(norm(x)); x += mlp(norm(x)). */
@@ -790,30 +877,23 @@ static void layer_forward(Pass *p) {
      * their input has a second term. These matrices are the smallest. */
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm, p->terms);
     const Product qkv[] = {
-        {&l->q_proj, e->q, e->q_stride, p->terms, AFTER_BIAS, l->q_bias},
-        {&l->k_proj, e->k, e->kv_stride, p->terms, AFTER_BIAS, l->k_bias},
-        {&l->v_proj, e->v, e->kv_stride, p->terms, AFTER_BIAS, l->v_bias},
+        {&l->q_proj, e->q, e->q_stride, l->q_bias, false},
+        {&l->k_proj, e->k, e->kv_stride, l->k_bias, false},
+        {&l->v_proj, e->v, e->kv_stride, l->v_bias, false},
     };
-    multiply(p, qkv, 3);
+    multiply(p, &e->act, qkv, 3);
     parallel_for(e->pool, p->n, rotate_unit, p);
     attend(p);
 
     prepare(p, p->n, e->heads, e->q_stride, c->num_attention_heads * c->head_dim, NULL, 1);
-    const Product o = {
-        .w = &l->o_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
-    multiply(p, &o, 1);
+    const Product o = {&l->o_proj, e->x, e->x_stride, NULL, true};
+    multiply(p, &e->act, &o, 1);
 
     prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->post_attention_layernorm, 1);
-    const Product gate_up[] = {
-        {.w = &l->gate_proj, .y = e->gate, .y_stride = e->f_stride},
-        {.w = &l->up_proj, .y = e->up, .y_stride = e->f_stride},
-    };
-    multiply(p, gate_up, 2);
-    parallel_for(e->pool, p->n, silu_unit, p);
-    prepare(p, p->n, e->gate, e->f_stride, c->intermediate_size, NULL, 1);
-    const Product down = {
-        .w = &l->down_proj, .y = e->y, .y_stride = e->x_stride, .after = AFTER_RESIDUAL};
-    multiply(p, &down, 1);
+    e->hidden.n_tok = p->n;
+    parallel_for(e->pool, gated_units(p), gated_unit, p);
+    const Product down = {&l->down_proj, e->x, e->x_stride, NULL, true};
+    multiply(p, &e->hidden, &down, 1);
 }
 
 /* The embedding row and the rotary angles of one token. */
@@ -867,9 +947,8 @@ static void forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
     if (wanted == 0) return;
     p.rounds = false; /* a prompt has one row here: nothing to gain */
     prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm, 1);
-    const Product head = {
-        .w = &e->model->lm_head, .y = logits, .y_stride = logits_stride(e->model)};
-    multiply(&p, &head, 1);
+    const Product head = {&e->model->lm_head, logits, logits_stride(e->model), NULL, false};
+    multiply(&p, &e->act, &head, 1);
 }
 
 static void engine_close(Engine *e);
@@ -938,13 +1017,13 @@ static void engine_layout(Engine *e, Arena *a) {
     size_t n = e->chunk, heads = (size_t)c->num_attention_heads * c->head_dim;
     e->x = arena_floats(a, n, e->x_stride);
     e->normed = arena_floats(a, n * e->terms, e->x_stride);
-    e->y = arena_floats(a, n, e->x_stride);
-    e->q = arena_floats(a, n * e->terms, e->q_stride);
+    e->q = arena_floats(a, n, e->q_stride);
     e->heads = arena_floats(a, n, e->q_stride);
-    e->k = arena_floats(a, n * e->terms, e->kv_stride);
-    e->v = arena_floats(a, n * e->terms, e->kv_stride);
-    e->gate = arena_floats(a, n, e->f_stride);
-    e->up = arena_floats(a, n, e->f_stride);
+    e->k = arena_floats(a, n, e->kv_stride);
+    e->v = arena_floats(a, n, e->kv_stride);
+    e->gated = arena_floats(a, n, e->f_stride);
+    e->hidden.x = e->gated;
+    e->outputs = arena_floats(a, e->options.threads, e->outputs_room);
     e->cos = arena_floats(a, n, c->head_dim / 2);
     e->sin = arena_floats(a, n, c->head_dim / 2);
     e->logits = arena_floats(a, DECODE_ROWS, logits_stride(e->model));
@@ -952,13 +1031,14 @@ static void engine_layout(Engine *e, Arena *a) {
     e->partials = arena_floats(a, e->partial_units, found_floats(e, 1));
     e->spans = arena_take(a, n * sizeof *e->spans);
     if (!e->model->quantized) return; /* what follows is for int8 activations */
-    size_t two_terms = e->terms * round_up(c->hidden_size, 64);
-    operand_layout(&e->act, a, n, max_size(max_size(two_terms, c->intermediate_size), heads));
+    operand_layout(&e->act, a, n, max_size(e->terms * round_up(c->hidden_size, 64), heads));
+    operand_layout(&e->hidden, a, n, c->intermediate_size);
     if (prompt_attention(e))
         e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
     if (!e->rounds_prompts) return;
-    size_t widest = max_size(max_size(c->hidden_size, c->intermediate_size), heads);
-    e->act.b = arena_take(a, round_up(n, GROUP_TOKENS) * round_up(widest, 32) * sizeof *e->act.b);
+    n = round_up(n, GROUP_TOKENS);
+    e->act.b = arena_take(a, n * round_up(max_size(c->hidden_size, heads), 32) * sizeof(uint16_t));
+    e->hidden.b = arena_take(a, n * round_up(c->intermediate_size, 32) * sizeof(uint16_t));
 }
 
 static bool engine_scratch(Engine *e, Error *err) {
@@ -967,7 +1047,9 @@ static bool engine_scratch(Engine *e, Error *err) {
     e->x_stride = round_up(c->hidden_size, 16);
     e->q_stride = round_up((size_t)c->num_attention_heads * c->head_dim, 16);
     e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
-    e->f_stride = round_up(c->intermediate_size, 16);
+    e->f_stride = e->hidden.x_stride = round_up(c->intermediate_size, 16);
+    e->hidden.cols = c->intermediate_size;
+    e->outputs_room = UNIT_PANELS * PANEL_ROWS * round_up(e->terms * e->chunk, GROUP_TOKENS);
     e->attend_room = g * ATTEND_TOKENS * (ATTEND_KEYS + 2 * (e->v_stride + 2) + c->head_dim);
     e->attend_room = round_up(e->attend_room, 16);
     /* Split passes have fewer (token, head) pairs than threads. */
@@ -990,11 +1072,11 @@ static bool engine_fill(Engine *e, Error *err) {
     uint32_t original = c->yarn_original_max_position_embeddings;
     e->kernels = kernels_select(o->isa, err);
     if (!e->kernels) return false;
-    e->act.fetch_ahead = kernels_fetch_ahead();
+    e->act.fetch_ahead = e->hidden.fetch_ahead = kernels_fetch_ahead();
     e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
     e->v_stride = (uint32_t)round_up(c->head_dim, 16);
     e->terms = e->model->quantized ? 2 : 1;
-    e->rounds_prompts = e->model->quantized && e->kernels->round_row && !o->exact;
+    e->rounds_prompts = e->model->quantized && e->kernels->round && !o->exact;
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;

@@ -35,8 +35,10 @@ typedef struct {
  * on where the call before left it. n_panels is a multiple of STREAMS. */
 static void job_matmul(const Job *j) {
     uint32_t step = j->n_panels / STREAMS;
-    for (uint32_t i = 0; i < step; i++)
-        j->k->matmul[j->w->type](j->w, j->panel + i, step, STREAMS, j->a, j->y, 0);
+    for (uint32_t i = 0; i < step; i++) {
+        Panels w = matrix_panels(j->w, j->panel + i, step, 1, STREAMS);
+        j->k->matmul[w.type](&w, j->a, j->y);
+    }
 }
 
 static void *job_run(void *argument) {
@@ -101,17 +103,16 @@ static Operand make_operand(const Kernels *k, uint32_t n_tok, uint32_t cols) {
     uint16_t *b = get(((size_t)n_tok + 15) / 16 * 16 * cols * 2);
     Operand a = {n_tok,      cols,       x,          cols, get(n),
                  get(n / 8), get(n / 8), get(n / 4), b,    kernels_fetch_ahead()};
-    for (uint32_t t = 0; t < n_tok; t++) {
-        k->quantize_row(&a, t);
-        if (k->round_row) k->round_row(&a, t);
-    }
+    Piece all = {0, n_tok, 0, cols, x, cols, 16};
+    k->quantize(&a, &all);
+    if (k->round) k->round(&a, &all);
     return a;
 }
 
 /* One token over all the weights, for each format, and the plain read beside it. */
 static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, int n) {
     Operand a = make_operand(k, 1, COLS);
-    float *y = get(64u << 20);
+    float *y = get(STREAMS * GROUP_TOKENS * PANEL_ROWS * sizeof *y);
     for (int type = 0; type < N_TYPES; type++) {
         uint32_t panels = (uint32_t)(bytes / panel_bytes((Type)type, COLS) / 4 / (unsigned)n * 4);
         Mat w = {(Type)type, panels * (unsigned)n * 16, COLS, data};
@@ -141,7 +142,7 @@ static void bench_decode(const Kernels *k, const uint8_t *data, size_t bytes, in
 static void bench_tokens(const Kernels *k, const uint8_t *data, bool prompt) {
     const uint32_t toks[] = {1, 2, 4, 8, 16, 64, 512};
     const uint32_t rows = 2048;
-    float *y = get((size_t)MAX_TOKENS * rows * 4);
+    float *y = get((size_t)2 * MAX_TOKENS * PANEL_ROWS * sizeof *y);
     printf("tokens at once%s, one thread, %u x %u, TOPS:\n       ", prompt ? " of a prompt" : "",
            rows, COLS);
     for (size_t n = 0; n < 7; n++) printf("%7u", toks[n]);
@@ -155,7 +156,11 @@ static void bench_tokens(const Kernels *k, const uint8_t *data, bool prompt) {
             double best = 1e9;
             for (int round = 0; round < (toks[n] < 64 ? 20 : 4); round++) {
                 double begin = now_seconds();
-                (prompt ? k->prompt_matmul : k->matmul)[type](&w, 0, 1, rows / 16, &a, y, rows);
+                /* by pairs, as the engine does */
+                for (uint32_t p = 0; p < rows / PANEL_ROWS; p += 2) {
+                    Panels pair = matrix_panels(&w, p, 1, 2, 2);
+                    (prompt ? k->prompt_matmul : k->matmul)[type](&pair, &a, y);
+                }
                 best = fmin(best, now_seconds() - begin);
             }
             printf("%7.3f", 2.0 * rows * COLS * toks[n] / best / 1e12);
@@ -222,7 +227,8 @@ static void bench_prompt_attend(const Kernels *k, uint32_t dim, uint32_t heads,
 
 static void bench_rows(const Kernels *k) {
     const uint32_t n = 151936;
-    Operand a = make_operand(k, 1, 151936);
+    Operand a = make_operand(k, 1, n);
+    const Piece all = {0, 1, 0, n, a.x, 0, 16};
     float *x = get(n * 4), *y = get(n * 4), top;
     uint16_t *h = get(n * 2);
     double best[7];
@@ -233,7 +239,7 @@ static void bench_rows(const Kernels *k) {
         t[0] = now_seconds();
         k->max_finite(x, n, &top);
         t[1] = now_seconds();
-        k->quantize_row(&a, 0);
+        k->quantize(&a, &all);
         t[2] = now_seconds();
         k->rmsnorm(y, x, x, n, 1e-6f);
         t[3] = now_seconds();
@@ -247,8 +253,8 @@ static void bench_rows(const Kernels *k) {
         t[7] = now_seconds();
         for (int i = 0; i < 7; i++) best[i] = fmin(best[i], t[i + 1] - t[i]);
     }
-    const char *names[] = {"max_finite", "quantize_row", "rmsnorm", "silu_mul",
-                           "add",        "narrow",       "exp_sum"};
+    const char *names[] = {"max_finite", "quantize", "rmsnorm", "silu_mul",
+                           "add",        "narrow",   "exp_sum"};
     for (int i = 0; i < 7; i++)
         printf("  %-12s %6.2f GB/s of input, %6.1f us for %u\n", names[i], n * 4 / best[i] / 1e9,
                best[i] * 1e6, n);
@@ -269,7 +275,7 @@ int main(int argc, char **argv) {
     printf("%s, %d threads, one token over %d MiB:\n", k->name, (int)threads, (int)mib);
     bench_decode(k, data, bytes, (int)threads);
     bench_tokens(k, data, false);
-    if (k->round_row) bench_tokens(k, data, true);
+    if (k->round) bench_tokens(k, data, true);
     bench_attend(k, 128, 6, 1, data, bytes / 4);
     bench_attend(k, 64, 7, 1, data, bytes / 4);
     bench_attend(k, 128, 6, ATTEND_TOKENS, data, bytes / 4);

@@ -716,6 +716,58 @@ static void test_cache(void) {
     unlink(cache_path);
 }
 
+/* The logits behind n tokens. */
+static bool logits_behind(const Model *m, Way w, uint32_t n, float *to) {
+    Engine engine;
+    Session s;
+    Error e;
+    if (!open_way(&engine, m, w, &e)) return false;
+    bool ok = session_open(&s, &engine, &e);
+    if (ok) {
+        ok = session_feed(&s, text_ids, n, NULL, &e) == FED;
+        memcpy(to, s.logits, m->config->vocab_size * sizeof *to);
+        session_close(&s);
+    }
+    engine_close(&engine);
+    return ok;
+}
+
+/* Matrices of different types side by side, whose products meet: the logits are nearly those of
+ * f32. */
+static void test_mixed(void) {
+    Model m, reference;
+    Error e;
+    char other_path[320];
+    float got[TINY_VOCAB] = {0}, want[TINY_VOCAB] = {0};
+    snprintf(other_path, sizeof other_path, "%s.other", model_path);
+    bool ok =
+        tiny_model(model_path, "q8-mixed", TINY_NEVER_ENDS, &e) && model_load(&m, model_path, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    const Layer *l = m.layers;
+    CHECK(l[0].gate_proj.type == TYPE_Q8 && l[0].up_proj.type == TYPE_F16 &&
+              l[1].up_proj.type == TYPE_Q8 && l[1].down_proj.type < TYPE_Q8,
+          "the types are mixed");
+    test_machines(&m);
+    ok = tiny_model(other_path, "f32-mixed", TINY_NEVER_ENDS, &e) &&
+         model_load(&reference, other_path, &e);
+    CHECK(ok, "%s", e.text);
+    for (uint32_t n = 1; ok && n < 200; n = 5 * n + 1) {
+        double error = 0, size = 0;
+        ok = logits_behind(&m, (Way){.threads = 2}, n, got) &&
+             logits_behind(&reference, (Way){.threads = 2}, n, want);
+        for (size_t v = 0; v < TINY_VOCAB; v++) {
+            error += pow((double)(got[v] - want[v]), 2);
+            size += pow((double)want[v], 2);
+        }
+        CHECK(ok && error > 0 && sqrt(error / size) < 0.1, "%u tokens: logits differ by %g", n,
+              sqrt(error / size));
+    }
+    if (ok) model_unload(&reference);
+    model_unload(&m);
+    unlink(other_path);
+}
+
 static void test_model(const char *quant) {
     Model m;
     Error e;
@@ -753,6 +805,7 @@ int main(void) {
     if (fd >= 0) {
         close(fd);
         for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) test_model(quants[i]);
+        test_mixed();
         test_cache();
         unlink(model_path);
     }

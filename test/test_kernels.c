@@ -129,8 +129,13 @@ static void free_input(Input *in) {
     free(in->x);
 }
 
+static Piece all_of(const Operand *a) {
+    return (Piece){0, a->n_tok, 0, a->cols, a->x, a->x_stride, 16};
+}
+
 static void quantize_all(const Kernels *k, const Operand *a) {
-    for (uint32_t t = 0; t < a->n_tok; t++) k->quantize_row(a, t);
+    const Piece all = all_of(a);
+    k->quantize(a, &all);
 }
 
 static float *make_floats(size_t n, Kind kind) {
@@ -140,7 +145,7 @@ static float *make_floats(size_t n, Kind kind) {
     return x;
 }
 
-/* ---- quantize_row ---------------------------------------------------------------------------- */
+/* ---- quantize -------------------------------------------------------------------------------- */
 
 /* The contract, for block b of token t. */
 static void plain_quantize(const float *x, size_t n, int8_t q[32], float *d, float *dq,
@@ -179,7 +184,7 @@ static void check_quantize_plain(const Operand *a) {
             wrong += memcmp(q, a->q + at * 32, 32) != 0 || differs(&d, a->d + at, 1) == 0;
             wrong += differs(&dq, a->dq + at, 1) == 0 || s[0] != sum[0] || s[n] != sum[1];
         }
-        CHECK(wrong == 0, "quantize_row, scalar: cols %u, token %zu: %zu blocks differ", a->cols, t,
+        CHECK(wrong == 0, "quantize, scalar: cols %u, token %zu: %zu blocks differ", a->cols, t,
               wrong);
     }
 }
@@ -196,6 +201,25 @@ static void plant(float *x, size_t n, int what) {
             x[i] = (float)((int)(i % 255) - 127) + (i % 2 ? 0.5f : 0); /* ties */
 }
 
+/* Pieces of 32 and of 96 columns, whose sixteens lie in panels as matmul() leaves them, of some of
+ * the tokens: together they fill the operand as its rows do. `fill`: quantize or round. */
+static void fill_by_pieces(void (*fill)(const Operand *, const Piece *), const Operand *a) {
+    for (uint32_t k = 0, cols; k < a->cols; k += cols) {
+        cols = (uint32_t)min_size(k % 128 ? 96 : 32, a->cols - k);
+        for (uint32_t t = 0, n; t < a->n_tok; t += n) {
+            n = (uint32_t)min_size(t ? 20 : 7, a->n_tok - t);
+            size_t apart = (size_t)n * 16, panels = (cols + 15) / 16;
+            float *x = make(panels * apart, sizeof *x);
+            for (size_t i = 0; i < n; i++)
+                for (size_t c = 0; c < cols; c++)
+                    x[c / 16 * apart + i * 16 + c % 16] = a->x[(t + i) * a->x_stride + k + c];
+            const Piece piece = {t, n, k, cols, x, 16, apart};
+            fill(a, &piece);
+            free(x);
+        }
+    }
+}
+
 static void test_quantize(const Kernels *ref, const Kernels *k) {
     const uint32_t cols[] = {32, 64, 96, 160, 256, 100, 1, 17, 896};
     const uint32_t toks[] = {1, 2, 15, 16, 17, 33};
@@ -208,12 +232,15 @@ static void test_quantize(const Kernels *ref, const Kernels *k) {
             Input b = make_input(x, toks[n], cols[c], stride);
             size_t kp = (cols[c] + 63) / 64 * 64 * (size_t)toks[n];
             quantize_all(ref, &a.a);
-            quantize_all(k, &b.a);
+            if ((n + c) % 2)
+                quantize_all(k, &b.a);
+            else
+                fill_by_pieces(k->quantize, &b.a);
             if (ref == k) check_quantize_plain(&a.a);
-            CHECK(memcmp(a.a.q, b.a.q, kp) == 0, "quantize_row q, %s: cols %u", k->name, cols[c]);
-            CHECK(memcmp(a.a.sum, b.a.sum, kp / 4) == 0, "quantize_row sum, %s", k->name);
-            CHECK_SAME(b.a.d, a.a.d, kp / 32, "quantize_row d, %s", k->name);
-            CHECK_SAME(b.a.dq, a.a.dq, kp / 32, "quantize_row dq, %s", k->name);
+            CHECK(memcmp(a.a.q, b.a.q, kp) == 0, "quantize q, %s: cols %u", k->name, cols[c]);
+            CHECK(memcmp(a.a.sum, b.a.sum, kp / 4) == 0, "quantize sum, %s", k->name);
+            CHECK_SAME(b.a.d, a.a.d, kp / 32, "quantize d, %s", k->name);
+            CHECK_SAME(b.a.dq, a.a.dq, kp / 32, "quantize dq, %s", k->name);
             free_input(&a);
             free_input(&b);
             free(x);
@@ -341,6 +368,28 @@ static void check_matmul_plain(const Mat *w, const Operand *a, const float *y, s
           type_info(w->type)->name, w->cols, a->n_tok, far_off);
 }
 
+/* One call, for panels first + i / 2 * next + i % 2 * apart, i < n; to y (T, stride). */
+static void multiply(void (*matmul)(const Panels *, const Operand *, float *), const Mat *w,
+                     size_t first, size_t apart, size_t next, uint32_t n, const Operand *a,
+                     float *y, size_t stride) {
+    size_t each = outputs_size(a), room = (n + 1) / 2 * 2 * each;
+    float *out = make(room, sizeof *out);
+    Panels panels = matrix_panels(w, first, apart, next, n);
+    for (size_t i = 0; i < room; i++) out[i] = 54321; /* it is not to be added to */
+    matmul(&panels, a, out);
+    for (size_t i = 0; i < n; i++)
+        for (size_t t = 0; t < a->n_tok; t++)
+            memcpy(y + t * stride + (first + i / 2 * next + i % 2 * apart) * 16,
+                   out + i * each + t * 16, 16 * sizeof *y);
+    free(out);
+}
+
+/* All panels in one call. */
+static void multiply_all(void (*matmul)(const Panels *, const Operand *, float *), const Mat *w,
+                         const Operand *a, float *y, size_t stride) {
+    multiply(matmul, w, 0, 1, 2, (w->rows + 15) / 16, a, y, stride);
+}
+
 /* Each token alone gives the bits that it gave among the others. */
 static void check_tokens_alone(const Kernels *k, const Mat *w, const Operand *a, const float *y,
                                size_t stride) {
@@ -348,7 +397,7 @@ static void check_tokens_alone(const Kernels *k, const Mat *w, const Operand *a,
     for (uint32_t t = 0; t < a->n_tok; t++) {
         Input in = make_input(a->x + t * a->x_stride, 1, a->cols, a->x_stride);
         quantize_all(k, &in.a);
-        k->matmul[w->type](w, 0, 1, (w->rows + 15) / 16, &in.a, one, stride);
+        multiply_all(k->matmul[w->type], w, &in.a, one, stride);
         CHECK_SAME(one, y + t * stride, w->rows, "matmul %s, %s: token %u of %u alone",
                    type_info(w->type)->name, k->name, t, a->n_tok);
         free_input(&in);
@@ -365,11 +414,14 @@ static void one_matmul(const Kernels *ref, const Kernels *k, const Mat *w, uint3
     float *got = make(n_tok * ys, 4), *want = make(n_tok * ys, 4);
     quantize_all(ref, &in.a);
     for (size_t i = 0; i < n_tok * ys; i++) got[i] = want[i] = 12345;
-    ref->matmul[w->type](w, 0, 1, (uint32_t)panels, &in.a, want, ys);
-    /* every quarter's next panel, as units of work take them */
-    uint32_t step = (uint32_t)(panels + 3) / 4;
-    for (uint32_t u = 0; u < step; u++)
-        k->matmul[w->type](w, u, step, ((uint32_t)panels - u + step - 1) / step, &in.a, got, ys);
+    multiply_all(ref->matmul[w->type], w, &in.a, want, ys);
+    /* two pairs from both halves, as units of work take them; the last panel may be alone */
+    size_t half = (panels + 1) / 2;
+    for (size_t u = 0; u < half; u += 2) {
+        uint32_t pairs = (uint32_t)min_size(half - u, 2);
+        uint32_t n = pairs + (uint32_t)min_size(panels - half - u, pairs);
+        multiply(k->matmul[w->type], w, u, half, 1, n, &in.a, got, ys);
+    }
     CHECK_SAME(got, want, n_tok * ys, "matmul %s, %s: %u x %u, %u tokens", type_info(w->type)->name,
                k->name, w->rows, w->cols, n_tok);
     if (ref == k) check_matmul_plain(w, &in.a, want, ys);
@@ -406,10 +458,14 @@ static void test_matmul(const Kernels *ref, const Kernels *k) {
 static Input rounded_input(const Kernels *k, Input *in) {
     const Operand *a = &in->a;
     size_t blocks = ((size_t)a->cols + 31) / 32, groups = ((size_t)a->n_tok + 15) / 16, wrong = 0;
+    const Piece all = all_of(a);
     Input to = make_input(in->x, a->n_tok, a->cols, a->x_stride);
     in->a.b = make(groups * 16 * blocks * 32, 2);
     for (size_t i = 0; i < groups * 16 * blocks * 32; i++) in->a.b[i] = 0x7fc0;
-    for (uint32_t t = 0; t < a->n_tok; t++) k->round_row(a, t);
+    if (a->n_tok % 2)
+        fill_by_pieces(k->round, a);
+    else
+        k->round(a, &all);
     for (size_t t = 0; t < a->n_tok; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
             size_t b = c / 32, nb = min_size(blocks - b / 8 * 8, 8);
@@ -426,7 +482,7 @@ static Input rounded_input(const Kernels *k, Input *in) {
                 wrong += got != bf16_from_f32(x);
         }
     }
-    CHECK(wrong == 0, "round_row, %s: cols %u, %u tokens: %zu numbers differ", k->name, a->cols,
+    CHECK(wrong == 0, "round, %s: cols %u, %u tokens: %zu numbers differ", k->name, a->cols,
           a->n_tok, wrong);
     return to;
 }
@@ -462,15 +518,15 @@ static void one_prompt(const Kernels *k, const Mat *w, uint32_t n_tok, int bad) 
     Input in = make_input(x, n_tok, w->cols, xs), rounded = rounded_input(k, &in);
     float *got = make(n_tok * ys, 4), *want = make(n_tok * ys, 4);
     for (size_t i = 0; i < n_tok * ys; i++) got[i] = want[i] = 12345;
-    k->prompt_matmul[w->type](w, 0, 1, (uint32_t)panels, &in.a, want, ys);
+    multiply_all(k->prompt_matmul[w->type], w, &in.a, want, ys);
     check_prompt_exact(k, w, &rounded.a, want, ys);
     for (uint32_t p = 0; p < panels; p++)
-        k->prompt_matmul[w->type](w, p, (uint32_t)panels, 1, &in.a, got, ys);
+        multiply(k->prompt_matmul[w->type], w, p, 1, 1, 1, &in.a, got, ys);
     CHECK_SAME(got, want, n_tok * ys, "prompt_matmul %s, %s: panel by panel",
                type_info(w->type)->name, k->name);
     for (uint32_t t = 0; t < n_tok; t += 7) {
         Input one = make_input(x + t * xs, 1, w->cols, xs), same = rounded_input(k, &one);
-        k->prompt_matmul[w->type](w, 0, 1, (uint32_t)panels, &one.a, got, ys);
+        multiply_all(k->prompt_matmul[w->type], w, &one.a, got, ys);
         CHECK_SAME(got, want + t * ys, w->rows, "prompt_matmul %s, %s: token %u of %u alone",
                    type_info(w->type)->name, k->name, t, n_tok);
         free(one.a.b);
@@ -497,7 +553,7 @@ static void test_expansion(const Kernels *k, Type type) {
         float *x = make((size_t)TOKENS * COLS, 4);
         for (size_t t = 0; t < TOKENS; t++) x[t * COLS + first + t] = 1;
         Input in = make_input(x, TOKENS, COLS, COLS), rounded = rounded_input(k, &in);
-        k->prompt_matmul[type](&w, 0, 1, ROWS / 16, &in.a, y, ROWS);
+        multiply_all(k->prompt_matmul[type], &w, &in.a, y, ROWS);
         for (size_t i = 0; i < (size_t)TOKENS * ROWS; i++) {
             const uint8_t *panel = w.data + i % ROWS / 16 * panel_bytes(type, COLS);
             double want = (double)panel_weight(type, COLS, panel, i % 16, first + i / ROWS);
@@ -522,7 +578,7 @@ static void test_prompt(const Kernels *k) {
     const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1};
     const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 300};
     const uint32_t cols[2][4] = {{32, 96, 896, 2144}, {256, 512, 1280, 2304}};
-    if (k->round_row == NULL) {
+    if (k->round == NULL) {
         printf("no prompt_matmul: %s\n", k->name);
         return;
     }
@@ -750,7 +806,7 @@ static void check_row_exact(const Kernels *k, const PromptAttend *a, size_t t, s
             want += p;
             most += p * p;
         }
-        double allowed = k->round_row ? 0x1p-8 * 4 * sqrt(most) + 2e-4 : steps / 4;
+        double allowed = k->round ? 0x1p-8 * 4 * sqrt(most) + 2e-4 : steps / 4;
         if (!(fabs(got - want) <= allowed)) far_off++;
     }
     CHECK(far_off == 0, "prompt_attend, %s: head_dim %zu, %zu keys: %zu outputs far from float64",
@@ -774,7 +830,7 @@ static void one_prompt_attend(const Kernels *ref, const Kernels *k, uint32_t dim
     PromptAttend a = {dim, dim, heads, n, n_keys, q, stride, kc, vc, scratch, out, stride};
     memset(scratch, 0xff, PROMPT_ATTEND_BYTES); /* NaN everywhere */
     k->prompt_attend(&a);
-    if (k->round_row == NULL) {
+    if (k->round == NULL) {
         PromptAttend b = a;
         b.out = make(n * stride, sizeof *b.out);
         ref->prompt_attend(&b);
@@ -857,7 +913,7 @@ static void test_read_halves(const Kernels *k) {
         }
         k->attend[0](&a);
         CHECK_SAME(out, want, (size_t)D, "f16 %04x and more as values, %s", first, k->name);
-        k->matmul[TYPE_F16](&m, 0, 1, D / 16, &x, y, D);
+        multiply_all(k->matmul[TYPE_F16], &m, &x, y, D);
         CHECK_SAME(y, want, (size_t)D, "f16 %04x and more as weights, %s", first, k->name);
     }
 }
@@ -1054,10 +1110,7 @@ static void test_select(void) {
 static const char *const tables[] = {
     "scalar",
 #if defined(__x86_64__)
-    "avx2",
-    "avxvnni",
-    "avx512",
-    "amx",
+    "avx2",   "avxvnni", "avx512", "amx",
 #elif defined(__aarch64__)
     "neon",
 #endif

@@ -114,22 +114,46 @@ static bool tiny_file(Source *s, const char *path, TinyEnd end, Error *e) {
     return ok;
 }
 
+/* Give one tensor another type, and all their places. */
+static void tiny_retype(const Source *s, Plan *p, const char *name, Type type) {
+    uint64_t at = p->header_bytes;
+    for (uint32_t i = 0; i < p->n; i++) {
+        TensorEntry *t = &p->entries[i];
+        if (strcmp(t->name, name) == 0) {
+            TensorShape shape;
+            model_tensor(&s->header.config, i, &shape);
+            t->type = type;
+            t->bytes = tensor_bytes(&shape, type);
+        }
+        t->offset = at;
+        at = (at + t->bytes + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
+    }
+    p->file_bytes = at;
+}
+
 /* Write the model to path, as q8, q5, f32, f16 or bf16, with so many rows of padding behind its
- * vocabulary. */
+ * vocabulary. "q8-mixed" is q8 with a feed-forward of 144, which is no whole number of blocks, so
+ * that down_proj is not quantized; in its first layer up_proj is f16. "f32-mixed" has the same
+ * weights as f32. */
 static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, uint32_t padding,
                               Error *e) {
     Source s = {.path = "tiny"};
     Plan plan = {0};
-    char weights[512];
+    char weights[512], type[8];
+    bool mixed = strstr(quant, "-mixed") != NULL;
     atomic_int stop = 0;
     *e = (Error){"tiny model"};
     snprintf(weights, sizeof weights, "%s.weights", path);
     tiny_header(&s.header);
     s.header.config.vocab_size += padding;
-    if (quant[0] == 'q') s.header.config.head_dim = 32;
+    if (quant[0] == 'q' || mixed) s.header.config.head_dim = 32;
+    if (mixed) s.header.config.intermediate_size = 144;
+    snprintf(type, sizeof type, "%.*s", (int)strcspn(quant, "-"), quant);
     bool ok = expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, e) &&
               tiny_tokenizer(&s, e) && tiny_file(&s, weights, end, e) &&
-              plan_make(&s, NULL, quant, &plan, e);
+              plan_make(&s, NULL, type, &plan, e);
+    if (ok && mixed && quant[0] == 'q')
+        tiny_retype(&s, &plan, "model.layers.0.mlp.up_proj.weight", TYPE_F16);
     WriteJob job = {.source = &s, .plan = &plan, .n_threads = 1, .stop = &stop};
     ok = ok && write_model(&job, path, e);
     plan_free(&plan);
