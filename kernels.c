@@ -4,8 +4,8 @@
  * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
  * first: plain C that says what each primitive means. To add one, write another block of the same
  * shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
- * changes. AVX2 and AVX-VNNI share most of their primitives (avx2.h). AMX is no island: it replaces
- * functions of AVX-512's table (amx.h). */
+ * changes. AVX2 and AVX-VNNI share most of their primitives (avx2.h). AMX and ARM's
+ * i8mm are no islands: they replace functions of AVX-512's and NEON's tables (amx.h, i8mm.h). */
 #if defined(__aarch64__) && !defined(__clang__)
 /* gcc would move loads far ahead of their use, and for want of registers through the stack. */
 #pragma GCC optimize("no-schedule-insns")
@@ -29,6 +29,13 @@
 #if defined(__aarch64__) &&                                                                        \
     (defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__) || __clang_major__ >= 16)
 #define HAVE_NEON_DOT
+#endif
+
+/* The int8 matrix product belongs to ARMv8.6. Only Linux says at run time whether it is there. */
+#if defined(HAVE_NEON_DOT) &&                                                                      \
+    (defined(__ARM_FEATURE_MATMUL_INT8) ||                                                         \
+     (defined(__linux__) && (!defined(__clang__) || __clang_major__ >= 16)))
+#define HAVE_I8MM
 #endif
 
 /* AMX: what Linux gives to programs that ask for it, and assemblers know since these compilers. */
@@ -890,6 +897,10 @@ INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
 
 static const Kernels *const table_of_neon = &table;
 
+#if defined(HAVE_I8MM)
+#include "i8mm.h"
+#endif
+
 #include "island_end.h"
 
 /* ==== What this CPU has ======================================================================= */
@@ -904,6 +915,19 @@ static const char *missing_neon(void) {
     return "a compiler's option for the int8 dot product (-march=armv8.2-a+dotprod)";
 #endif
 }
+
+#if defined(HAVE_I8MM)
+static const char *missing_i8mm(void) {
+#if defined(__linux__)
+    enum { HAS_I8MM = 1 << 13 }; /* HWCAP2_I8MM, which older headers lack */
+    const char *missing = missing_neon();
+    if (missing) return missing;
+    return getauxval(AT_HWCAP2) & HAS_I8MM ? NULL : "the int8 matrix product (i8mm)";
+#else
+    return NULL;
+#endif
+}
+#endif
 
 #endif /* HAVE_NEON_DOT */
 
@@ -929,6 +953,9 @@ static const Choice choices[] = {
 #endif
 #if defined(__x86_64__)
     {&table_of_avx2, missing_avx2},
+#endif
+#if defined(HAVE_I8MM)
+    {&table_of_i8mm, missing_i8mm},
 #endif
 #if defined(HAVE_NEON_DOT)
     {&table_of_neon, missing_neon},

@@ -122,7 +122,7 @@ typedef struct {
 } Piece;
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avxvnni", "avx512", "amx", "neon" */
+    const char *name; /* "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "i8mm" */
 
     /* Fill q, d, dq and sum of a with a piece. Per block: amax = largest |x| (compared as integers,
      * so NaN and infinity win); not finite: d = NaN, q = 0; amax = 0: d = 0, q = 0; else d = amax /

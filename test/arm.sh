@@ -12,12 +12,13 @@ build=build/arm64 run=$build/run cross=aarch64-linux-gnu-gcc
 programs='test_base test_json test_chat test_quant test_tokenizer test_kernels'
 [ -z "${ALL:-}" ] || programs="$programs test_engine test_convert test_gguf test_terminal"
 
-# emulated FILE [CPU]: how FILE runs here. The default has the int8 dot product and nothing newer.
+# emulated FILE [CPU]: how FILE runs here. The default has the int8 dot product and nothing newer;
+# "max" has the int8 matrix product too.
 emulated() { echo "qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu ${2:-neoverse-n1} $PWD/$build/$1"; }
 
-# wrap NAME FILE: a script in $run that runs FILE as a program of this machine would run
+# wrap NAME FILE [CPU]: a script in $run that runs FILE as a program of this machine would run
 wrap() {
-    printf '#!/bin/sh\nexec %s "$@"\n' "$(emulated "$2")" >"$run/$1"
+    printf '#!/bin/sh\nexec %s "$@"\n' "$(emulated "$2" "${3:-}")" >"$run/$1"
     chmod +x "$run/$1"
 }
 
@@ -51,11 +52,13 @@ compare() {
     "$run/convert" "$@" -o "$run/arm.bin" 2>"$run/arm.log"
     if cmp "$run/host.bin" "$run/arm.bin"; then pass; else fail "$name: the converters differ"; fi
     want=$(hash "$best" ./qwen "$run/host.bin")
-    for isa in neon scalar; do
-        got=$(hash $isa "$run/qwen" "$run/arm.bin")
+    for isa in i8mm neon scalar; do
+        program=$run/qwen
+        [ $isa != i8mm ] || program=$run/qwen_max
+        got=$(hash $isa "$program" "$run/arm.bin")
         same "$name: the hash of $isa and of $best here" "$got" "${want:-a hash}"
     done
-    echo "$name: $want, $best here and neon and scalar there"
+    echo "$name: $want, $best here and i8mm, neon and scalar there"
 }
 
 compare_all() {
@@ -76,6 +79,9 @@ old_processor() {
     QWEN_ISA=neon $old "$run/arm.bin" -p x >"$run/old.log" 2>&1
     same "neon without the dot product: exit status" $? 1
     same "neon without the dot product: the reason" "$(grep -c asimddp "$run/old.log")" 1
+    QWEN_ISA=i8mm "$run/qwen" "$run/arm.bin" -p x >"$run/old.log" 2>&1
+    same "i8mm without it: exit status" $? 1
+    same "i8mm without it: the reason" "$(grep -c 'matrix product (i8mm)' "$run/old.log")" 1
 }
 
 for tool in $cross qemu-aarch64; do
@@ -95,8 +101,11 @@ make_all >"$run/make.log" 2>&1 || {
 }
 for name in qwen golden $programs; do wrap "$name" "$name"; done
 wrap convert convert/convert
+wrap qwen_max qwen max
+wrap test_kernels_max test_kernels max
 same "--version" "$("$run/qwen" --version | sed 's/.*://')" ' neon scalar'
-for name in $programs; do
+same "--version with i8mm" "$("$run/qwen_max" --version | sed 's/.*://')" ' i8mm neon scalar'
+for name in $programs test_kernels_max; do
     SLOW=1 QWEN="$run/qwen" "$run/$name" "$golden" >"$run/$name.log" 2>&1
     count "$name" "$run/$name.log" $?
 done

@@ -1113,6 +1113,7 @@ static const char *const tables[] = {
     "avx2",   "avxvnni", "avx512", "amx",
 #elif defined(__aarch64__)
     "neon",
+    "i8mm",
 #endif
 };
 
