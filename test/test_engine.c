@@ -748,7 +748,7 @@ static void test_mixed(void) {
     CHECK(l[0].gate_proj.type == TYPE_Q8 && l[0].up_proj.type == TYPE_F16 &&
               l[1].up_proj.type == TYPE_Q8 && l[1].down_proj.type < TYPE_Q8,
           "the types are mixed");
-    test_machines(&m);
+    if (!INSTRUMENTED) test_machines(&m); /* q8 and f16 alone go this way there */
     ok = tiny_model(other_path, "f32-mixed", TINY_NEVER_ENDS, &e) &&
          model_load(&reference, other_path, &e);
     CHECK(ok, "%s", e.text);
