@@ -72,12 +72,6 @@ typedef int32_t ChunkSums[16][GROUP_TOKENS][PANEL_ROWS];
         TILE_STORE(c, sums, LINE_BYTES);                                                           \
     } while (0)
 
-/* Codes of block b: q8's lie in the panel's chunk, the others' were unpacked. */
-INLINE const uint8_t *block_codes(Type type, const uint8_t *chunk, const Block *blocks, size_t b) {
-    if (type != TYPE_Q8) return blocks[b].codes;
-    return chunk + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
-}
-
 /* All blocks of a chunk; codes up to 63 are the same signed and unsigned. */
 INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, size_t n_blocks,
                        const Tokens *a, ChunkSums sums) {
@@ -141,10 +135,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
     chunk_unpack(type, 1, chunk, n_blocks, blocks);
-    for (size_t b = 0; b < n_blocks; b++) {
-        if (type == TYPE_Q8 && b % 2 == 0) prefetch_next(type, chunk, b / 2);
-        w[b] = unpacked_scales(type, chunk, blocks, b);
-    }
+    for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
     for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);
         if (t.n != shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
@@ -558,15 +549,9 @@ TARGET static uint64_t amx_dot_all(uint32_t rounds) {
 /* Everything else as AVX-512 does it. */
 static const Kernels table_amx = {
     .name = "amx",
-    .quantize = kernel_quantize,
-    .matmul = {[TYPE_F32] = matmul_f32,
-               [TYPE_F16] = matmul_f16,
-               [TYPE_BF16] = matmul_bf16,
-               [TYPE_Q8] = amx_q8,
-               [TYPE_Q5] = amx_q5,
-               [TYPE_Q6] = amx_q6,
-               [TYPE_Q5_0] = amx_q5_0,
-               [TYPE_Q5_1] = amx_q5_1},
+    SAME_KERNELS,
+    .matmul = {PLAIN_MATMULS, [TYPE_Q8] = amx_q8, [TYPE_Q5] = amx_q5, [TYPE_Q6] = amx_q6,
+               [TYPE_Q5_0] = amx_q5_0, [TYPE_Q5_1] = amx_q5_1},
     .round = amx_round,
     .prompt_matmul = {[TYPE_Q8] = amx_prompt_q8,
                       [TYPE_Q5] = amx_prompt_q5,
@@ -574,15 +559,6 @@ static const Kernels table_amx = {
                       [TYPE_Q5_0] = amx_prompt_q5_0,
                       [TYPE_Q5_1] = amx_prompt_q5_1},
     .prompt_attend = amx_prompt_attend,
-    .attend = {attend_f16, attend_f32},
-    .rmsnorm = kernel_rmsnorm,
-    .rope = kernel_rope,
-    .silu_mul = kernel_silu_mul,
-    .add = kernel_add,
-    .narrow = kernel_narrow,
-    .max_finite = kernel_max_finite,
-    .exp_sum = kernel_exp_sum,
-    .read_all = kernel_read_all,
     .dot_all = amx_dot_all,
 };
 static const Kernels *const table_of_amx = &table_amx;

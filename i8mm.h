@@ -34,11 +34,7 @@ INLINE void weave(const uint8_t *lines, uint8_t *pairs) {
 INLINE void chunk_weave(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
     chunk_unpack(type, 1, chunk, n_blocks, out);
     for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *codes = out[b].codes;
-        if (type == TYPE_Q8) { /* was not unpacked */
-            codes = chunk + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
-            if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
-        }
+        const uint8_t *codes = block_codes(type, chunk, out, b);
         for (size_t r = 0; r < 8 * LINE_BYTES; r += 2 * LINE_BYTES)
             weave(codes + r, out[b].codes + r);
     }
@@ -155,25 +151,10 @@ TARGET static uint64_t i8mm_dot_all(uint32_t rounds) {
 /* Everything else as NEON does it. */
 static const Kernels table_i8mm = {
     .name = "i8mm",
-    .quantize = kernel_quantize,
-    .matmul = {[TYPE_F32] = matmul_f32,
-               [TYPE_F16] = matmul_f16,
-               [TYPE_BF16] = matmul_bf16,
-               [TYPE_Q8] = i8mm_q8,
-               [TYPE_Q5] = i8mm_q5,
-               [TYPE_Q6] = i8mm_q6,
-               [TYPE_Q5_0] = i8mm_q5_0,
-               [TYPE_Q5_1] = i8mm_q5_1},
+    SAME_KERNELS,
+    .matmul = {PLAIN_MATMULS, [TYPE_Q8] = i8mm_q8, [TYPE_Q5] = i8mm_q5, [TYPE_Q6] = i8mm_q6,
+               [TYPE_Q5_0] = i8mm_q5_0, [TYPE_Q5_1] = i8mm_q5_1},
     .prompt_attend = kernel_prompt_attend,
-    .attend = {attend_f16, attend_f32},
-    .rmsnorm = kernel_rmsnorm,
-    .rope = kernel_rope,
-    .silu_mul = kernel_silu_mul,
-    .add = kernel_add,
-    .narrow = kernel_narrow,
-    .max_finite = kernel_max_finite,
-    .exp_sum = kernel_exp_sum,
-    .read_all = kernel_read_all,
     .dot_all = i8mm_dot_all,
 };
 static const Kernels *const table_of_i8mm = &table_i8mm;

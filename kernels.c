@@ -201,6 +201,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define chunk_unpack OWN(chunk_unpack)
 #define chunk_words OWN(chunk_words)
 #define words_tile OWN(words_tile)
+#define block_codes OWN(block_codes)
 #define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)
 #define chunk_pair_block OWN(chunk_pair_block)

@@ -493,8 +493,10 @@ INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
 }
 
 /* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
- * to unpack.) */
+ * to unpack: see block_codes.) */
 INLINE void chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_blocks, Block *out) {
+    for (size_t b = 0; fetch && type == TYPE_Q8 && b < n_blocks; b += 2)
+        prefetch_next(type, chunk, b / 2);
     if (type == TYPE_Q8) return;
     ChunkScales q5;
     chunk_scales(type, chunk, &q5);
@@ -511,6 +513,12 @@ INLINE void chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_bl
             lanes_store(out[block].second, w.second);
         }
     }
+}
+
+/* Codes of block b: q8's lie in the panel's chunk, the others' were unpacked. */
+INLINE const uint8_t *block_codes(Type type, const uint8_t *chunk, const Block *blocks, size_t b) {
+    if (type != TYPE_Q8) return blocks[b].codes;
+    return chunk + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
 }
 
 /* The scales of block b of a chunk that chunk_unpack went over, which left q8's where they are. */
@@ -1225,26 +1233,18 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
+/* What tables made from this one (amx.h, i8mm.h) have from it. */
+#define PLAIN_MATMULS [TYPE_F32] = matmul_f32, [TYPE_F16] = matmul_f16, [TYPE_BF16] = matmul_bf16
+#define SAME_KERNELS                                                                               \
+    .quantize = kernel_quantize, .attend = {attend_f16, attend_f32}, .rmsnorm = kernel_rmsnorm,    \
+    .rope = kernel_rope, .silu_mul = kernel_silu_mul, .add = kernel_add, .narrow = kernel_narrow,  \
+    .max_finite = kernel_max_finite, .exp_sum = kernel_exp_sum, .read_all = kernel_read_all
+
 static const Kernels table = {
     .name = STRING(ISLAND),
-    .quantize = kernel_quantize,
-    .matmul = {[TYPE_F32] = matmul_f32,
-               [TYPE_F16] = matmul_f16,
-               [TYPE_BF16] = matmul_bf16,
-               [TYPE_Q8] = matmul_q8,
-               [TYPE_Q5] = matmul_q5,
-               [TYPE_Q6] = matmul_q6,
-               [TYPE_Q5_0] = matmul_q5_0,
-               [TYPE_Q5_1] = matmul_q5_1},
+    SAME_KERNELS,
+    .matmul = {PLAIN_MATMULS, [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
+               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1},
     .prompt_attend = kernel_prompt_attend,
-    .attend = {attend_f16, attend_f32},
-    .rmsnorm = kernel_rmsnorm,
-    .rope = kernel_rope,
-    .silu_mul = kernel_silu_mul,
-    .add = kernel_add,
-    .narrow = kernel_narrow,
-    .max_finite = kernel_max_finite,
-    .exp_sum = kernel_exp_sum,
-    .read_all = kernel_read_all,
     .dot_all = kernel_dot_all,
 };

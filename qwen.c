@@ -474,9 +474,8 @@ static Range unit_range(uint32_t unit, uint32_t n, uint32_t parts) {
                    (uint32_t)((uint64_t)parts * (unit + 1) / n)};
 }
 
-/* Pairs of panels, one from each half of the matrix: a thread that takes unit after unit reads two
- * long streams. */
-static uint32_t product_pairs(const Mat *w) { return (n_panels(w) + 1) / 2; }
+/* Pairs of panels; the last panel may be alone. */
+static uint32_t n_pairs(const Mat *w) { return (n_panels(w) + 1) / 2; }
 
 static void panels_multiply(const Pass *p, const Panels *w, const Operand *a, float *y) {
     const Kernels *K = p->e->kernels;
@@ -500,16 +499,18 @@ static void product_store(const Engine *e, const Product *p, uint32_t panel, uin
     }
 }
 
+/* A pair is one panel from each half of the matrix: a thread that takes unit after unit reads two
+ * long streams. */
 static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Products *j = ctx;
     const Engine *e = j->pass->e;
     uint32_t i = 0;
     while (unit >= j->units[i]) unit -= j->units[i++];
     const Product *p = &j->products[i];
-    uint32_t half = product_pairs(p->w);
+    uint32_t half = n_pairs(p->w);
     Range r = unit_range(unit, j->units[i], half);
     uint32_t pairs = r.end - r.first, second = n_panels(p->w) - half - r.first; /* or one less */
-    Panels w = matrix_panels(p->w, r.first, half, 1, pairs + (second < pairs ? second : pairs));
+    Panels w = matrix_panels(p->w, r.first, half, 1, pairs + (uint32_t)min_size(second, pairs));
     float *out = e->outputs + thread * e->outputs_room;
     panels_multiply(j->pass, &w, j->input, out);
     for (i = 0; i < w.n; i++, out += outputs_size(j->input))
@@ -522,7 +523,7 @@ static void multiply(const Pass *p, const Operand *input, const Product *product
     Products j = {.pass = p, .input = input, .products = products};
     uint32_t units = 0;
     for (uint32_t i = 0; i < n; i++)
-        units += j.units[i] = n_units(p, input, product_pairs(products[i].w), UNIT_PANELS / 2);
+        units += j.units[i] = n_units(p, input, n_pairs(products[i].w), UNIT_PANELS / 2);
     parallel_for(p->e->pool, units, product_unit, &j);
 }
 
@@ -810,9 +811,8 @@ static void attend(Pass *p) {
 /* down_proj's input: silu(gate) * up, 32 of its columns at a time, which are a block to quantize. A
  * unit takes the same rows of gate_proj and up_proj, side by side: two long streams. Nothing of the
  * intermediate size but its quantized form passes from one thread to another. */
-static uint32_t gated_parts(const Mat *w) { return (n_panels(w) + 1) / 2; }
 static uint32_t gated_units(const Pass *p) {
-    return n_units(p, &p->e->act, gated_parts(&p->layer->gate_proj), UNIT_PANELS / 4);
+    return n_units(p, &p->e->act, n_pairs(&p->layer->gate_proj), UNIT_PANELS / 4);
 }
 
 /* What gate_proj and up_proj gave: of panel i, gate + i * apart and up + i * apart, (T, 16) each.
@@ -845,7 +845,7 @@ static void gated_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Pass *p = ctx;
     const Engine *e = p->e;
     const Mat *w = &p->layer->gate_proj;
-    Range r = unit_range(unit, gated_units(p), gated_parts(w));
+    Range r = unit_range(unit, gated_units(p), n_pairs(w));
     uint32_t first = 2 * r.first, row = first * PANEL_ROWS;
     uint32_t n = (uint32_t)min_size(2 * r.end, n_panels(w)) - first;
     Gated g = gate_and_up(p, first, n, e->outputs + thread * e->outputs_room);
