@@ -12,23 +12,16 @@ mkdir -p "$scratch"
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# counted NAME COMMAND...: run it, show its last line, add its numbers
-counted() {
-    name=$1
-    shift
-    "$@" >"$scratch/$name.log" 2>&1
-    count "$name" "$scratch/$name.log" $?
-}
-
-names=$(for program in "$build"/test_*; do
+names=$(for program in "$build/golden" "$build"/test_*; do
     [ -x "$program" ] && [ -f "$program" ] && basename "$program"
 done)
 
 # The test programs, JOBS at a time (1): the name and exit status of each when it has ended.
 programs() {
     # shellcheck disable=SC2016 # for xargs' shell to expand
-    run='"$1/$2" "$3" >"$1/scratch/$2.log" 2>&1; echo "$2 $?"'
-    echo "$names" | xargs -P "${JOBS:-1}" -I NAME sh -c "$run" sh "$build" NAME "$golden"
+    run='"$1/$2" "$3" "$4" "$1/scratch" >"$1/scratch/$2.log" 2>&1; echo "$2 $?"'
+    echo "$names" |
+        xargs -P "${JOBS:-1}" -I NAME sh -c "$run" sh "$build" NAME "$golden" "$convert"
 }
 
 programs | {
@@ -38,11 +31,11 @@ programs | {
         ran=$((ran + 1))
     done
     same "test programs that ran" $ran "$(echo "$names" | wc -l)"
-    counted golden "$build/golden" "$golden" "$convert" "$scratch"
-    # QUICK: the programs alone, for instrumented builds
     for script in "$here"/test_*.sh; do
-        [ -z "${QUICK:-}" ] && [ -f "$script" ] && counted "$(basename "$script" .sh)" \
-            sh "$script" "$qwen" "$convert" "$golden" "$scratch"
+        [ -z "${QUICK:-}" ] || break # the programs alone, for instrumented builds
+        name=$(basename "$script" .sh)
+        sh "$script" "$qwen" "$convert" "$golden" "$scratch" >"$scratch/$name.log" 2>&1
+        count "$name" "$scratch/$name.log" $?
     done
     echo
     finish ''
