@@ -250,9 +250,9 @@ static bool is_true(const Json *v) {
 }
 
 /* Content in parts, as OpenAI's API sends it: [{"type": "text", "text": ...}, ...]. The official
- * template knows no such thing, so neither does a comparison with references. */
-static bool is_parts(const Writer *w, const Json *content) {
-    if (w->parse_special || !content || content->kind != JSON_ARRAY) return false;
+ * template knows no such thing and refuses it. */
+static bool is_parts(const Json *content) {
+    if (!content || content->kind != JSON_ARRAY) return false;
     for (const Json *part = content->child; part; part = part->next) {
         const Json *type = json_get(part, "type");
         if (!type || type->kind != JSON_STRING) return false;
@@ -289,13 +289,13 @@ static bool put_printed(Writer *w, const Json *v) {
 /* Content that the template prints. */
 static bool put_printed_content(Writer *w, const Json *message, size_t index) {
     const Json *content = json_get(message, "content");
-    return is_parts(w, content) ? put_parts(w, content, index) : put_printed(w, content);
+    return is_parts(content) ? put_parts(w, content, index) : put_printed(w, content);
 }
 
 /* Content that the template joins to a string: anything else but parts is an error there too. */
 static bool put_content(Writer *w, const Json *message, size_t index) {
     const Json *content = json_get(message, "content");
-    if (is_parts(w, content)) return put_parts(w, content, index);
+    if (is_parts(content)) return put_parts(w, content, index);
     if (!content || content->kind != JSON_STRING)
         return message_error(w, index, ".content", "a string", content);
     return put_text(w, content->string, content->string_len);
@@ -467,8 +467,8 @@ bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *mess
 /* ---- a running conversation ------------------------------------------------------------------ */
 
 bool chat_turn(const ChatTemplate *tpl, const Tokenizer *tok, const char *role, const char *content,
-               size_t n, ChatPrompt *out, Error *e) {
-    Writer w = {tpl, tok, false, NULL, out, out->text.n, e};
+               size_t n, bool parse_special, ChatPrompt *out, Error *e) {
+    Writer w = {tpl, tok, parse_special, NULL, out, out->text.n, e};
     return writer_ready(&w) && put_start_of_turn(&w, role, strlen(role)) &&
            put_text(&w, content, n) && put_scaffold(&w, "<|im_end|>\n") && flush(&w);
 }
@@ -478,10 +478,9 @@ bool chat_open_reply(const ChatTemplate *tpl, const Tokenizer *tok, ChatPrompt *
     return writer_ready(&w) && put_start_of_turn(&w, "assistant", 9) && flush(&w);
 }
 
-bool chat_close_reply(const ChatTemplate *tpl, const Tokenizer *tok, bool has_im_end,
-                      ChatPrompt *out, Error *e) {
+bool chat_close_reply(const ChatTemplate *tpl, const Tokenizer *tok, ChatPrompt *out, Error *e) {
     Writer w = {tpl, tok, false, NULL, out, out->text.n, e};
-    return writer_ready(&w) && put_scaffold(&w, has_im_end ? "\n" : "<|im_end|>\n") && flush(&w);
+    return writer_ready(&w) && put_scaffold(&w, "<|im_end|>\n") && flush(&w);
 }
 
 void chat_prompt_free(ChatPrompt *p) {

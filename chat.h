@@ -42,8 +42,7 @@ void chat_prompt_free(ChatPrompt *p);
 /* Render `messages` (a JSON array of {"role", "content", "tool_calls"}) with `tools` (an array, or
  * NULL) and append to *out. With add_generation_prompt the assistant's turn is opened at the end.
  * Content is a string, or an array of {"type": "text", "text"} whose texts are joined.
- * parse_special: all as apply_chat_template + encode would do (for comparison with references only;
- * default off): text that spells a special token becomes it, and content is not joined.
+ * parse_special: text that spells a special token becomes it, as in apply_chat_template + encode.
  * Errors name the message: "messages[2].role: ..."; *out then holds a part of the prompt. Tools are
  * refused for a family that has none. */
 bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *messages,
@@ -51,12 +50,12 @@ bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *mess
                  const char *file, ChatPrompt *out, Error *e);
 
 /* The pieces of a running conversation, for the chat on a terminal: each appends to *out.
- * chat_turn writes a whole message; chat_open_reply opens the assistant's turn; chat_close_reply
- * ends it after the model's own tokens (which end with <|im_end|> unless they were cut short). */
+ * chat_turn writes a whole message (parse_special: see chat_render); chat_open_reply opens the
+ * assistant's turn; chat_close_reply ends it after the model's own tokens, without their last one if
+ * that is <|im_end|>. */
 bool chat_turn(const ChatTemplate *tpl, const Tokenizer *tok, const char *role, const char *content,
-               size_t n, ChatPrompt *out, Error *e);
+               size_t n, bool parse_special, ChatPrompt *out, Error *e);
 bool chat_open_reply(const ChatTemplate *tpl, const Tokenizer *tok, ChatPrompt *out, Error *e);
-bool chat_close_reply(const ChatTemplate *tpl, const Tokenizer *tok, bool has_im_end,
-                      ChatPrompt *out, Error *e);
+bool chat_close_reply(const ChatTemplate *tpl, const Tokenizer *tok, ChatPrompt *out, Error *e);
 
 #endif

@@ -191,7 +191,7 @@ typedef struct {
 /* The table for this CPU, or the one called `name` (NULL: the best). Fails, naming what is missing,
  * when the name is unknown or this CPU or its system lacks a feature that the table needs. */
 const Kernels *kernels_select(const char *name, Error *e);
-/* The tables that this CPU can run, best first; NULL behind the last: for tests and --verify. */
+/* The tables that this CPU can run, best first; NULL behind the last: for tests and --version. */
 const Kernels *kernels_available(uint32_t index);
 
 /* How far ahead of itself, in bytes of each panel, matmul of few tokens should fetch weights into

@@ -1063,13 +1063,27 @@ static bool engine_scratch(Engine *e, Error *err) {
     return e->scratch != NULL;
 }
 
-static uint32_t context_limit(const ModelConfig *c, float yarn_factor);
+/* The YaRN factor in force: what --yarn asks for, or the model's own. 0: none. */
+static float yarn_in_force(const ModelConfig *c, float asked) {
+    return asked > 0 ? asked : c->yarn_factor;
+}
+
+/* The positions that YaRN stretches. */
+static uint32_t yarn_positions(const ModelConfig *c) {
+    uint32_t original = c->yarn_original_max_position_embeddings;
+    return original ? original : c->max_position_embeddings;
+}
+
+/* How many positions the model knows, with what --yarn asks for. */
+static uint32_t context_limit(const ModelConfig *c, float asked) {
+    double factor = (double)yarn_in_force(c, asked);
+    double limit = factor > 0 ? factor * yarn_positions(c) : c->max_position_embeddings;
+    return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
+}
 
 static bool engine_fill(Engine *e, Error *err) {
     const ModelConfig *c = e->model->config;
     const EngineOptions *o = &e->options;
-    float factor = o->yarn_factor > 0 ? o->yarn_factor : c->yarn_factor;
-    uint32_t original = c->yarn_original_max_position_embeddings;
     e->kernels = kernels_select(o->isa, err);
     if (!e->kernels) return false;
     e->act.fetch_ahead = e->hidden.fetch_ahead = kernels_fetch_ahead();
@@ -1080,7 +1094,7 @@ static bool engine_fill(Engine *e, Error *err) {
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;
-    rope_init(e, (double)factor, original ? original : c->max_position_embeddings);
+    rope_init(e, (double)yarn_in_force(c, o->yarn_factor), yarn_positions(c));
     for (uint32_t s = 0; s < o->n_seq; s++)
         if (!kv_open(e, &e->caches[s], err)) return false;
     if (!engine_scratch(e, err)) return false;
@@ -1105,16 +1119,6 @@ static void engine_close(Engine *e) {
     free(e->inv_freq);
     free(e->caches);
     *e = (Engine){0};
-}
-
-/* How many positions the model knows: YaRN multiplies what it was trained on. */
-static uint32_t context_limit(const ModelConfig *c, float yarn_factor) {
-    double limit = c->max_position_embeddings;
-    if (yarn_factor > 0) {
-        uint32_t original = c->yarn_original_max_position_embeddings;
-        limit = (double)yarn_factor * (original ? original : c->max_position_embeddings);
-    }
-    return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
 }
 
 /* ---- 5. Sampler ------------------------------------------------------------------------------ */
@@ -1386,7 +1390,7 @@ static Fed session_feed_as(Session *s, Origin origin, const int32_t *ids, size_t
         for (uint32_t i = 0; i < m; i++)
             tokens[i] = (Token){ids[done + i], s->seq, (uint32_t)s->ids.n + i, done + i + 1 == n};
         forward(e, origin, tokens, m, s->logits);
-        for (uint32_t i = 0; i < m; i++)
+        for (uint32_t i = 0; i < m && result == FED; i++)
             if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
         done += m;
         if (progress) progress(done, n, now_seconds() - start);
@@ -1468,12 +1472,11 @@ static const char *arithmetic_name(uint32_t arithmetic) {
 
 static CacheKey cache_key(const Engine *e) {
     const ModelHeader *h = e->model->file.header;
-    float yarn = e->options.yarn_factor;
     CacheKey key = {.model_bytes = h->file_bytes,
                     .model_crc32c = h->crc32c,
                     .arithmetic = prompt_arithmetic(e),
                     .kv_f32 = e->options.kv_f32,
-                    .yarn_factor = yarn > 0 ? yarn : h->config.yarn_factor};
+                    .yarn_factor = yarn_in_force(&h->config, e->options.yarn_factor)};
     memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
     return key;
 }
@@ -1656,13 +1659,19 @@ static void output_close(Output *o) {
     ids_free(&o->ids);
 }
 
-/* Write all of text[0..n) now. A signal while a pipe is full only delays it. */
+/* Write all of text[0..n) now. A signal while a pipe is full only delays it, and so does a full
+ * pipe that somebody has made non-blocking. */
 static bool write_now(FILE *to, const char *text, size_t n, Error *e) {
     if (fflush(to) != 0) return fail_errno(e, NULL, "writing the answer");
+    struct pollfd room = {fileno(to), POLLOUT, 0};
     while (n > 0) {
-        ssize_t done = write(fileno(to), text, n);
-        if (done < 0 && errno != EINTR) return fail_errno(e, NULL, "writing the answer");
-        if (done > 0) text += done, n -= (size_t)done;
+        ssize_t done = write(room.fd, text, n);
+        if (done > 0)
+            text += done, n -= (size_t)done;
+        else if (done < 0 && errno == EAGAIN)
+            (void)poll(&room, 1, -1); /* whatever it says, the next write knows */
+        else if (done < 0 && errno != EINTR)
+            return fail_errno(e, NULL, "writing the answer");
     }
     return true;
 }
@@ -1877,14 +1886,11 @@ static bool check_fits(const Session *s, const Ids *prompt, Error *e) {
     uint32_t ctx = s->engine->options.ctx;
     if (prompt->n == 0) return fail(e, NULL, "prompt", "is empty");
     if (prompt->n < ctx) return true;
-    return fail(
-        e, NULL, "prompt",
-        "%zu tokens do not fit in the context of %u with room for an answer "
-        "(-c sets it; this model knows %u positions)",
-        prompt->n, ctx,
-        context_limit(s->engine->model->config, s->engine->options.yarn_factor > 0
-                                                    ? s->engine->options.yarn_factor
-                                                    : s->engine->model->config->yarn_factor));
+    return fail(e, NULL, "prompt",
+                "%zu tokens do not fit in the context of %u with room for an answer "
+                "(-c sets it; this model knows %u positions)",
+                prompt->n, ctx,
+                context_limit(s->engine->model->config, s->engine->options.yarn_factor));
 }
 
 /* Begin to answer the prompt: feed what is new of it and take the first token. run_close() in any
@@ -2566,13 +2572,14 @@ static uint32_t quota_processors(void) {
     return quota > 0 && period > 0 ? (uint32_t)ceil(quota / period) : 0;
 }
 
-/* Is processor `cpu` the first of the threads of its core? Where the system does not say: yes. */
-static bool first_of_core(size_t cpu) {
+/* The first processor of those that are threads of cpu's core; cpu where the system does not say.
+ */
+static size_t first_of_core(size_t cpu) {
     char path[96], line[64];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list",
              cpu);
     read_line(path, line, sizeof line);
-    return line[0] == 0 || strtoul(line, NULL, 10) == cpu;
+    return line[0] == 0 ? cpu : strtoul(line, NULL, 10);
 }
 
 /* How many threads to use when nobody says: the cores, not their hyper-threads, that affinity and
@@ -2583,8 +2590,11 @@ static uint32_t default_threads(void) {
     cpu_set_t set;
     uint32_t cores = 0;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
-        for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
-            if (CPU_ISSET(cpu, &set) && first_of_core(cpu)) cores++;
+        for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (!CPU_ISSET(cpu, &set)) continue;
+            size_t first = first_of_core(cpu);
+            cores += first == cpu || !CPU_ISSET(first, &set);
+        }
     if (cores > 0) n = cores;
 #endif
     if (quota > 0 && quota < n) n = quota;
@@ -2998,9 +3008,12 @@ static bool options_check(const Options *o, Error *e) {
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
     if (o->cache && !*o->cache) return fail(e, NULL, "--cache", "expected a file name");
     if (o->stats && modes > 0) return fail(e, NULL, "--stats", "goes with a prompt to answer");
+    if (o->stats && !*o->stats) return fail(e, NULL, "--stats", "expected a file name");
     if (!o->bench && (o->repetitions != UNSET || o->format != 0))
         return fail(e, NULL, o->format != 0 ? "--format" : "--repetitions", "goes with --bench");
     if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
+    if (o->perplexity && o->ctx == 1)
+        return fail(e, NULL, "--ctx", "--perplexity needs windows of 2 tokens at least, got 1");
     if (o->prompts && modes > 0)
         return fail(e, NULL, "--prompts", "its lines are answered; nothing else is done with them");
     if (o->prompts && o->cache) return fail(e, NULL, "--cache", "keeps one prompt, not --prompts");
@@ -3048,7 +3061,7 @@ static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) 
 
 static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
     float yarn = isnan(o->yarn) ? 0 : (float)o->yarn;
-    uint32_t limit = context_limit(m->config, yarn > 0 ? yarn : m->config->yarn_factor);
+    uint32_t limit = context_limit(m->config, yarn);
     int64_t ctx = o->ctx != UNSET ? o->ctx : limit < 32768 ? limit : 32768;
     if (ctx > limit)
         return fail(e, m->path, "context",
@@ -3109,6 +3122,21 @@ static void progress_line(size_t done, size_t n, double seconds) {
     fflush(stderr);
 }
 
+static void drop_line_end(Buffer *text) {
+    if (text->n == 0 || text->data[text->n - 1] != '\n') return;
+    text->n -= text->n > 1 && text->data[text->n - 2] == '\r' ? 2 : 1;
+    text->data[text->n] = 0;
+}
+
+/* The mark that Windows' programs put in front of UTF-8. */
+static void drop_byte_order_mark(Buffer *text) {
+    static const char mark[] = "\xef\xbb\xbf";
+    const size_t len = sizeof mark - 1;
+    if (text->n < len || memcmp(text->data, mark, len) != 0) return;
+    text->n -= len;
+    memmove(text->data, text->data + len, text->n + 1);
+}
+
 /* Read the prompt's text from -p, -f, --prompts or stdin, before the model is opened. Returns an
  * exit status. */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
@@ -3116,7 +3144,8 @@ static int read_prompt(const Options *o, Buffer *text, Error *e) {
     size_t limit = (size_t)(o->prompts ? 1024 : 16) << 20;
     bool ok = o->prompt ? buffer_puts(text, o->prompt, e) : read_file(file, limit, text, e);
     if (!ok) return 1;
-    if (!o->prompt && text->n > 0 && text->data[text->n - 1] == '\n') text->data[--text->n] = 0;
+    if (!o->prompt) drop_line_end(text);
+    if (o->prompts) drop_byte_order_mark(text);
     if (text->n > 0) return 0;
     fail(e, NULL, "prompt", "is empty");
     return 2;
@@ -3148,9 +3177,9 @@ static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
 /* The start of a conversation: the user's system message, or the template's own. */
 static bool start_conversation(const Program *p, const char *system, ChatPrompt *out, Error *e) {
     const ChatTemplate *t = &p->model.chat;
-    if (system) return chat_turn(t, p->model.tokenizer, "system", system, strlen(system), out, e);
-    if (!t->has_default_system) return true;
-    return chat_turn(t, p->model.tokenizer, "system", t->default_system, t->default_system_len, out,
+    if (!system && !t->has_default_system) return true;
+    return chat_turn(t, p->model.tokenizer, "system", system ? system : t->default_system,
+                     system ? strlen(system) : t->default_system_len, p->options.parse_special, out,
                      e);
 }
 
@@ -3165,7 +3194,7 @@ static bool render_text(const Program *p, const char *text, size_t n, ChatPrompt
         return fail(e, p->model.path, "template",
                     "this model has none (--raw feeds the text as it is)");
     return start_conversation(p, o->system, out, e) &&
-           chat_turn(t, p->model.tokenizer, "user", text, n, out, e) &&
+           chat_turn(t, p->model.tokenizer, "user", text, n, o->parse_special, out, e) &&
            chat_open_reply(t, p->model.tokenizer, out, e);
 }
 
@@ -3410,7 +3439,7 @@ static size_t count_lines(const Buffer *text) {
 /* JSON lines are told by the first line that is not blank. */
 static bool is_json_lines(const Buffer *text) {
     for (size_t i = 0; i < text->n; i++)
-        if (!strchr(" \t\r\n", text->data[i])) return text->data[i] == '{';
+        if (!is_blank(text->data + i, 1) && text->data[i] != '\n') return text->data[i] == '{';
     return false;
 }
 
@@ -3499,17 +3528,20 @@ static bool slot_close(Batch *b, Slot *s, bool ok, Error *e) {
          batch_done(b, s->index, &line, e);
     output_close(&s->out);
     chat_prompt_free(&s->prompt);
+    s->session.ids.n = min_size(s->session.ids.n, st->n_prompt); /* see slot_share */
     return ok;
 }
 
 /* Give s the longest beginning of its prompt that any slot's cache holds: system messages are often
- * the same in all lines. */
+ * the same in all lines. An answer's keys and values are not shared: generated tokens may have been
+ * computed with other arithmetic than a prompt is. */
 static bool slot_share(const Batch *b, Slot *s, Error *e) {
     const Slot *best = s;
     size_t most = session_common(&s->session, &s->prompt.ids);
     for (uint32_t i = 0; i < b->program->engine.options.n_seq; i++) {
-        size_t n = session_common(&b->slots[i].session, &s->prompt.ids);
-        if (n > most) most = n, best = &b->slots[i];
+        const Slot *from = &b->slots[i];
+        size_t n = min_size(session_common(&from->session, &s->prompt.ids), from->stats.n_prompt);
+        if (n > most) most = n, best = from;
     }
     return best == s || session_copy(&s->session, &best->session, most, e);
 }
@@ -3698,12 +3730,13 @@ static bool chat_reset(Chat *c, Error *e) {
 
 /* A new system message. In a conversation that has begun it is one more message, as in ollama. */
 static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
-    const Model *m = &c->program->model;
+    const Program *p = c->program;
     c->system.n = 0;
     c->has_system = true;
     if (!buffer_add(&c->system, text, n, e)) return false;
     if (c->prompt.ids.n == c->begin) return chat_reset(c, e);
-    return chat_turn(&m->chat, m->tokenizer, "system", text, n, &c->prompt, e) &&
+    return chat_turn(&p->model.chat, p->model.tokenizer, "system", text, n,
+                     p->options.parse_special, &c->prompt, e) &&
            chat_note(c, "system", text, n, e);
 }
 
@@ -3725,13 +3758,19 @@ typedef struct {
     bool has_system;
 } Loaded;
 
-static bool chat_parse(const Model *m, const char *path, Loaded *to, Error *e) {
+static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e) {
+    const Model *m = &p->model;
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
     const Json *messages = json_root(doc), *inner = json_get(messages, "messages");
+    const Json *tools = inner ? json_get(messages, "tools") : NULL;
     if (inner) messages = inner;
-    bool ok =
-        chat_render(&m->chat, m->tokenizer, messages, NULL, false, false, path, &to->prompt, e);
+    bool ok = tools && tools->n > 0
+                  ? fail(e, path, "tools", "expected none, a chat has only messages")
+                  : chat_render(&m->chat, m->tokenizer, messages, NULL, false,
+                                p->options.parse_special, path, &to->prompt, e);
+    if (m->chat.family == CHAT_QWEN15_EARLY) /* it leaves the last turn open */
+        ok = ok && chat_close_reply(&m->chat, m->tokenizer, &to->prompt, e);
     for (const Json *item = ok ? messages->child : NULL; ok && item; item = item->next)
         ok = (to->messages.n == 0 || buffer_puts(&to->messages, ",\n", e)) &&
              buffer_add(&to->messages, item->source, item->source_len, e);
@@ -3746,7 +3785,7 @@ static bool chat_parse(const Model *m, const char *path, Loaded *to, Error *e) {
 /* Replace the conversation by the one in the file; on an error the old one stays. */
 static bool chat_load(Chat *c, const char *path, Error *e) {
     Loaded new = {.has_system = false};
-    bool ok = chat_parse(&c->program->model, path, &new, e);
+    bool ok = chat_parse(c->program, path, &new, e);
     if (ok) {
         Loaded old = {c->prompt, c->messages, c->system, c->has_system};
         c->prompt = new.prompt;
@@ -3832,14 +3871,13 @@ static void chat_show_info(const Chat *chat) {
     const Program *p = chat->program;
     const ModelHeader *h = p->model.file.header;
     const ModelConfig *c = &h->config;
-    float yarn = p->engine.options.yarn_factor > 0 ? p->engine.options.yarn_factor : c->yarn_factor;
     printf("%s (%s), from %s by %s\n", h->name, h->quant, h->source, h->converter);
     printf("layers %u, hidden %u, heads %u of %u, key-value heads %u, feed-forward %u, vocabulary "
            "%u\n",
            c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
            c->num_key_value_heads, c->intermediate_size, c->vocab_size);
     printf("context %u of %u positions, %zu used; %s keys and values; %s, %u threads\n",
-           p->engine.options.ctx, context_limit(c, yarn), chat_used(chat),
+           p->engine.options.ctx, context_limit(c, p->engine.options.yarn_factor), chat_used(chat),
            p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
            p->engine.options.threads);
     if (p->session.drafter)
@@ -3930,14 +3968,17 @@ static bool chat_command(Chat *c, Buffer *text, Error *e) {
 }
 
 /* Add the model's answer to the conversation: its tokens without the stop token, and the end of
- * turn. */
-static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
+ * turn. Where a stop string ended it, the tokens of what was shown before. */
+static bool chat_keep_answer(Chat *c, const Output *out, Finish finish, Error *e) {
     const Model *m = &c->program->model;
     size_t n = out->ids.n;
-    if (n > 0 && is_eos(m, out->ids.ids[n - 1])) n--;
-    for (size_t i = 0; i < n; i++)
-        if (!ids_add(&c->prompt.ids, out->ids.ids[i], e)) return false;
-    return chat_close_reply(&m->chat, m->tokenizer, false, &c->prompt, e) &&
+    bool eos = n > 0 && is_eos(m, out->ids.ids[n - 1]), ok = true;
+    if (finish == FINISH_STOP && !eos)
+        ok = tokenizer_encode(m->tokenizer, out->all.data ? out->all.data : "", out->all.n, false,
+                              &c->prompt.ids, e);
+    else
+        for (size_t i = 0; ok && i + eos < n; i++) ok = ids_add(&c->prompt.ids, out->ids.ids[i], e);
+    return ok && chat_close_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
            chat_note(c, "assistant", out->all.data, out->all.n, e);
 }
 
@@ -3973,10 +4014,11 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
     Output out = {
         .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
     program_sampling(p); /* a new seed, unless one was asked for */
-    bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, &c->prompt, e) &&
+    bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, p->options.parse_special,
+                        &c->prompt, e) &&
               chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
               generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
-              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, e);
+              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, st->finish, e);
     if (out.all.n > 0) printf("\n\n");
     fflush(stdout);
     if (!ok || (st->finish == FINISH_INTERRUPT && st->n_generated == 0)) {
@@ -4147,8 +4189,10 @@ static int run_chat(Program *p) {
     Error e;
     Chat c = {.program = p};
     int status = 1;
-    if (p->options.cache) {
-        fail(&e, NULL, "--cache", "goes with a prompt to answer (-p, -f, --messages or a pipe)");
+    const Options *o = &p->options;
+    const char *alone = o->cache ? "--cache" : o->stats ? "--stats" : o->raw ? "--raw" : NULL;
+    if (alone) {
+        fail(&e, NULL, alone, "goes with a prompt to answer (-p, -f, --messages or a pipe)");
         return complain(&e, 2);
     }
     if (p->model.chat.family == CHAT_NONE) {
@@ -4359,7 +4403,7 @@ static int compare_doubles(const void *a, const void *b) {
 
 static double median(double *values, size_t n) {
     qsort(values, n, sizeof *values, compare_doubles);
-    return values[n / 2];
+    return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
 /* What a token costs, in units of 10^9 bytes or 10^12 operations; and how many of them the machine
@@ -4450,11 +4494,12 @@ static int run_bench(Program *p) {
     size_t repetitions = p->options.repetitions != UNSET ? (size_t)p->options.repetitions : 5;
     if (n == 0) return complain(&e, 2);
     for (size_t i = 0; i < n; i++) {
-        if ((uint64_t)tests[i].n + tests[i].depth > p->engine.options.ctx) {
-            fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)",
-                 tests[i].name, tests[i].n + tests[i].depth, p->engine.options.ctx);
-            return complain(&e, 2);
-        }
+        if ((uint64_t)tests[i].n + tests[i].depth <= p->engine.options.ctx) continue;
+        fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)",
+             tests[i].name, tests[i].n + tests[i].depth, p->engine.options.ctx);
+        return complain(&e, 2);
+    }
+    for (size_t i = 0; i < n; i++) {
         if (!bench_run(p, &tests[i], repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
         bench_print(p, &tests[i], i == 0);
     }
@@ -4520,6 +4565,7 @@ static void score_divergence(Score *s, uint32_t n) {
 static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Error *e) {
     Token tokens[SCORE_ROWS];
     for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
+        if (interrupts) return fail(e, NULL, "perplexity", "interrupted");
         uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
         for (uint32_t i = 0; i < m; i++) {
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
@@ -4543,9 +4589,7 @@ static bool score_text(Score *s, const Ids *ids, Error *e) {
     size_t w = s->model.engine->options.ctx, half = w / 2;
     for (size_t start = 0; start + 1 < ids->n; start += w - half) {
         size_t n = min_size(w, ids->n - start);
-        if (start > 0 && n <= half) break;
         if (!score_window(s, ids->ids + start, n, start == 0 ? 0 : half - 1, e)) return false;
-        if (interrupts) return fail(e, NULL, "perplexity", "interrupted");
         if (start + n == ids->n) break;
     }
     return true;
@@ -4624,6 +4668,7 @@ typedef struct {
 static void verify_unit(void *ctx, uint32_t i, uint32_t thread) {
     (void)thread;
     VerifyJob *j = ctx;
+    if (interrupts) return;
     model_verify_tensor(&j->p->model.file, i, &j->crc, j->p->model.path, &j->errors[i]);
 }
 
@@ -4637,11 +4682,13 @@ static int run_verify(Program *p) {
     parallel_for(p->engine.pool, n, verify_unit, &j);
     for (uint32_t i = 0; i < n; i++)
         if (j.errors[i].text[0]) complain(&j.errors[i], 1), bad++;
-    if (bad == 0)
+    if (interrupts)
+        fail(&e, p->model.path, NULL, "interrupted");
+    else if (bad == 0)
         printf("%s: all %u tensors are as they were written (%.1f GB/s)\n", p->model.path, n,
                per_second((double)p->model.file.map.bytes * 1e-9, now_seconds() - start));
     free(j.errors);
-    return bad ? 1 : 0;
+    return interrupts ? complain(&e, 130) : bad ? 1 : 0;
 }
 
 /* ---- 17. main -------------------------------------------------------------------------------- */
@@ -4672,7 +4719,7 @@ static bool drafter_open(Program *p, Error *e) {
     EngineOptions options = p->engine.options;
     if (!p->options.draft) return true;
     if (!model_load(m, p->options.draft, e) || !check_same_tokenizer(m, &p->model, e)) return false;
-    options.ctx = (uint32_t)min_size(options.ctx, context_limit(m->config, m->config->yarn_factor));
+    options.ctx = (uint32_t)min_size(options.ctx, context_limit(m->config, 0));
     options.yarn_factor = 0;
     options.pool = p->engine.pool;
     if (!engine_open(&p->draft_engine, m, &options, e) ||
@@ -4747,7 +4794,8 @@ int main(int argc, char **argv) {
     if (!options_check(&p.options, &e)) return complain(&e, 2);
     const Options *o = &p.options;
     bool needs_text = !o->messages && !o->verify && !o->bench && !o->perplexity;
-    bool chat = needs_text && !o->prompt && !o->file && !o->prompts && isatty(STDIN_FILENO);
+    bool chat = needs_text && !o->prompt && !o->file && !o->prompts && !o->render && !o->tokenize &&
+                isatty(STDIN_FILENO);
     if (needs_text && !chat) {
         int status = read_prompt(o, &p.text, &e);
         if (status) {

@@ -325,6 +325,15 @@ static void check_neutral(const ChatTemplate *t, const Json *row, const ChatProm
     chat_prompt_free(&p);
 }
 
+/* Content in parts is taken here, though the official template refuses it. */
+static bool has_parts(const Json *messages) {
+    for (const Json *m = messages ? messages->child : NULL; m; m = m->next) {
+        const Json *content = json_get(m, "content");
+        if (content && content->kind == JSON_ARRAY) return true;
+    }
+    return false;
+}
+
 static void check_chat_line(const Json *row, const char *path, int line) {
     const Json *name = json_get(row, "template"), *rendered = json_get(row, "rendered");
     const Json *tools = json_get(row, "tools"),
@@ -341,7 +350,8 @@ static void check_chat_line(const Json *row, const char *path, int line) {
                           tools && tools->kind == JSON_ARRAY ? tools : NULL,
                           generation && generation->boolean, true, path, &p, &e);
     if (!rendered || rendered->kind != JSON_STRING) {
-        CHECK(!ok, "%s:%d: accepted, though the reference refuses it", path, line);
+        CHECK(ok == has_parts(json_get(row, "messages")),
+              "%s:%d: accepted, though the reference refuses it", path, line);
     } else {
         CHECK(ok, "%s:%d: %s", path, line, e.text);
         CHECK(ok && p.text.n == rendered->string_len &&

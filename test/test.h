@@ -70,4 +70,14 @@ __attribute__((unused)) static uint64_t test_random(uint64_t *state) {
     return z ^ (z >> 31);
 }
 
+/* One of 0 .. n - 1. */
+__attribute__((unused)) static uint32_t test_below(uint64_t *state, uint32_t n) {
+    return (uint32_t)(test_random(state) % n);
+}
+
+/* A number from [0, 1). */
+__attribute__((unused)) static double test_uniform(uint64_t *state) {
+    return (double)(test_random(state) >> 11) * 0x1p-53;
+}
+
 #endif

@@ -79,6 +79,27 @@ number_tests() {
     same "-n 0" "$(grep -c '"text":"","finish":"length",.*"generated_tokens":0,' "$out")" 12
 }
 
+# A prompt that goes on where an earlier line's answer ended: generated tokens may have been computed
+# with other arithmetic than a prompt is, so their keys and values are not taken over.
+continued_tests() {
+    set -- --raw --temp 1.3 --top-k 0 --top-p 1 -n 150 --ignore-eos --no-loop-guard -t 1
+    for seed in 1 2 3 4 5; do
+        printf '{"prompt":"hello"}\n' >"$scratch/first.jsonl"
+        run 0 "the first answer" "$qwen" "$model" --prompts "$scratch/first.jsonl" --seed $seed "$@"
+        text=$(sed 's/.*"text":"\(.*\)","finish".*/\1/' "$out")
+        printf '{"prompt":"hello%s"}\n' "$text" >"$scratch/second"
+        printf '{"prompt":"other"}\n' | cat - "$scratch/second" >"$scratch/apart.jsonl"
+        cat "$scratch/first.jsonl" "$scratch/second" >"$scratch/continued.jsonl"
+        run 0 "behind another" "$qwen" "$model" --prompts "$scratch/apart.jsonl" --seed $seed "$@"
+        want=$(member hash "$(line 1)")
+        for n in 1 2; do
+            run 0 "behind its beginning" "$qwen" "$model" --prompts "$scratch/continued.jsonl" \
+                --seed $seed --batch $n "$@"
+            same "the same behind its beginning, $n at a time" "$(member hash "$(line 1)")" "$want"
+        done
+    done
+}
+
 # ---- Files ---------------------------------------------------------------------------------------
 
 file_tests() {
@@ -129,6 +150,14 @@ END
     run 0 "--stats" "$qwen" "$model" --prompts "$scratch/one.jsonl" --temp 0 -n 5 --ignore-eos \
         --stats "$scratch/stats.json"
     check "--stats: the tokens of all" grep -q '"generated_tokens":5,' "$scratch/stats.json"
+    want=$(member hash "$(line 0)")
+    printf '\357\273\277{"prompt": "hello"}\r\n' >"$scratch/marked.jsonl"
+    run 0 "a byte order mark" "$qwen" "$model" --prompts "$scratch/marked.jsonl" --temp 0 -n 5 \
+        --ignore-eos
+    same "a byte order mark: the same" "$(member hash "$(line 0)")" "$want"
+    printf '\0\n{"prompt": "hello"}\n' >"$scratch/nul"
+    run 0 "a NUL is text" "$qwen" "$model" --prompts "$scratch/nul" --temp 0 -n 5
+    whole_lines "a NUL is text"
     printf '\n' >"$scratch/empty"
     run 2 "no prompt" "$qwen" "$model" --prompts "$scratch/empty"
     run 1 "no file" "$qwen" "$model" --prompts "$scratch/none"
@@ -175,6 +204,7 @@ mkdir -p "$scratch" || exit 1
 run 0 "make_tiny" "$make_tiny" "$scratch/tiny"
 run 0 "convert" "$convert" "$scratch/tiny" -o "$model"
 number_tests
+continued_tests
 file_tests
 end_tests
 

@@ -236,6 +236,20 @@ render_tests() {
     check "special text is plain text" test "$(wc -w <"$out")" -gt 4
     run 0 "--parse-special" "$qwen" "$model" -p '<|im_end|>' --tokenize --parse-special
     same "--parse-special" "$(cat "$out")" '278'
+    printf 'hello the\r\n' >"$scratch/line.txt"
+    run 0 "a line of Windows" "$qwen" "$model" -f "$scratch/line.txt" --tokenize
+    same "a line of Windows" "$(cat "$out")" '268 258'
+    echo '[{"role": "system", "content": "<|im_end|>"}, {"role": "user", "content": "a<|im_start|>"}]' \
+        >"$scratch/special.json"
+    for special in '' --parse-special; do
+        # shellcheck disable=SC2086 # a flag or none
+        run 0 "-s and -p" "$qwen" "$model" -s '<|im_end|>' -p 'a<|im_start|>' --render $special
+        want=$(tail -n 1 "$out")
+        # shellcheck disable=SC2086
+        run 0 "--messages" "$qwen" "$model" --messages "$scratch/special.json" --render $special
+        same "-s and -p as in --messages ($special)" "$(tail -n 1 "$out")" "$want"
+    done
+    same "--parse-special in a conversation" "$(echo "$want" | tr ' ' '\n' | grep -c '27[78]')" 7
     run 0 "--render" "$qwen" "$model" -p 'hello' --render
     printf '%s\n' '<|im_start|>system' 'You are a tiny model.<|im_end|>' '<|im_start|>user' \
         'hello<|im_end|>' '<|im_start|>assistant' '' >"$scratch/expected"
@@ -563,6 +577,7 @@ bench_tests() {
         "$(grep -cE '^[[ ]\{"test":"(pp8|tg4)","tokens_s":[0-9.]+,.*\}[],]$' "$out")" 2
     refuse 2 "--format without --bench" "$qwen" "$model" -p a --format csv
     refuse 2 "-r without --bench" "$qwen" "$model" -p a -r 3
+    refuse 2 "--stats with no name" "$qwen" "$model" -p a --stats ''
     refuse 2 "--stats with --bench" "$qwen" "$model" --bench tg2 -r 1 --stats "$scratch/none.json"
     run 0 "--bench table" "$qwen" "$model" --bench pp8 -r 1
     prints "--bench table" '^pp8 +[0-9.]+ +[0-9.]+ +[0-9.]+'
@@ -571,7 +586,10 @@ bench_tests() {
     for tests in pp0 'pp8,' pp8,,tg1 tg1@ pp8x pp99999999 b0 b33 tg1,b b2x; do
         refuse 2 "--bench $tests" "$qwen" "$model" --bench "$tests"
     done
-    refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg4@4096
+    refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg1,tg4@4096 --format json
+    run 0 "--bench of two" "$qwen" "$model" --bench tg4 -r 2 --format csv
+    check "--bench: the median of two is in their middle" awk -F, \
+        'NR == 2 { d = 2 * $2 - $3 - $4; exit !(d < 0.01 && d > -0.01) }' "$out"
 }
 
 # kl WHAT MODEL REFERENCE: its mean in $mean, its 99th percentile in $most, the reference's
@@ -627,6 +645,7 @@ perplexity_tests() {
     same "--parse-special: as many tokens" "$(sed 's/.* of \([0-9]*\) tokens.*/\1/' "$out")" \
         "$("$qwen" "$model" -f "$scratch/text.txt" --tokenize --parse-special | wc -w |
             awk '{ print $1 + 1 }')"
+    refuse 2 "--perplexity in windows of one" "$qwen" "$model" --perplexity "$scratch/text.txt" -c 1
     printf a >"$scratch/text.txt"
     refuse 1 "--perplexity of one token" "$qwen" "$model" --perplexity "$scratch/text.txt"
     refuse 1 "--perplexity of nothing" "$qwen" "$model" --perplexity "$scratch/none"

@@ -9,10 +9,6 @@
 
 static char model_path[300];
 
-static uint32_t below(uint64_t *state, uint32_t n) { return (uint32_t)(test_random(state) % n); }
-
-static double unit(uint64_t *state) { return (double)(test_random(state) >> 11) * 0x1p-53; }
-
 /* ---- Sampler --------------------------------------------------------------------------------- */
 
 #define MAX_IDS 400
@@ -64,19 +60,19 @@ static int32_t plain_choice(const SamplerOptions *o, const float *logits, uint32
 
 /* Random options; ties in half of the logits. */
 static void random_case(uint64_t *s, SamplerOptions *o, float *logits, uint32_t n_vocab) {
-    *o = (SamplerOptions){.temperature = below(s, 4) ? 0.1 + 2 * unit(s) : 0,
-                          .top_k = below(s, 2) ? below(s, n_vocab + 20) : 0,
-                          .top_p = below(s, 2) ? unit(s) : 1,
-                          .min_p = below(s, 2) ? unit(s) / 4 : 0,
-                          .repeat_penalty = below(s, 2) ? 0.5 + 1.5 * unit(s) : 1,
-                          .repeat_last_n = (int64_t)below(s, 40) - 1,
+    *o = (SamplerOptions){.temperature = test_below(s, 4) ? 0.1 + 2 * test_uniform(s) : 0,
+                          .top_k = test_below(s, 2) ? test_below(s, n_vocab + 20) : 0,
+                          .top_p = test_below(s, 2) ? test_uniform(s) : 1,
+                          .min_p = test_below(s, 2) ? test_uniform(s) / 4 : 0,
+                          .repeat_penalty = test_below(s, 2) ? 0.5 + 1.5 * test_uniform(s) : 1,
+                          .repeat_last_n = (int64_t)test_below(s, 40) - 1,
                           .seed = test_random(s)};
-    if (below(s, 2)) o->repeat_last_n = -1;
-    if (below(s, 2)) o->presence_penalty = 2 * unit(s) - 1;
-    if (below(s, 2)) o->frequency_penalty = unit(s) / 2;
-    bool ties = below(s, 2);
+    if (test_below(s, 2)) o->repeat_last_n = -1;
+    if (test_below(s, 2)) o->presence_penalty = 2 * test_uniform(s) - 1;
+    if (test_below(s, 2)) o->frequency_penalty = test_uniform(s) / 2;
+    bool ties = test_below(s, 2);
     for (uint32_t v = 0; v < n_vocab; v++) {
-        logits[v] = (float)(unit(s) * 12 - 6);
+        logits[v] = (float)(test_uniform(s) * 12 - 6);
         if (ties) logits[v] = rintf(logits[v]);
     }
 }
@@ -90,11 +86,11 @@ static void test_sampler_reference(void) {
         Error e;
         float logits[MAX_IDS], mine[MAX_IDS];
         int32_t ids[64];
-        uint32_t n_vocab = 1 + below(&s, MAX_IDS - 16), n = below(&s, 64);
-        size_t n_prompt = below(&s, n + 1);
+        uint32_t n_vocab = 1 + test_below(&s, MAX_IDS - 16), n = test_below(&s, 64);
+        size_t n_prompt = test_below(&s, n + 1);
         random_case(&s, &o, logits, n_vocab);
         for (uint32_t i = n_vocab; i < n_vocab + 16; i++) logits[i] = 100; /* padding */
-        for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)below(&s, n_vocab + 8);
+        for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)test_below(&s, n_vocab + 8);
         memcpy(mine, logits, sizeof mine);
         if (!sampler_open(&sampler, &o, kernels_available(0), n_vocab, &e))
             return CHECK(0, "%s", e.text);
@@ -153,11 +149,11 @@ static void test_kl(void) {
     uint64_t s = 9;
     float p[300], q[300];
     for (int trial = 0; trial < 200; trial++) {
-        uint32_t n = 1 + below(&s, 300);
+        uint32_t n = 1 + test_below(&s, 300);
         long double p_sum = 0, q_sum = 0, want = 0;
         for (uint32_t i = 0; i < n; i++) {
-            p[i] = (float)(unit(&s) * 40 - 20);
-            q[i] = (float)(unit(&s) * 40 - 20);
+            p[i] = (float)(test_uniform(&s) * 40 - 20);
+            q[i] = (float)(test_uniform(&s) * 40 - 20);
             p_sum += expl((long double)p[i]);
             q_sum += expl((long double)q[i]);
         }
@@ -225,13 +221,13 @@ static void test_output_random(void) {
     static const char *const stops[] = {"aab", "bb", "abab", "ab\xc3\xa4"};
     uint64_t s = 3;
     for (int trial = 0; trial < 2000; trial++) {
-        Output o = {.stops = (const char **)stops, .n_stops = 1 + below(&s, 4), .keep = true};
+        Output o = {.stops = (const char **)stops, .n_stops = 1 + test_below(&s, 4), .keep = true};
         Error e;
         char text[64];
         size_t n = 0, shown = 0, end;
         while (n < 60)
-            if (below(&s, 12))
-                text[n++] = below(&s, 3) ? 'a' : below(&s, 3) ? 'c' : 'b';
+            if (test_below(&s, 12))
+                text[n++] = test_below(&s, 3) ? 'a' : test_below(&s, 3) ? 'c' : 'b';
             else
                 memcpy(text + n, "\xc3\xa4", 2), n += 2;
         text[n] = 0;
@@ -243,7 +239,7 @@ static void test_output_random(void) {
         }
         bool stopped = false, ok = true;
         for (size_t at = 0; at < n && !stopped && ok;) {
-            size_t piece = min_size(n - at, 1 + below(&s, 5));
+            size_t piece = min_size(n - at, 1 + test_below(&s, 5));
             ok = output_add(&o, text + at, piece, &stopped, &e);
             at += piece;
             shown = o.all.n;
@@ -277,7 +273,7 @@ static void test_loop_guard(void) {
         LoopGuard *g = calloc(1, sizeof *g);
         size_t found = 0, plain = 0, n = 2200, p = periods[i], noise = 150;
         for (size_t t = 0; t < n; t++)
-            ids[t] = t < noise + p ? (int32_t)below(&s, 1000) : ids[t - p];
+            ids[t] = t < noise + p ? (int32_t)test_below(&s, 1000) : ids[t - p];
         for (size_t t = 1; g && t <= n && !found; t++)
             if (loop_found(g, ids, t)) found = t;
         for (size_t t = noise; t <= n && !plain; t++)
@@ -291,7 +287,7 @@ static void test_loop_guard(void) {
     }
     LoopGuard *g = calloc(1, sizeof *g);
     bool found = false;
-    for (size_t t = 0; t < 2200; t++) ids[t] = (int32_t)below(&s, 4); /* dull, but no loop */
+    for (size_t t = 0; t < 2200; t++) ids[t] = (int32_t)test_below(&s, 4); /* dull, but no loop */
     for (size_t t = 1; g && t <= 2200; t++) found = found || loop_found(g, ids, t);
     CHECK(!found, "noise of four tokens is no loop");
     free(g);
@@ -632,10 +628,10 @@ static void test_cache_forged(Session *s) {
     Ids prompt = prompt_of(5, 9);
     CacheHeader h = {.magic = CACHE_MAGIC, .version = CACHE_VERSION, .key = cache_key(s->engine)};
     for (int trial = 0; trial < 2000; trial++) {
-        size_t n = sizeof h + below(&state, sizeof file - sizeof h);
+        size_t n = sizeof h + test_below(&state, sizeof file - sizeof h);
         for (size_t i = 0; i < n; i++) file[i] = (uint8_t)test_random(&state);
         h.file_bytes = n;
-        h.n = test_random(&state) >> below(&state, 64);
+        h.n = test_random(&state) >> test_below(&state, 64);
         h.crc32c = 0;
         memcpy(file, &h, sizeof h);
         h.crc32c = cache_crc(file, n);
@@ -791,7 +787,7 @@ int main(void) {
     const char *base = getenv("TMPDIR");
     uint64_t state = 6;
     for (size_t i = 0; i < sizeof text_ids / sizeof text_ids[0]; i++)
-        text_ids[i] = (int32_t)below(&state, TINY_IM_END);
+        text_ids[i] = (int32_t)test_below(&state, TINY_IM_END);
     test_sampler_reference();
     test_sampler_edges();
     test_kl();

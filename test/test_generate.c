@@ -1,13 +1,12 @@
 /* test_generate.c: generation from the inside (qwen.c is included): with guesses and without, those
  * of good and of bad drafters, alone and beside others, the same tokens by every way of choosing;
  * caches copied from one sequence to another; when guesses are made, and that they cost little
- * where they are wrong. */
-#define QWEN_NO_MAIN
+ * where they are wrong; a conversation that is loaded, ^C, a pipe that is full. */
+#define main qwen_main /* this program has its own */
 #include "../qwen.c"
+#undef main
 
 #include "tiny.h"
-
-static uint32_t below(uint64_t *state, uint32_t n) { return (uint32_t)(test_random(state) % n); }
 
 /* ---- Where the latest tokens stood before ---------------------------------------------------- */
 
@@ -27,8 +26,8 @@ static void test_find(void) {
     size_t found = 0;
     for (int trial = 0; trial < 3000; trial++) {
         int32_t ids[120];
-        uint32_t n = 1 + below(&s, 120), kinds = 1 + below(&s, 12), match, want;
-        for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)below(&s, kinds);
+        uint32_t n = 1 + test_below(&s, 120), kinds = 1 + test_below(&s, 12), match, want;
+        for (uint32_t i = 0; i < n; i++) ids[i] = (int32_t)test_below(&s, kinds);
         size_t place = lookup_find(ids, n, &match), expected = plain_find(ids, n, &want);
         CHECK(place == expected && (place == 0 || match == want), "%zu after %u, not %zu after %u",
               place, match, expected, want);
@@ -49,20 +48,18 @@ typedef struct {
     double later;    /* chance in the second half, where it is another; else 0 */
 } World;
 
-static double uniform(uint64_t *s) { return (double)(test_random(s) >> 11) * 0x1p-53; }
-
 /* One more guess, which is right only if those before it were. */
 static void simulate_guess(const World *w, Record *r, uint32_t class, bool *right,
                            uint32_t *accepted, uint64_t *s) {
     if (!*right) return;
-    *right = uniform(s) < w->chance;
+    *right = test_uniform(s) < w->chance;
     record_guess(r, class, *right);
     *accepted += *right;
 }
 
 static void simulate_lookup(const World *w, const Pace *p, Outlook *o, Record *r,
                             uint32_t *accepted, uint64_t *s) {
-    uint32_t match = MATCH_MIN + below(s, 12), most = min_size(MAX_DRAFT, o->room) & 0xff;
+    uint32_t match = MATCH_MIN + test_below(s, 12), most = min_size(MAX_DRAFT, o->room) & 0xff;
     double so_far = 1, rate;
     uint32_t k = lookup_length(p, o, r, match, most, &rate);
     bool right = true;
@@ -81,11 +78,11 @@ static void simulate_draft(const World *w, Pace *p, Outlook *o, Drafter *d, size
     uint32_t before = o->m;
     while (o->m - before < MAX_DRAFT &&
            draft_length(p, o, d, so_far, MAX_DRAFT - (o->m - before), &rate) > 0) {
-        uint32_t class = below(s, GUESS_CLASSES);
+        uint32_t class = test_below(s, GUESS_CLASSES);
         size_t window = drafter_window(d, p);
         if (*lacks > window && window < DRAFT_MIN) return;
         size_t n = min_size(*lacks, window);
-        double took = drafter_seconds(&w->drafter, n) * (0.9 + 0.2 * uniform(s));
+        double took = drafter_seconds(&w->drafter, n) * (0.9 + 0.2 * test_uniform(s));
         if (!d->begun) pace_credit(p);
         drafter_note(d, n, took, &o->drafting);
         *lacks = 1;
@@ -116,8 +113,8 @@ static double simulate(const World *world, size_t n, size_t *drafted) {
                 simulate_draft(w, &p, &o, &d, &lacks, &accepted, &s);
             else
                 simulate_lookup(w, &p, &o, &r, &accepted, &s);
-        double noise = 0.9 + 0.2 * uniform(&s);
-        if (w->busy && below(&s, 20) == 0) noise += 3;
+        double noise = 0.9 + 0.2 * test_uniform(&s);
+        if (w->busy && test_below(&s, 20) == 0) noise += 3;
         double took = (1 + w->slope * (o.m - 1)) * noise;
         pace_note(&p, w->n_runs, o.m, accepted, took, o.drafting);
         *drafted += o.m - w->n_runs;
@@ -220,7 +217,7 @@ static void make_prompt(Ids *prompt, uint32_t repeats, uint32_t which) {
     uint64_t s = which;
     Error e;
     int32_t text[12];
-    for (int i = 0; i < 12; i++) text[i] = (int32_t)below(&s, 94);
+    for (int i = 0; i < 12; i++) text[i] = (int32_t)test_below(&s, 94);
     for (uint32_t i = 0; i < 12 * repeats; i++)
         CHECK(ids_add(prompt, text[i % 12], &e), "%s", e.text);
 }
@@ -549,14 +546,14 @@ static void test_follow(Session *s, Small *d) {
     uint64_t state = 9;
     int32_t ids[CTX];
     size_t n = 0;
-    for (size_t i = 0; i < CTX; i++) ids[i] = (int32_t)below(&state, 94);
+    for (size_t i = 0; i < CTX; i++) ids[i] = (int32_t)test_below(&state, 94);
     for (int step = 0; ok && step < 400; step++) {
-        size_t window = 1 + below(&state, step % 3 == 0 ? 10 : CTX);
-        uint32_t kind = below(&state, 8);
+        size_t window = 1 + test_below(&state, step % 3 == 0 ? 10 : CTX);
+        uint32_t kind = test_below(&state, 8);
         if (kind == 0) ids[n / 2] ^= 1; /* an earlier word is changed, */
         if (kind == 1) n = n / 2;       /* the end forgotten, */
         if (kind == 2) n = 0;           /* or all of it */
-        n = min_size(n + 1 + below(&state, kind == 3 ? 120 : 6), CTX);
+        n = min_size(n + 1 + test_below(&state, kind == 3 ? 120 : 6), CTX);
         if (n == CTX) n = 1;
         size_t lacks = drafter_follow(f, ids, n, window), had = f->session.ids.n;
         bool same = f->from + had + lacks == n && lacks > 0 && n - f->from <= 100 &&
@@ -595,6 +592,94 @@ static void test_drafters(Session *s, const char *path, const char *quant, bool 
     unlink(d.path);
 }
 
+/* ---- What a chat and other modes do ---------------------------------------------------------- */
+
+/* What the first Qwen1.5 repositories leave open is closed when a conversation is loaded, or the
+ * next question would stand in the answer. */
+static void test_load_early(Model *m, const char *path) {
+    static const char talk[] = "[{\"role\":\"user\",\"content\":\"a\"},"
+                               "{\"role\":\"assistant\",\"content\":\"b\"}]";
+    Error e;
+    Program p = {.model = *m};
+    Loaded early = {.has_system = false}, plain = {.has_system = false};
+    char file[320];
+    snprintf(file, sizeof file, "%s.json", path);
+    Buffer text = {0};
+    bool ok = buffer_puts(&text, talk, &e) && write_whole(file, &text, &e);
+    p.model.chat.family = CHAT_QWEN2;
+    ok = ok && chat_parse(&p, file, &plain, &e);
+    p.model.chat.family = CHAT_QWEN15_EARLY;
+    ok = ok && chat_parse(&p, file, &early, &e);
+    CHECK(ok, "%s", e.text);
+    const Ids *a = &early.prompt.ids, *b = &plain.prompt.ids;
+    CHECK(a->n > 10 && a->n == b->n && memcmp(a->ids, b->ids, a->n * sizeof *a->ids) == 0,
+          "the same turns: %zu and %zu tokens", a->n, b->n);
+    for (int i = 0; i < 2; i++) {
+        Loaded *l = i ? &early : &plain;
+        chat_prompt_free(&l->prompt);
+        buffer_free(&l->messages);
+        buffer_free(&l->system);
+    }
+    unlink(file);
+    buffer_free(&text);
+}
+
+/* ^C ends what takes long, and the exit status says so. Both print to stdout and stderr. */
+static void test_interrupted(Model *m, Engine *engine) {
+    Error e = {""};
+    Program p = {.model = *m, .engine = *engine};
+    Score score = {.count = 0};
+    Ids ids = {0};
+    bool ok = scored_open(&score.model, m, engine, &e);
+    for (int32_t i = 0; i < 100; i++) ok = ok && ids_add(&ids, 'a' + i % 26, &e);
+    CHECK(ok, "%s", e.text);
+    interrupts = 1;
+    CHECK(run_verify(&p) == 130, "an interrupted --verify");
+    CHECK(ok && !score_text(&score, &ids, &e) && strstr(e.text, "interrupted") && score.count == 0,
+          "an interrupted --perplexity: %zu, %s", score.count, e.text);
+    interrupts = 0;
+    CHECK(ok && score_text(&score, &ids, &e) && score.count == 99, "%zu, %s", score.count, e.text);
+    free(score.model.logits);
+    ids_free(&ids);
+}
+
+/* The far end of a pipe, read late: its bytes are counted. */
+typedef struct {
+    int fd;
+    size_t n;
+} LateReader;
+
+static void *read_late(void *arg) {
+    LateReader *r = arg;
+    char bytes[4096];
+    ssize_t n;
+    usleep(50000);
+    while ((n = read(r->fd, bytes, sizeof bytes)) > 0) r->n += (size_t)n;
+    return NULL;
+}
+
+/* A pipe that somebody made non-blocking is waited for when it is full. */
+static void test_full_pipe(void) {
+    enum { N = 300000 };
+    int ends[2] = {-1, -1};
+    pthread_t thread;
+    Error e = {""};
+    char *text = calloc(N, 1);
+    bool ok = text && pipe(ends) == 0 && fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0;
+    FILE *to = ok ? fdopen(ends[1], "w") : NULL;
+    LateReader r = {ends[0], 0};
+    ok = to && pthread_create(&thread, NULL, read_late, &r) == 0;
+    CHECK(ok, "a pipe: %s", strerror(errno));
+    if (ok) {
+        CHECK(write_now(to, text, N, &e), "%s", e.text);
+        fclose(to);
+        pthread_join(thread, NULL);
+        CHECK(r.n == N, "%zu bytes arrive", r.n);
+    }
+    close(ends[0]);
+    free(text);
+}
+
 /* ---- All of it ------------------------------------------------------------------------------- */
 
 static void test_model(const char *path, const char *quant, bool kv_f32, uint32_t threads) {
@@ -616,6 +701,8 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         test_together(&engine, 20);
         test_together(&engine, 90);
         test_copy(&engine);
+        test_interrupted(&m, &engine);
+        test_load_early(&m, path);
     }
     CHECK(ok, "%s: %s", quant, e.text);
     if (ok) engine_close(&engine);
@@ -629,6 +716,7 @@ int main(void) {
     test_pace();
     test_draft_pace();
     test_second_chance();
+    test_full_pipe();
     snprintf(path, sizeof path, "%s/test_generate.XXXXXX", base && base[0] ? base : "/tmp");
     int fd = mkstemp(path);
     CHECK(fd >= 0, "%s: %s", path, strerror(errno));

@@ -151,10 +151,9 @@ static bool try_chat(Error *e, uint32_t *sum) {
         tpl.family = (ChatFamily)family;
         ok = render(&tpl, bare, NULL, &out, e) && render(&tpl, answered, with, &out, e);
         if (with) ok = ok && render(&tpl, conversation, with, &out, e);
-        ok = ok && chat_turn(&tpl, test.tokenizer, "user", "hello", 5, &out, e) &&
+        ok = ok && chat_turn(&tpl, test.tokenizer, "user", "hello", 5, false, &out, e) &&
              chat_open_reply(&tpl, test.tokenizer, &out, e) &&
-             chat_close_reply(&tpl, test.tokenizer, true, &out, e) &&
-             chat_close_reply(&tpl, test.tokenizer, false, &out, e);
+             chat_close_reply(&tpl, test.tokenizer, &out, e);
     }
     if (ok) *sum = sum_of(out.ids.ids, out.ids.n * sizeof *out.ids.ids, 0);
     chat_prompt_free(&out);

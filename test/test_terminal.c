@@ -321,6 +321,12 @@ static void test_stop(void) {
     ask(&t, "hello", cut);
     CHECK(strncmp(cut, whole, 10) == 0 && cut[10] == '\n', "before %.3s stands %s, not %s",
           whole + 10, whole, cut);
+    /* ... and the model does not have it either: what was saved is as many tokens. */
+    ask(&t, "/show info", whole);
+    save_to(&t, "stopped.json");
+    load_from(&t, "stopped.json", "loaded");
+    ask(&t, "/show info", cut);
+    CHECK(strcmp(cut, whole) == 0, "loaded, it shows\n%s not\n%s", cut, whole);
     chat_close(&t);
 }
 
@@ -377,24 +383,50 @@ static void test_long_lines(void) {
     chat_close(&t);
 }
 
+static void write_file(const char *name, const char *text) {
+    FILE *f = fopen(in_folder(name), "w");
+    CHECK(f && fputs(text, f) >= 0 && fclose(f) == 0, "%s: %s", name, strerror(errno));
+}
+
 static void test_files(void) {
     char reply[4096];
     size_t prompt, cached, answer;
     CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
-    FILE *f = fopen(in_folder("junk.json"), "w");
-    if (f) {
-        fputs("[{\"role\": \"user\", \"content\": ", f);
-        fclose(f);
-    }
+    write_file("junk.json", "[{\"role\": \"user\", \"content\": ");
+    write_file("tools.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
+                             "\"tools\": [{\"name\": \"f\"}]}");
     ask_for(&t, "/set verbose", "");
     save_nothing(&t);
     ask_for(&t, "hello", "(0 cached)");
     load_from(&t, "junk.json", "junk.json");
     load_from(&t, "missing.json", "missing.json");
+    load_from(&t, "tools.json", "tools: expected none");
     ask(&t, "more", reply);
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
     chat_close(&t);
+}
+
+/* What has no place in a chat is refused; what needs a text reads it from the terminal. */
+static void test_no_chat(void) {
+    static const char *const refused[][2] = {
+        {"--raw", NULL}, {"--stats", "s.json"}, {"--cache", "c.bin"}};
+    char path[700];
+    snprintf(path, sizeof path, "%s", in_folder("endless.bin"));
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        Terminal t;
+        char *argv[] = {(char *)program, path, (char *)refused[i][0], (char *)refused[i][1], NULL};
+        if (!terminal_open(&t, argv)) return CHECK(0, "a terminal: %s", strerror(errno));
+        expect(&t, "goes with a prompt to answer", NULL, 0);
+        int status = terminal_close(&t);
+        CHECK(status == 2, "%s: status %d", refused[i][0], status);
+    }
+    Terminal t;
+    char *argv[] = {(char *)program, path, "--tokenize", NULL};
+    if (!terminal_open(&t, argv)) return CHECK(0, "a terminal: %s", strerror(errno));
+    type_bytes(&t, "AB\n\4", 4);
+    expect(&t, "33 34", NULL, 0);
+    CHECK(terminal_close(&t) == 0, "--tokenize of what is typed");
 }
 
 /* ^C at the prompt tells how to leave; what was typed is forgotten; a second one leaves. */
@@ -648,6 +680,7 @@ int main(void) {
         test_typing();
         test_long_lines();
         test_files();
+        test_no_chat();
         test_interrupt_prompt();
         test_interrupt_answer();
         test_interrupt_reading();

@@ -51,7 +51,7 @@ static bool use_model(const Model *m, Error *e) {
     ChatPrompt prompt = {0};
     bool ok = use_tokenizer(m, &ids) && use_engine(m, &ids, e);
     if (m->chat.family != CHAT_NONE)
-        (void)chat_turn(&m->chat, m->tokenizer, "user", "hi", 2, &prompt, e);
+        (void)chat_turn(&m->chat, m->tokenizer, "user", "hi", 2, false, &prompt, e);
     chat_prompt_free(&prompt);
     ids_free(&ids);
     return ok;
