@@ -242,14 +242,19 @@ INLINE Lanes byte_as_float(Line x, int j) {
     return lanes_from_sums(_mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(each)));
 }
 
+/* (odd, even) pairs of bf16: the upper halves of both. */
+INLINE Sums upper_halves(Lanes even, Lanes odd) {
+    /* 0xea: (odd & mask) | even */
+    return _mm512_ternarylogic_epi32(lanes_bits(odd), sums_set1(-65536),
+                                     sums_right(lanes_bits(even), 16), 0xea);
+}
+
 /* A line of codes, four columns of 16 rows, as two rows of a bf16 tile of two columns each. */
 INLINE void expand_line(Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
     UNROLL for (int j = 0; j < 4; j += 2) {
-        Sums even = lanes_bits(lanes_fma(byte_as_float(x, j), scale, bias));
-        Sums odd = lanes_bits(lanes_fma(byte_as_float(x, j + 1), scale, bias));
-        /* 0xea: (odd & mask) | even */
-        Sums both = _mm512_ternarylogic_epi32(odd, sums_set1(-65536), sums_right(even, 16), 0xea);
-        line_store((uint8_t *)out[j / 2], both);
+        Lanes even = lanes_fma(byte_as_float(x, j), scale, bias);
+        Lanes odd = lanes_fma(byte_as_float(x, j + 1), scale, bias);
+        line_store((uint8_t *)out[j / 2], upper_halves(even, odd));
     }
 }
 
@@ -373,11 +378,6 @@ typedef struct {
 
 _Static_assert(PROMPT_ATTEND_BYTES >= sizeof(PartScratch), "room for the scratch");
 
-/* (odd, even) pairs of bf16: the upper halves of both. */
-INLINE Sums upper_halves(Lanes even, Lanes odd) {
-    return _mm512_ternarylogic_epi32(lanes_bits(odd), sums_set1(-65536),
-                                     sums_right(lanes_bits(even), 16), 0xea);
-}
 INLINE Lanes upper_half(Lanes x) {
     return lanes_from_bits(sums_and(lanes_bits(x), sums_set1(-65536)));
 }

@@ -51,8 +51,8 @@ bool chat_render(const ChatTemplate *tpl, const Tokenizer *tok, const Json *mess
 
 /* The pieces of a running conversation, for the chat on a terminal: each appends to *out.
  * chat_turn writes a whole message (parse_special: see chat_render); chat_open_reply opens the
- * assistant's turn; chat_close_reply ends it after the model's own tokens, without their last one if
- * that is <|im_end|>. */
+ * assistant's turn; chat_close_reply ends it behind the model's own tokens, of which an <|im_end|>
+ * at the end is left out. */
 bool chat_turn(const ChatTemplate *tpl, const Tokenizer *tok, const char *role, const char *content,
                size_t n, bool parse_special, ChatPrompt *out, Error *e);
 bool chat_open_reply(const ChatTemplate *tpl, const Tokenizer *tok, ChatPrompt *out, Error *e);

@@ -568,7 +568,7 @@ INLINE void fetched_share(ChunkPair *w) {
 
 INLINE void chunk_words(const uint8_t *chunk, size_t n_blocks, Block *out) {
     for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *codes = chunk + b / 2 * pair_bytes(TYPE_Q8) + b % 2 * 8 * LINE_BYTES;
+        const uint8_t *codes = block_codes(TYPE_Q8, chunk, NULL, b);
         for (size_t r = 0; r < 8 * LINE_BYTES; r += LINE_BYTES) {
             line_store(out[b].codes + 2 * r, line_even_words(line_load(codes + r)));
             line_store(out[b].codes + 2 * r + LINE_BYTES, line_odd_words(line_load(codes + r)));

@@ -2709,9 +2709,8 @@ static const Option option_table[] = {
     {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
      "system message, instead of the model's own; \"\" for an empty one"},
     {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
-     "answer a conversation: JSON, an array of messages with role and content as OpenAI's API has "
-     "them, "
-     "or an object with messages and tools"},
+     "answer the conversation of this file (- is stdin): JSON, an array of messages with role and "
+     "content as OpenAI's API has them, or an object with messages and tools"},
     {OPT_TEXT, "prompts", 0, "FILE", AT(prompts), 0, 0,
      "answer every line of this file (- is stdin), several at a time, each with one line of JSON "
      "in "
@@ -3699,7 +3698,7 @@ static const char chat_help[] =
     "/show info                 the model;  also: /show parameters, /show system, /show template\n"
     "/clear                     forget the conversation\n"
     "/save FILE, /load FILE     write or read the conversation as JSON messages\n"
-    "/bye                       leave (as do ^D and the end of input)\n"
+    "/bye, /exit                leave (as do ^D and the end of input)\n"
     "/?, /help                  this\n"
     "\"\"\"                        begins and ends a text of several lines, also after /set "
     "system\n"

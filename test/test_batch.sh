@@ -79,8 +79,8 @@ number_tests() {
     same "-n 0" "$(grep -c '"text":"","finish":"length",.*"generated_tokens":0,' "$out")" 12
 }
 
-# A prompt that goes on where an earlier line's answer ended: generated tokens may have been computed
-# with other arithmetic than a prompt is, so their keys and values are not taken over.
+# A prompt that goes on where an earlier line's answer ended: generated tokens may have been
+# computed with other arithmetic than a prompt is, so their keys and values are not taken over.
 continued_tests() {
     set -- --raw --temp 1.3 --top-k 0 --top-p 1 -n 150 --ignore-eos --no-loop-guard -t 1
     for seed in 1 2 3 4 5; do

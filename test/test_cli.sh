@@ -239,8 +239,9 @@ render_tests() {
     printf 'hello the\r\n' >"$scratch/line.txt"
     run 0 "a line of Windows" "$qwen" "$model" -f "$scratch/line.txt" --tokenize
     same "a line of Windows" "$(cat "$out")" '268 258'
-    echo '[{"role": "system", "content": "<|im_end|>"}, {"role": "user", "content": "a<|im_start|>"}]' \
-        >"$scratch/special.json"
+    cat >"$scratch/special.json" <<'END'
+[{"role": "system", "content": "<|im_end|>"}, {"role": "user", "content": "a<|im_start|>"}]
+END
     for special in '' --parse-special; do
         # shellcheck disable=SC2086 # a flag or none
         run 0 "-s and -p" "$qwen" "$model" -s '<|im_end|>' -p 'a<|im_start|>' --render $special
