@@ -20,14 +20,26 @@
 
 /* Types of metadata values. */
 enum {
-    V_U8, V_I8, V_U16, V_I16, V_U32, V_I32, V_F32, V_BOOL, V_STRING, V_ARRAY, V_U64, V_I64, V_F64,
+    V_U8,
+    V_I8,
+    V_U16,
+    V_I16,
+    V_U32,
+    V_I32,
+    V_F32,
+    V_BOOL,
+    V_STRING,
+    V_ARRAY,
+    V_U64,
+    V_I64,
+    V_F64,
     N_VALUE_TYPES
 };
 
 typedef struct {
-    const char *key;     /* (key_len) in the map */
+    const char *key; /* (key_len) in the map */
     size_t key_len;
-    uint32_t type;       /* of the value; of an array's elements */
+    uint32_t type; /* of the value; of an array's elements */
     bool array;
     uint64_t count;      /* elements of an array */
     const uint8_t *data; /* (bytes) the value, a string without its length; an array's elements */
@@ -35,11 +47,11 @@ typedef struct {
 } Entry;
 
 typedef struct {
-    const char *name;    /* (name_len) in the map */
+    const char *name; /* (name_len) in the map */
     size_t name_len;
     uint64_t cols, rows;
     uint32_t n_dims, type;
-    uint64_t offset;     /* from the start of the data */
+    uint64_t offset; /* from the start of the data */
     bool used;
 } Info;
 
@@ -47,9 +59,9 @@ typedef struct {
     const char *path;
     const uint8_t *data; /* (n) the whole file */
     size_t n, pos;
-    Entry *entries;      /* (n_entries) sorted by key */
+    Entry *entries; /* (n_entries) sorted by key */
     size_t n_entries;
-    Info *infos;         /* (n_infos) in the file's order; sorted by name once that is checked */
+    Info *infos; /* (n_infos) in the file's order; sorted by name once that is checked */
     size_t n_infos;
     size_t data_start;
 } Gguf;
@@ -201,9 +213,9 @@ static const Entry *find(const Gguf *g, const char *key) {
 static bool has(const Gguf *g, const char *key) { return find(g, key) != NULL; }
 
 static const char *value_type_name(const Entry *v) {
-    static const char *const name[N_VALUE_TYPES] = {
-        "u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-        "bool", "string", "array", "u64", "i64", "f64"};
+    static const char *const name[N_VALUE_TYPES] = {"u8",  "i8",  "u16",  "i16",    "u32",
+                                                    "i32", "f32", "bool", "string", "array",
+                                                    "u64", "i64", "f64"};
     return v->array ? "array" : name[v->type];
 }
 
@@ -234,8 +246,8 @@ static bool get_int(const Gguf *g, const char *key, int64_t low, int64_t high, i
         return fail(e, g->path, key, "expected %lld to %lld, got %llu", (long long)low,
                     (long long)high, (unsigned long long)raw);
     }
-    return fail(e, g->path, key, "expected %lld to %lld, got %lld", (long long)low,
-                (long long)high, (long long)*out);
+    return fail(e, g->path, key, "expected %lld to %lld, got %lld", (long long)low, (long long)high,
+                (long long)*out);
 }
 
 /* The same with *out left alone when the key is absent. */
@@ -500,11 +512,14 @@ static bool check_split(const Gguf *g, Error *e) {
 /* Every key of the architecture is known: another one might change the model's results. */
 static bool check_keys(const Gguf *g, Error *e) {
     static const char *const known[] = {
-        "attention.head_count", "attention.head_count_kv", "attention.key_length",
-        "attention.layer_norm_rms_epsilon", "attention.value_length", "block_count",
-        "context_length", "embedding_length", "feed_forward_length", "rope.dimension_count",
-        "rope.freq_base", "rope.scaling.factor", "rope.scaling.finetuned",
-        "rope.scaling.original_context_length", "rope.scaling.type", "vocab_size"};
+        "attention.head_count",   "attention.head_count_kv",
+        "attention.key_length",   "attention.layer_norm_rms_epsilon",
+        "attention.value_length", "block_count",
+        "context_length",         "embedding_length",
+        "feed_forward_length",    "rope.dimension_count",
+        "rope.freq_base",         "rope.scaling.factor",
+        "rope.scaling.finetuned", "rope.scaling.original_context_length",
+        "rope.scaling.type",      "vocab_size"};
     for (size_t i = 0; i < g->n_entries; i++) {
         const Entry *v = &g->entries[i];
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
@@ -664,7 +679,7 @@ enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, TOKEN_UNUSED
  * special in Qwen2.5's own tokenizer: there they are part of the plain text. */
 static bool only_looks_special(const char *text, size_t n) {
     static const char *const plain[] = {"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
-                                        "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"};
+                                        "<|fim_pad|>",    "<|repo_name|>",  "<|file_sep|>"};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
         if (compare_text(text, n, plain[i], strlen(plain[i])) == 0) return true;
     }
@@ -675,8 +690,7 @@ static bool add_token(const Gguf *g, TokenBuilder *b, uint32_t id, int32_t type,
                       size_t n, Error *e) {
     switch (type) {
     case TOKEN_NORMAL: return tokens_add(b, id, text, n, e);
-    case TOKEN_CONTROL:
-        return tokens_add_special(b, id, text, n, !only_looks_special(text, n), e);
+    case TOKEN_CONTROL: return tokens_add_special(b, id, text, n, !only_looks_special(text, n), e);
     case TOKEN_USER_DEFINED: return tokens_add_special(b, id, text, n, false, e);
     case TOKEN_UNUSED: return true; /* a row of the embedding that has no token */
     default:
@@ -841,10 +855,10 @@ static bool read_ids(const Gguf *g, Source *s, Error *e) {
 
 static void quant_name(int64_t file_type, char *out, size_t room) {
     static const char *const name[] = {
-        [0] = "F32",      [1] = "F16",     [2] = "Q4_0",     [3] = "Q4_1",     [7] = "Q8_0",
-        [8] = "Q5_0",     [9] = "Q5_1",    [10] = "Q2_K",    [11] = "Q3_K_S",  [12] = "Q3_K_M",
-        [13] = "Q3_K_L",  [14] = "Q4_K_S", [15] = "Q4_K_M",  [16] = "Q5_K_S",  [17] = "Q5_K_M",
-        [18] = "Q6_K",    [21] = "Q2_K_S", [32] = "BF16"};
+        [0] = "F32",     [1] = "F16",     [2] = "Q4_0",    [3] = "Q4_1",    [7] = "Q8_0",
+        [8] = "Q5_0",    [9] = "Q5_1",    [10] = "Q2_K",   [11] = "Q3_K_S", [12] = "Q3_K_M",
+        [13] = "Q3_K_L", [14] = "Q4_K_S", [15] = "Q4_K_M", [16] = "Q5_K_S", [17] = "Q5_K_M",
+        [18] = "Q6_K",   [21] = "Q2_K_S", [32] = "BF16"};
     bool known = file_type >= 0 && file_type < (int64_t)(sizeof name / sizeof *name) &&
                  name[file_type] != NULL;
     snprintf(out, room, "%s", known ? name[file_type] : "GGUF");

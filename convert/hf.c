@@ -75,8 +75,7 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     char shown[200];
     const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
     if (!type) return fail(e, file, "model_type", "missing");
-    if (list && list->kind != JSON_ARRAY)
-        return fail(e, file, "architectures", "expected a list");
+    if (list && list->kind != JSON_ARRAY) return fail(e, file, "architectures", "expected a list");
     const Json *first = list ? list->child : NULL;
     if (!json_is(type, "qwen2") || (first && !json_is(first, "Qwen2ForCausalLM"))) {
         show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
@@ -305,8 +304,9 @@ static bool check_tokenizer(const Json *root, const char *file, Error *e) {
         return fail(e, file, "normalizer", "expected NFC (unsupported otherwise)");
     if (!json_is(json_get(model, "type"), "BPE"))
         return fail(e, file, "model.type", "expected \"BPE\" (unsupported otherwise)");
-    static const char *const off[] = {"dropout", "unk_token", "continuing_subword_prefix",
-                                      "end_of_word_suffix", "byte_fallback", "ignore_merges"};
+    static const char *const off[] = {
+        "dropout",       "unk_token",    "continuing_subword_prefix", "end_of_word_suffix",
+        "byte_fallback", "ignore_merges"};
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
         if (!is_off(model, off[i])) return fail(e, file, off[i], "unsupported: expected it off");
     return check_pre_tokenizer(json_get(root, "pre_tokenizer"), file, e);
@@ -360,8 +360,8 @@ static bool add_added(TokenBuilder *b, int64_t id, const Json *v, const char *fi
     if (!content || content->kind != JSON_STRING)
         return fail(e, file, "added_tokens", "%lld: content is missing", (long long)id);
     if (!is_off(v, "single_word") || !is_off(v, "lstrip") || !is_off(v, "rstrip"))
-        return fail(e, file, "added_tokens",
-                    "%lld: single_word, lstrip and rstrip are unsupported", (long long)id);
+        return fail(e, file, "added_tokens", "%lld: single_word, lstrip and rstrip are unsupported",
+                    (long long)id);
     bool special = false;
     return field_bool(v, "special", &special, file, e) &&
            tokens_add_special(b, (uint32_t)id, content->string, content->string_len, special, e);
@@ -369,8 +369,7 @@ static bool add_added(TokenBuilder *b, int64_t id, const Json *v, const char *fi
 
 static bool build_from_json(TokenBuilder *b, const Json *root, const char *file, Error *e) {
     const Json *model = json_get(root, "model"), *added = field_get(root, "added_tokens");
-    if (added && added->kind != JSON_ARRAY)
-        return fail(e, file, "added_tokens", "expected a list");
+    if (added && added->kind != JSON_ARRAY) return fail(e, file, "added_tokens", "expected a list");
     if (!check_tokenizer(root, file, e) || !add_vocab(b, json_get(model, "vocab"), file, e) ||
         !add_merges(b, json_get(model, "merges"), file, e))
         return false;

@@ -11,7 +11,7 @@ typedef struct {
     const ModelHeader *h;
     const void *tokenizer; /* section of model.h */
     size_t tokenizer_bytes;
-    const TensorEntry *entries; /* (n) of a model.bin, or NULL */
+    const TensorEntry *entries;  /* (n) of a model.bin, or NULL */
     const SourceTensor *tensors; /* (n) of a source, or NULL */
     size_t n;
 } Facts;
@@ -129,8 +129,11 @@ static bool info_model(const char *path, bool verbose, FILE *out, Error *e) {
     ModelFile m;
     if (!model_open(&m, path, e)) return false;
     const ModelHeader *h = m.header;
-    Facts f = {.h = h, .tokenizer = m.map.data + h->tokenizer_offset,
-               .tokenizer_bytes = h->tokenizer_bytes, .entries = m.tensors, .n = h->n_tensors};
+    Facts f = {.h = h,
+               .tokenizer = m.map.data + h->tokenizer_offset,
+               .tokenizer_bytes = h->tokenizer_bytes,
+               .entries = m.tensors,
+               .n = h->n_tensors};
     fprintf(out, "model.bin:    version %u, %" PRIu64 " bytes, quant %s\n", h->version,
             h->file_bytes, h->quant);
     bool ok = print_facts(&f, path, verbose, out, e);
@@ -141,10 +144,15 @@ static bool info_model(const char *path, bool verbose, FILE *out, Error *e) {
 static bool info_source(const char *path, bool verbose, FILE *out, Error *e) {
     Source s;
     if (!source_open(path, &s, e)) return false;
-    Facts f = {.h = &s.header, .tokenizer = s.tokenizer.data, .tokenizer_bytes = s.tokenizer.n,
-               .tensors = s.tensors, .n = s.n_tensors};
-    if (s.quant[0]) fprintf(out, "GGUF:         file type %s\n", s.quant);
-    else fprintf(out, "safetensors:  %zu file%s\n", s.n_files, s.n_files == 1 ? "" : "s");
+    Facts f = {.h = &s.header,
+               .tokenizer = s.tokenizer.data,
+               .tokenizer_bytes = s.tokenizer.n,
+               .tensors = s.tensors,
+               .n = s.n_tensors};
+    if (s.quant[0])
+        fprintf(out, "GGUF:         file type %s\n", s.quant);
+    else
+        fprintf(out, "safetensors:  %zu file%s\n", s.n_files, s.n_files == 1 ? "" : "s");
     bool ok = print_facts(&f, path, verbose, out, e);
     if (ok && s.chat_note[0]) fprintf(out, "note:         %s\n", s.chat_note);
     source_close(&s);
@@ -162,8 +170,8 @@ static bool is_model_bin(const char *path) {
 }
 
 bool info_print(const char *path, bool verbose, FILE *out, Error *e) {
-    bool ok = is_model_bin(path) ? info_model(path, verbose, out, e)
-                                 : info_source(path, verbose, out, e);
+    bool ok =
+        is_model_bin(path) ? info_model(path, verbose, out, e) : info_source(path, verbose, out, e);
     if (ok && (fflush(out) != 0 || ferror(out))) return fail_errno(e, NULL, "cannot write");
     return ok;
 }

@@ -16,18 +16,18 @@
 #define PATCH_COLS 256 /* columns that are summed up at a time */
 
 typedef struct {
-    char tensor[80];           /* the touched tensor's name; "" : none */
-    const uint8_t *a, *b;      /* (r, cols), (rows, r) as stored */
+    char tensor[80];      /* the touched tensor's name; "" : none */
+    const uint8_t *a, *b; /* (r, cols), (rows, r) as stored */
     SourceType a_type, b_type;
     uint32_t rank;
 } Part;
 
 struct Lora {
-    Map map, config;  /* adapter_model.safetensors, adapter_config.json */
+    Map map, config; /* adapter_model.safetensors, adapter_config.json */
     char name[128];
     double alpha;
-    bool root_scale;  /* rslora */
-    Part *parts;      /* (n_parts) one for every tensor of the source */
+    bool root_scale; /* rslora */
+    Part *parts;     /* (n_parts) one for every tensor of the source */
     size_t n_parts;
 };
 
@@ -43,9 +43,9 @@ static bool is_off(const Json *c, const char *key) {
 
 static bool check_plain(const Json *c, const char *file, Error *e) {
     static const char *const off[] = {
-        "use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern",
-        "alpha_pattern", "layer_replication", "trainable_token_indices", "target_parameters",
-        "megatron_config", "use_qalora",
+        "use_dora",          "fan_in_fan_out",  "lora_bias",         "modules_to_save",
+        "rank_pattern",      "alpha_pattern",   "layer_replication", "trainable_token_indices",
+        "target_parameters", "megatron_config", "use_qalora",
     };
     if (!json_is(json_get(c, "peft_type"), "LORA"))
         return fail(e, file, "peft_type", "expected \"LORA\" (others are unsupported)");

@@ -138,13 +138,14 @@ static bool plan_matrix(const Source *s, const Lora *l, const SourceTensor *t, c
                         size_t i, Plan *p, Notes *notes, Error *e) {
     Type own = TYPE_F32, want = quant ? *quant : TYPE_Q8, type;
     bool has_own = same_type(t->type, &own);
-    if (!quant && has_own) want = own;
-    else if (want == TYPE_Q5 && wants_q6(t->name, &s->header.config)) want = TYPE_Q6;
+    if (!quant && has_own)
+        want = own;
+    else if (want == TYPE_Q5 && wants_q6(t->name, &s->header.config))
+        want = TYPE_Q6;
     if (!possible_type(s, t, want, &type, e)) return false;
     p->entries[i].type = (uint32_t)type;
     p->copy[i] = has_own && own == type && !(l && lora_touches(l, t));
-    if (type != want && (type == TYPE_F16 || type == TYPE_F32))
-        list_add(&notes->wide, t, type);
+    if (type != want && (type == TYPE_F16 || type == TYPE_F32)) list_add(&notes->wide, t, type);
     if (!is_block_type(t->type) || p->copy[i] || type == TYPE_F32) return true;
     notes->n_unknown += !has_own;
     list_add(&notes->lost, t, type);
@@ -163,9 +164,10 @@ static bool write_notes(const Source *s, const Notes *notes, bool asked, Plan *p
     const char *why = asked              ? " (as asked)"
                       : notes->n_unknown ? " (model.bin has no such type)"
                                          : " (for the adapter)";
-    return buffer_printf(&p->notes, e, "warning: %zu of %zu tensors of this %s file are quantized "
-                         "again%s, which loses a little", lost->n, s->n_tensors,
-                         s->quant[0] ? s->quant : "GGUF", why) &&
+    return buffer_printf(&p->notes, e,
+                         "warning: %zu of %zu tensors of this %s file are quantized "
+                         "again%s, which loses a little",
+                         lost->n, s->n_tensors, s->quant[0] ? s->quant : "GGUF", why) &&
            write_list(lost, &p->notes, e);
 }
 

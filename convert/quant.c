@@ -283,9 +283,8 @@ void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float
 
 SourceType target_source_type(Type t) {
     static const SourceType of[N_TYPES] = {
-        [TYPE_F32] = SRC_F32,   [TYPE_F16] = SRC_F16,   [TYPE_BF16] = SRC_BF16,
-        [TYPE_Q8] = SRC_Q8_0,   [TYPE_Q5] = SRC_Q5_K,   [TYPE_Q6] = SRC_Q6_K,
-        [TYPE_Q5_0] = SRC_Q5_0, [TYPE_Q5_1] = SRC_Q5_1,
+        [TYPE_F32] = SRC_F32, [TYPE_F16] = SRC_F16, [TYPE_BF16] = SRC_BF16, [TYPE_Q8] = SRC_Q8_0,
+        [TYPE_Q5] = SRC_Q5_K, [TYPE_Q6] = SRC_Q6_K, [TYPE_Q5_0] = SRC_Q5_0, [TYPE_Q5_1] = SRC_Q5_1,
     };
     return of[t];
 }
@@ -398,7 +397,8 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
         const uint8_t *row = blocks + n * row_bytes;
         switch (t) {
         case TYPE_F32: pack_f32(n, cols, row, panel); break;
-        case TYPE_F16: case TYPE_BF16: pack_f16(n, cols, row, panel); break;
+        case TYPE_F16:
+        case TYPE_BF16: pack_f16(n, cols, row, panel); break;
         case TYPE_Q8: pack_q8(n, cols, row, panel); break;
         case TYPE_Q5: pack_q5(n, cols, row, panel); break;
         case TYPE_Q6: pack_q6(n, cols, row, panel); break;
@@ -932,7 +932,8 @@ void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks) {
     for (size_t k = 0; k < cols; k += weights, blocks += bytes) {
         switch (t) {
         case TYPE_F32: memcpy(blocks, x + k, 4); break;
-        case TYPE_F16: case TYPE_BF16: {
+        case TYPE_F16:
+        case TYPE_BF16: {
             uint16_t h = half_of(t, x[k]);
             memcpy(blocks, &h, sizeof h);
             break;

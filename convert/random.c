@@ -91,11 +91,12 @@ void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n,
 
 /* Qwen2.5's added tokens, ids FIRST_ADDED and up; from <tool_call> on they are not special. */
 static const char *const added[] = {
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>",
-    "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
-    "<|repo_name|>", "<|file_sep|>",
+    "<|endoftext|>",      "<|im_start|>",     "<|im_end|>",     "<|object_ref_start|>",
+    "<|object_ref_end|>", "<|box_start|>",    "<|box_end|>",    "<|quad_start|>",
+    "<|quad_end|>",       "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>",      "<|video_pad|>",    "<tool_call>",    "</tool_call>",
+    "<|fim_prefix|>",     "<|fim_middle|>",   "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>",      "<|file_sep|>",
 };
 #define N_SPECIAL 14
 
@@ -150,16 +151,27 @@ static bool make_tokenizer(Source *s, Error *e) {
 static void fill_header(const Shape *m, ModelHeader *h) {
     static const char system[] =
         "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
-    h->config = (ModelConfig){
-        .num_hidden_layers = m->layers, .hidden_size = m->hidden, .intermediate_size = m->ffn,
-        .num_attention_heads = m->heads, .num_key_value_heads = m->kv_heads,
-        .head_dim = m->hidden / m->heads, .vocab_size = m->vocab,
-        .max_position_embeddings = 32768, .tie_word_embeddings = m->tied, .rms_norm_eps = 1e-6f,
-        .rope_theta = 1e6, .qkv_bias = 1};
-    h->defaults = (ModelDefaults){
-        .do_sample = 1, .top_k = 20, .temperature = 0.7f, .top_p = 0.8f,
-        .repetition_penalty = m->repetition_penalty, .n_eos = 2, .eos = {IM_END, ENDOFTEXT},
-        .bos = ENDOFTEXT, .pad = ENDOFTEXT};
+    h->config = (ModelConfig){.num_hidden_layers = m->layers,
+                              .hidden_size = m->hidden,
+                              .intermediate_size = m->ffn,
+                              .num_attention_heads = m->heads,
+                              .num_key_value_heads = m->kv_heads,
+                              .head_dim = m->hidden / m->heads,
+                              .vocab_size = m->vocab,
+                              .max_position_embeddings = 32768,
+                              .tie_word_embeddings = m->tied,
+                              .rms_norm_eps = 1e-6f,
+                              .rope_theta = 1e6,
+                              .qkv_bias = 1};
+    h->defaults = (ModelDefaults){.do_sample = 1,
+                                  .top_k = 20,
+                                  .temperature = 0.7f,
+                                  .top_p = 0.8f,
+                                  .repetition_penalty = m->repetition_penalty,
+                                  .n_eos = 2,
+                                  .eos = {IM_END, ENDOFTEXT},
+                                  .bos = ENDOFTEXT,
+                                  .pad = ENDOFTEXT};
     h->chat_family = CHAT_QWEN25;
     h->has_default_system = 1;
     h->default_system_len = sizeof system - 1;

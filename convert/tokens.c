@@ -21,12 +21,12 @@ typedef struct {
 } Token;
 
 struct TokenBuilder {
-    char *file;             /* for errors */
-    int16_t byte_of[324];   /* GPT-2's alphabet: code point -> byte, -1: none */
-    Buffer text;            /* bytes of all tokens, in the order in which they came */
-    Token *tokens;          /* (n_tokens) by id */
+    char *file;           /* for errors */
+    int16_t byte_of[324]; /* GPT-2's alphabet: code point -> byte, -1: none */
+    Buffer text;          /* bytes of all tokens, in the order in which they came */
+    Token *tokens;        /* (n_tokens) by id */
     size_t n_tokens, tokens_room;
-    uint32_t *hash;         /* (n_hash, a power of two) ids by their bytes, NO_ID: free */
+    uint32_t *hash; /* (n_hash, a power of two) ids by their bytes, NO_ID: free */
     size_t n_hash, n_used;
     TokenizerMerge *merges; /* (n_merges) */
     size_t n_merges, merges_room;
@@ -251,7 +251,8 @@ static bool write_added(const TokenBuilder *b, Buffer *out, Error *e) {
 
 bool tokens_finish(TokenBuilder *b, Buffer *out, Error *e) {
     if (!check_bytes(b, e) || !check_merges(b, e)) return false;
-    TokenizerHeader h = {.n_tokens = (uint32_t)b->n_tokens, .n_merges = (uint32_t)b->n_merges,
+    TokenizerHeader h = {.n_tokens = (uint32_t)b->n_tokens,
+                         .n_merges = (uint32_t)b->n_merges,
                          .text_bytes = (uint32_t)b->text.n};
     for (size_t id = 0; id < b->n_tokens; id++) h.n_added += b->tokens[id].kind >= ADDED;
     if (!buffer_add(out, &h, sizeof h, e) || !write_ends(b, out, e) ||
