@@ -50,7 +50,10 @@ void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float
 
 /* The GGUF type whose blocks a target type permutes. */
 SourceType target_source_type(Type t);
-/* Quantize one row to blocks of the target type. cols is a multiple of the type's block. */
+/* No weight above this magnitude may be quantized to the type: its scales could not hold it. */
+float largest_weight(Type t);
+/* Quantize one row to blocks of the target type. cols is a multiple of the type's block. What is
+ * too large saturates. */
 void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks);
 /* Put n_rows (1..16) rows of blocks, row_bytes apart, into a panel (panel_bytes(t, cols)). */
 void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, size_t n_rows,
@@ -99,9 +102,6 @@ bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size
                       Error *e);
 /* Say that the pages of these rows are not needed for now: keeps resident memory small. */
 void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size_t n);
-/* Are the weight files as long as they were when they were opened? A mapped file that was cut shows
- * zeros up to the end of its last page. */
-bool source_unchanged(const Source *s, Error *e);
 /* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */
 void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out);
 
@@ -117,6 +117,9 @@ typedef struct Lora Lora; /* an adapter, below */
 /* ModelHeader.source_sha256 of the weight files and the adapter's (l may be NULL); zeros for a
  * random model. False when *stop is set. */
 bool source_hash(const Source *s, const Lora *l, atomic_int *stop, uint8_t out[32]);
+/* Are these files as long as they were when they were opened? A mapped file that was cut shows
+ * zeros up to the end of its last page. */
+bool source_unchanged(const Source *s, const Lora *l, Error *e);
 
 /* ---- Members of a JSON object, with errors that name them ------------------------------------ */
 
@@ -143,9 +146,15 @@ typedef struct {
     Buffer notes;            /* lines for the user: what is lost or other than asked */
 } Plan;
 
+/* The type that --quant names. */
+bool quant_type(const char *text, Type *type, Error *e);
+/* Fails as "interrupted" when *stop is not 0. */
+bool not_stopped(atomic_int *stop, Error *e);
 /* quant: "q8", "q5", "f32", "f16", "bf16", or NULL: q8, and for GGUF files the file's own types. l
- * may be NULL. Release with plan_free, also after a failure. */
-bool plan_make(const Source *s, const Lora *l, const char *quant, Plan *p, Error *e);
+ * may be NULL. Values are read where the type depends on them, until *stop is not 0. Release with
+ * plan_free, also after a failure. */
+bool plan_make(const Source *s, const Lora *l, const char *quant, atomic_int *stop, Plan *p,
+               Error *e);
 void plan_free(Plan *p);
 
 /* What write_model needs, and what it found out. */

@@ -118,11 +118,8 @@ static bool check_options(const Options *o, Error *e) {
     if (o->name && strlen(o->name) >= sizeof((ModelHeader *)0)->name)
         return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu",
                     sizeof((ModelHeader *)0)->name - 1, strlen(o->name));
-    static const char *const quants[] = {"q8", "q5", "f32", "f16", "bf16"};
-    for (size_t i = 0; o->quant && i < 5; i++)
-        if (strcmp(o->quant, quants[i]) == 0) return true;
-    return !o->quant ||
-           fail(e, NULL, "--quant", "expected q8, q5, f32, f16 or bf16, got \"%s\"", o->quant);
+    Type type;
+    return !o->quant || quant_type(o->quant, &type, e);
 }
 
 /* An optional number of the command line; *out keeps its value without it. */
@@ -212,7 +209,7 @@ static bool convert(const Options *o, const Source *s, unsigned n_threads, Error
     double started = now_seconds();
     Plan plan = {0};
     Lora *lora = o->lora ? lora_open(o->lora, s, e) : NULL;
-    bool ok = (lora || !o->lora) && plan_make(s, lora, o->quant, &plan, e);
+    bool ok = (lora || !o->lora) && plan_make(s, lora, o->quant, &stop_signal, &plan, e);
     if (ok) {
         print_notes(s, &plan);
         WriteJob job = {.source = s,

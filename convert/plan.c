@@ -14,7 +14,7 @@
 
 /* ---- Types ----------------------------------------------------------------------------------- */
 
-static bool parse_quant(const char *text, Type *type, Error *e) {
+bool quant_type(const char *text, Type *type, Error *e) {
     static const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_F32, TYPE_F16, TYPE_BF16};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(text, type_info(types[i])->name) == 0) return *type = types[i], true;
@@ -53,18 +53,20 @@ static bool wants_q6(const char *name, const ModelConfig *c) {
 }
 
 /* Does every value fit f16 (with an adapter: before it is added)? */
-static bool fits_f16(const Source *s, const SourceTensor *t, bool *fits, Error *e) {
+static bool fits_f16(const Source *s, const SourceTensor *t, atomic_int *stop, bool *fits,
+                     Error *e) {
     *fits = true;
     if (t->type == SRC_F16 || s->n_files == 0) return true; /* random weights are small */
     size_t row_bytes = source_row_bytes(t->type, t->cols), step = (16u << 20) / row_bytes + 1;
     uint8_t *row = alloc_array(e, t->name, 1, row_bytes);
     float *x = alloc_array(e, t->name, t->cols, sizeof *x);
     bool ok = row && x;
+    float most = largest_weight(TYPE_F16);
     for (size_t r = 0; ok && *fits && r < t->rows; r++) {
-        ok = source_read_rows(s, t, r, 1, row, e);
+        ok = not_stopped(stop, e) && source_read_rows(s, t, r, 1, row, e);
         if (ok) source_row_to_float(t->type, row, t->cols, x);
         for (size_t k = 0; ok && k < t->cols; k++)
-            if (x[k] >= 65520 || x[k] <= -65520) *fits = false;
+            if (x[k] > most || x[k] < -most) *fits = false;
         if (r % step == step - 1 || r == t->rows - 1u)
             source_drop_rows(s, t, r / step * step, r % step + 1);
     }
@@ -74,14 +76,15 @@ static bool fits_f16(const Source *s, const SourceTensor *t, bool *fits, Error *
 }
 
 /* The nearest type to `want` that this matrix can have. */
-static bool possible_type(const Source *s, const SourceTensor *t, Type want, Type *type, Error *e) {
+static bool possible_type(const Source *s, const SourceTensor *t, Type want, atomic_int *stop,
+                          Type *type, Error *e) {
     *type = want;
     if (t->cols % type_info(want)->block != 0) {
         *type = want == TYPE_Q5 ? TYPE_Q5_1 : TYPE_Q8;
         if (t->cols % 32 != 0) *type = TYPE_F16;
     }
     bool fits = true;
-    if (*type == TYPE_F16 && !fits_f16(s, t, &fits, e)) return false;
+    if (*type == TYPE_F16 && !fits_f16(s, t, stop, &fits, e)) return false;
     if (!fits) *type = TYPE_F32;
     return true;
 }
@@ -133,22 +136,34 @@ static bool write_list(const List *l, Buffer *out, Error *e) {
     return buffer_puts(out, "\n", e);
 }
 
-/* Type of matrix t. quant: as asked, or NULL to keep the source's own. */
-static bool plan_matrix(const Source *s, const Lora *l, const SourceTensor *t, const Type *quant,
-                        size_t i, Plan *p, Notes *notes, Error *e) {
-    Type own = TYPE_F32, want = quant ? *quant : TYPE_Q8, type;
+/* What planning needs at every step, and what it collects. */
+typedef struct {
+    const Source *source;
+    const Lora *lora;  /* or NULL */
+    const Type *quant; /* as asked, or NULL to keep the source's own */
+    atomic_int *stop;
+    Plan *plan;
+    Notes notes;
+} Planner;
+
+/* The type of matrix i. */
+static bool plan_matrix(Planner *a, size_t i, Error *e) {
+    const Source *s = a->source;
+    const SourceTensor *t = &s->tensors[i];
+    Plan *p = a->plan;
+    Type own = TYPE_F32, want = a->quant ? *a->quant : TYPE_Q8, type;
     bool has_own = same_type(t->type, &own);
-    if (!quant && has_own)
+    if (!a->quant && has_own)
         want = own;
     else if (want == TYPE_Q5 && wants_q6(t->name, &s->header.config))
         want = TYPE_Q6;
-    if (!possible_type(s, t, want, &type, e)) return false;
+    if (!possible_type(s, t, want, a->stop, &type, e)) return false;
     p->entries[i].type = (uint32_t)type;
-    p->copy[i] = has_own && own == type && !(l && lora_touches(l, t));
-    if (type != want && (type == TYPE_F16 || type == TYPE_F32)) list_add(&notes->wide, t, type);
+    p->copy[i] = has_own && own == type && !(a->lora && lora_touches(a->lora, t));
+    if (type != want && (type == TYPE_F16 || type == TYPE_F32)) list_add(&a->notes.wide, t, type);
     if (!is_block_type(t->type) || p->copy[i] || type == TYPE_F32) return true;
-    notes->n_unknown += !has_own;
-    list_add(&notes->lost, t, type);
+    a->notes.n_unknown += !has_own;
+    list_add(&a->notes.lost, t, type);
     return true;
 }
 
@@ -192,35 +207,33 @@ static void name_quant(const Source *s, const char *quant, size_t n_unknown, Pla
     snprintf(p->quant, sizeof p->quant, "%.12s%s", name, changed ? ">q8" : "");
 }
 
-static bool plan_tensors(const Source *s, const Lora *l, const Type *quant, Plan *p, Notes *notes,
-                         Error *e) {
-    for (uint32_t i = 0; i < p->n; i++) {
-        const SourceTensor *t = &s->tensors[i];
-        TensorEntry *entry = &p->entries[i];
+static bool plan_tensors(Planner *a, Error *e) {
+    for (uint32_t i = 0; i < a->plan->n; i++) {
+        TensorEntry *entry = &a->plan->entries[i];
         TensorShape shape;
-        model_tensor(&s->header.config, i, &shape);
+        model_tensor(&a->source->header.config, i, &shape);
         memcpy(entry->name, shape.name, sizeof entry->name);
         entry->rows = shape.rows;
         entry->cols = shape.cols;
-        if (!shape.vector && !plan_matrix(s, l, t, quant, i, p, notes, e)) return false;
+        if (!shape.vector && !plan_matrix(a, i, e)) return false;
         entry->bytes = tensor_bytes(&shape, (Type)entry->type);
     }
     return true;
 }
 
-bool plan_make(const Source *s, const Lora *l, const char *quant, Plan *p, Error *e) {
+bool plan_make(const Source *s, const Lora *l, const char *quant, atomic_int *stop, Plan *p,
+               Error *e) {
     *p = (Plan){.n = s->n_tensors};
     Type type = TYPE_Q8;
-    if (quant && !parse_quant(quant, &type, e)) return false;
+    if (quant && !quant_type(quant, &type, e)) return false;
     p->entries = alloc_array(e, "plan", p->n, sizeof *p->entries);
     p->copy = alloc_array(e, "plan", p->n, sizeof *p->copy);
     if (!p->entries || !p->copy) return false;
     bool keep = !quant && s->quant[0];
-    Notes notes = {0};
-    bool ok = plan_tensors(s, l, keep ? NULL : &type, p, &notes, e) &&
-              write_notes(s, &notes, quant != NULL, p, e);
+    Planner a = {.source = s, .lora = l, .quant = keep ? NULL : &type, .stop = stop, .plan = p};
+    bool ok = plan_tensors(&a, e) && write_notes(s, &a.notes, quant != NULL, p, e);
     lay_out(s, p);
-    name_quant(s, quant, notes.n_unknown, p);
+    name_quant(s, quant, a.notes.n_unknown, p);
     return ok;
 }
 

@@ -11,6 +11,8 @@
  * codes best. Formats with two levels of scales then settle the outer scale first, rounded to the
  * f16 it is stored as, and choose the inner ones among the neighbours of their ideal value by the
  * error that really results. Arithmetic is done on four fixed lanes: the same on every machine. */
+#include <float.h>
+
 #include "convert.h"
 
 #define SUPER 256 /* weights of a super-block of the K types */
@@ -545,8 +547,9 @@ static inline float max_float(float a, float b) { return a > b ? a : b; }
 static inline float inverse(float x) { return x != 0 ? 1 / x : 0; }
 
 /* A scale as f16 can hold it: huge ones saturate. */
+#define F16_MOST 65504.0f
 static inline float f16_value(float f) {
-    float most = 65504;
+    float most = F16_MOST;
     return f16_to_f32(f16_from_f32(f > most ? most : f < -most ? -most : f));
 }
 /* The same, rounded away from zero: an outer scale that is a little too large costs little, but
@@ -919,6 +922,16 @@ static void quantize_q6_k(const float *row, uint8_t *block) {
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
+
+/* The greatest scale, an f16, times the greatest codes. Of q5_1 and q5 the lowest weight is stored
+ * like a scale, so it is what limits them, for both signs. */
+float largest_weight(Type t) {
+    static const float largest[N_TYPES] = {
+        [TYPE_F32] = FLT_MAX,        [TYPE_F16] = F16_MOST,     [TYPE_BF16] = 0x1.fep127f,
+        [TYPE_Q8] = F16_MOST * 127,  [TYPE_Q5] = F16_MOST * 63, [TYPE_Q6] = F16_MOST * 127 * 31,
+        [TYPE_Q5_0] = F16_MOST * 15, [TYPE_Q5_1] = F16_MOST};
+    return largest[t];
+}
 
 /* Plain halves: what would round to infinity becomes the largest finite value. */
 static uint16_t half_of(Type t, float f) {

@@ -174,20 +174,36 @@ void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size
     drop_range(&s->files[t->file], from, from + n * row_bytes);
 }
 
-bool source_unchanged(const Source *s, Error *e) {
+bool not_stopped(atomic_int *stop, Error *e) {
+    return !atomic_load(stop) || fail(e, NULL, NULL, "interrupted");
+}
+
+/* ---- The weight files as a whole ------------------------------------------------------------- */
+
+/* Weight file i: the source's come first, then the adapter's. */
+static const Map *weight_file(const Source *s, const Lora *l, size_t i, const char **name) {
+    if (i >= s->n_files) return lora_file(l, i - s->n_files, name);
+    *name = s->file_names[i];
+    return &s->files[i];
+}
+
+static size_t count_files(const Source *s, const Lora *l) {
+    return s->n_files + (l ? LORA_FILES : 0);
+}
+
+bool source_unchanged(const Source *s, const Lora *l, Error *e) {
     struct stat st;
-    for (size_t i = 0; i < s->n_files; i++) {
-        const Map *m = &s->files[i];
-        if (fstat(m->fd, &st) != 0) return fail_errno(e, s->path, "cannot stat");
+    for (size_t i = 0; i < count_files(s, l); i++) {
+        const char *name, *owner = i < s->n_files ? s->path : lora_name(l);
+        const Map *m = weight_file(s, l, i, &name);
+        if (fstat(m->fd, &st) != 0) return fail_errno(e, owner, "cannot stat");
         if ((uintmax_t)st.st_size != m->bytes)
-            return fail(e, s->path, s->file_names[i],
+            return fail(e, owner, name,
                         "changed on disk while in use: expected %zu bytes, got %lld", m->bytes,
                         (long long)st.st_size);
     }
     return true;
 }
-
-/* ---- Checksum of the weight files ------------------------------------------------------------ */
 
 static bool hash_file(const Map *m, atomic_int *stop, uint8_t out[32]) {
     Sha256 sha;
@@ -203,20 +219,13 @@ static bool hash_file(const Map *m, atomic_int *stop, uint8_t out[32]) {
     return true;
 }
 
-/* File i of the source's and then the adapter's. */
-static const Map *hashed_file(const Source *s, const Lora *l, size_t i, const char **name) {
-    if (i >= s->n_files) return lora_file(l, i - s->n_files, name);
-    *name = s->file_names[i];
-    return &s->files[i];
-}
-
 /* How many of n files come before file i in the order of names? */
 static size_t name_rank(const Source *s, const Lora *l, size_t n, size_t i) {
     const char *name, *other;
     size_t rank = 0;
-    hashed_file(s, l, i, &name);
+    weight_file(s, l, i, &name);
     for (size_t j = 0; j < n; j++) {
-        hashed_file(s, l, j, &other);
+        weight_file(s, l, j, &other);
         int order = strcmp(other, name);
         rank += order < 0 || (order == 0 && j < i);
     }
@@ -232,7 +241,7 @@ static bool hash_list(const Source *s, const Lora *l, size_t n, atomic_int *stop
         uint8_t one[32];
         char hex[65];
         const char *name;
-        const Map *m = hashed_file(s, l, i, &name);
+        const Map *m = weight_file(s, l, i, &name);
         if (!hash_file(m, stop, one)) return false;
         for (size_t k = 0; k < 32; k++) snprintf(hex + 2 * k, 3, "%02x", one[k]);
         sha256_update(&list, hex, 64);
@@ -247,7 +256,7 @@ static bool hash_list(const Source *s, const Lora *l, size_t n, atomic_int *stop
 bool source_hash(const Source *s, const Lora *l, atomic_int *stop, uint8_t out[32]) {
     memset(out, 0, 32);
     if (s->n_files == 0) return true;
-    size_t n = s->n_files + (l ? LORA_FILES : 0);
+    size_t n = count_files(s, l);
     return n == 1 ? hash_file(&s->files[0], stop, out) : hash_list(s, l, n, stop, out);
 }
 

@@ -56,8 +56,8 @@ typedef struct {
 /* ---- One panel ------------------------------------------------------------------------------- */
 
 /* Quantize row r of the scratch and add up what that loses. */
-static bool quantize_checked(Type type, const SourceTensor *t, size_t r, Scratch *s, double *error,
-                             double *power, Error *e) {
+static void quantize_measured(Type type, const SourceTensor *t, size_t r, Scratch *s, double *error,
+                              double *power) {
     SourceType blocks = target_source_type(type);
     uint8_t *row = s->blocks + r * source_row_bytes(blocks, t->cols);
     const float *x = s->x + r * t->cols;
@@ -71,8 +71,14 @@ static bool quantize_checked(Type type, const SourceTensor *t, size_t r, Scratch
     }
     *error += row_error;
     *power += row_power;
-    if (isfinite(row_error)) return true;
-    return fail(e, NULL, t->name, "its values are too large for %s", type_info(type)->name);
+}
+
+/* Can the type hold all these weights? An adapter may have made some huge, or NaN. */
+static bool check_sizes(Type type, const float *x, size_t n) {
+    float most = largest_weight(type);
+    bool ok = true;
+    for (size_t i = 0; i < n; i++) ok &= fabsf(x[i]) <= most;
+    return ok;
 }
 
 /* Panel number `panel` of the tensor -> out, proved. */
@@ -89,13 +95,16 @@ static bool make_panel(const WriteJob *job, size_t tensor, size_t panel, Scratch
         for (size_t r = 0; r < n; r++)
             source_row_to_float(t->type, s->raw + r * raw_bytes, t->cols, s->x + r * t->cols);
         if (job->lora) lora_add(job->lora, t, first, n, s->x);
-        for (size_t r = 0; r < n; r++)
-            if (!quantize_checked(type, t, r, s, error, power, e)) return false;
+        if (!check_sizes(type, s->x, n * t->cols))
+            return fail(e, job->source->path, t->name, "its values are too large for %s",
+                        type_info(type)->name);
+        for (size_t r = 0; r < n; r++) quantize_measured(type, t, r, s, error, power);
         blocks = s->blocks;
     }
     pack_panel(type, t->cols, blocks, row_bytes, n, out);
     if (panel_matches(type, t->cols, blocks, row_bytes, n, out)) return true;
-    return fail(e, NULL, t->name, "rows from %zu on: the panel differs from its blocks", first);
+    return fail(e, job->source->path, t->name,
+                "rows from %zu on: the panel differs from its blocks", first);
 }
 
 /* ---- A chunk of panels, on all threads ------------------------------------------------------- */
@@ -148,10 +157,6 @@ static void show_progress(Writer *w, size_t tensor, uint64_t done, bool last) {
     fflush(out);
 }
 
-static bool not_stopped(const WriteJob *job, Error *e) {
-    return !atomic_load(job->stop) || fail(e, NULL, NULL, "interrupted");
-}
-
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
 /* Zeros from `at` to the next tensor's place. */
@@ -196,7 +201,7 @@ static bool write_matrix(Writer *w, size_t i, Error *e) {
     for (size_t first = 0; first < n_panels; first += step) {
         w->chunk.first = first;
         w->chunk.n = min_size(step, n_panels - first);
-        if (!not_stopped(job, e) || !run_chunk(w, e)) return false;
+        if (!not_stopped(job->stop, e) || !run_chunk(w, e)) return false;
         for (size_t k = 0; k < w->chunk.n; k++) {
             error += w->chunk.error[k];
             power += w->chunk.power[k];
@@ -349,7 +354,7 @@ static bool write_all(Writer *w, Error *e) {
         pthread_join(thread, NULL);
     else
         hash_source(&hash);
-    ok = ok && not_stopped(w->job, e) && source_unchanged(w->job->source, e) &&
+    ok = ok && not_stopped(w->job->stop, e) && source_unchanged(w->job->source, w->job->lora, e) &&
          write_header(w, hash.sha256, e);
     set_unfinished(w->job, NULL); /* nothing mapped is read from here on */
     return ok && newfile_commit(&w->file, e);

@@ -187,8 +187,8 @@ static bool convert_source(const Source *s, const char *quant, const char *lora_
                            unsigned threads, const char *name, Error *e) {
     Plan plan = {0};
     Lora *lora = lora_dir ? lora_open(lora_dir, s, e) : NULL;
-    bool ok = (lora || !lora_dir) && plan_make(s, lora, quant, &plan, e);
-    atomic_store(&no_stop, 0);
+    atomic_store(&no_stop, 0); /* a failure has set it */
+    bool ok = (lora || !lora_dir) && plan_make(s, lora, quant, &no_stop, &plan, e);
     WriteJob job = {
         .source = s, .lora = lora, .plan = &plan, .n_threads = threads, .stop = &no_stop};
     ok = ok && write_model(&job, in_folder(name), e);
@@ -501,7 +501,7 @@ static void test_plan(const Model *m) {
     Source s;
     Plan p;
     bool ok = random_open("7b", &s, &e);
-    CHECK(ok && plan_make(&s, NULL, "q5", &p, &e), "%s", e.text);
+    CHECK(ok && plan_make(&s, NULL, "q5", &no_stop, &p, &e), "%s", e.text);
     for (uint32_t i = 0; ok && i < s.n_tensors; i++) {
         uint32_t layer = 0;
         char part[64] = "";
@@ -531,7 +531,7 @@ static void test_plan(const Model *m) {
     free(s.tensors);
     s.tensors = list;
     s.n_tensors = n_list;
-    ok = plan_make(&s, NULL, "q5", &p, &e);
+    ok = plan_make(&s, NULL, "q5", &no_stop, &p, &e);
     CHECK(ok, "%s", e.text);
     for (size_t i = 0; ok && i < s.n_tensors; i++)
         if (s.tensors[i].rows > 1)
@@ -579,11 +579,14 @@ static void test_output(const Model *m) {
           "a model.bin is replaced: %s", e.text);
     Plan plan;
     atomic_int stop = 15;
-    CHECK(plan_make(&s, NULL, NULL, &plan, &e), "%s", e.text);
+    CHECK(plan_make(&s, NULL, NULL, &no_stop, &plan, &e), "%s", e.text);
     WriteJob job = {.source = &s, .plan = &plan, .n_threads = 2, .stop = &stop};
     CHECK(!write_model(&job, in_folder("stopped.bin"), &e) && strstr(e.text, "interrupted") &&
               access(in_folder("stopped.bin"), F_OK) != 0 && !has_temporary(),
           "a signal: %s", e.text);
+    plan_free(&plan);
+    CHECK(!plan_make(&s, NULL, "f16", &stop, &plan, &e) && !strcmp(e.text, "interrupted"),
+          "a signal while values are looked at: %s", e.text);
     plan_free(&plan);
     source_close(&s);
     CHECK(!has_temporary(), "no temporary file is left");
@@ -906,6 +909,8 @@ static void test_shards(const Model *m) {
 /* ---- LoRA ------------------------------------------------------------------------------------ */
 
 #define RANK 3
+#define LORA(more) "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6" more "}"
+#define LAYER_V "model.layers.1.self_attn.v_proj"
 
 /* An adapter for layer 1's v_proj (32 x 64): A[j][k] = (j + 1) / 64 + k / 4096, B[n][j] = n / 32 -
  * j. */
@@ -1011,7 +1016,7 @@ static void check_adapter_note(Source *s) {
         if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q8_0;
     snprintf(s->quant, sizeof s->quant, "Q8_0");
     Lora *l = lora_open(folder, s, &e);
-    bool ok = l && plan_make(s, l, NULL, &p, &e);
+    bool ok = l && plan_make(s, l, NULL, &no_stop, &p, &e);
     CHECK(ok && p.notes.data &&
               strstr(p.notes.data, "warning: 1 of 27 tensors of this Q8_0 file") &&
               strstr(p.notes.data, " again (for the adapter), which loses a little: "),
@@ -1020,10 +1025,49 @@ static void check_adapter_note(Source *s) {
     lora_close(l);
 }
 
+/* The folder's adapter makes weights that this type cannot hold: said, and nothing written. */
+static void refuse_large(const char *quant) {
+    char want[700];
+    Error e;
+    snprintf(want, sizeof want, "%s: " LAYER_V ".weight: its values are too large for %s", folder,
+             quant);
+    CHECK(!convert_folder(quant, folder, "bad.bin", &e) && !strcmp(e.text, want) &&
+              access(in_folder("bad.bin"), F_OK) != 0,
+          "%s", e.text);
+}
+
+/* Adapters whose sums are finite, but too much for a type. */
+static void test_large_adapter(void) {
+    Error e;
+    put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":1e6,\"use_rslora\":true}", LAYER_V,
+                32); /* up to 99,000 */
+    refuse_large("f16");
+    CHECK(convert_folder("q8", folder, "one.bin", &e), "%s", e.text);
+}
+
+/* An adapter that is cut while it is mapped shows zeros up to the end of its page: no model. */
+static void test_cut_adapter(void) {
+    Source s;
+    Error e;
+    Plan plan = {0};
+    atomic_int stop = 0;
+    put_adapter(LORA(""), LAYER_V, 32);
+    Lora *l = source_open(folder, &s, &e) ? lora_open(folder, &s, &e) : NULL;
+    CHECK(l && plan_make(&s, l, "q8", &stop, &plan, &e), "%s", e.text);
+    if (!l) return;
+    WriteJob job = {.source = &s, .lora = l, .plan = &plan, .n_threads = 1, .stop = &stop};
+    CHECK(truncate(in_folder("adapter_model.safetensors"), 800) == 0, "truncate");
+    CHECK(!write_model(&job, in_folder("bad.bin"), &e) &&
+              strstr(e.text, "adapter_model.safetensors: changed on disk while in use") &&
+              strstr(e.text, lora_name(l)) && access(in_folder("bad.bin"), F_OK) != 0,
+          "%s", e.text);
+    plan_free(&plan);
+    lora_close(l);
+    source_close(&s);
+}
+
 /* Adapters beside those of test_malformed.c. */
 static void test_adapters(const Model *m) {
-#define LORA(more) "{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6" more "}"
-#define LAYER_V "model.layers.1.self_attn.v_proj"
     static const struct {
         const char *config, *tensor;
         size_t rows;
@@ -1064,10 +1108,7 @@ static void test_adapters(const Model *m) {
     for (size_t i = 1; i < 20 && file.n; i++)
         memcpy(file.data + file.n - i * sizeof huge, &huge, sizeof huge);
     write_file("adapter_model.safetensors", "", 0, file.data, file.n);
-    CHECK(!convert_folder("q8", folder, "bad.bin", &e) &&
-              !strcmp(e.text, LAYER_V ".weight: its values are too large for q8") &&
-              access(in_folder("bad.bin"), F_OK) != 0,
-          "%s", e.text);
+    refuse_large("q8");
     if (file.n) memcpy(file.data + file.n - sizeof nan, &nan, sizeof nan);
     write_file("adapter_model.safetensors", "", 0, file.data, file.n);
     buffer_free(&file);
@@ -1099,6 +1140,8 @@ static void test_lora(const Model *m) {
     put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6,\"use_rslora\":true}", v, 32);
     check_merged(6 / sqrt(3));
     test_adapters(m);
+    test_large_adapter();
+    test_cut_adapter();
     CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
               unlink(in_folder("adapter_model.safetensors")) == 0,
           "unlink");

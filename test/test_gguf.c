@@ -8,6 +8,7 @@
 #include "tiny_gguf.h"
 
 static char path[] = P_tmpdir "/test_gguf_XXXXXX";
+static atomic_int no_stop;
 
 /* Write the bytes to the test's file and open it. */
 static bool open_bytes(const Buffer *b, Source *s, Error *e) {
@@ -489,7 +490,7 @@ static void test_other_blocks(void) {
     }
     for (size_t i = 0; ok && i < 3; i++) {
         Plan p;
-        CHECK(plan_make(&s, NULL, cases[i].quant, &p, &e), "%s", e.text);
+        CHECK(plan_make(&s, NULL, cases[i].quant, &no_stop, &p, &e), "%s", e.text);
         CHECK(strcmp(p.quant, cases[i].name) == 0, "quant %s, not %s", p.quant, cases[i].name);
         CHECK(strstr(p.notes.data ? p.notes.data : "", cases[i].note), "%s",
               p.notes.data ? p.notes.data : "no note");
@@ -497,7 +498,8 @@ static void test_other_blocks(void) {
     }
     s.quant[0] = 0;
     Plan p;
-    CHECK(plan_make(&s, NULL, "q8", &p, &e) && p.notes.n && strstr(p.notes.data, "this GGUF file"),
+    CHECK(plan_make(&s, NULL, "q8", &no_stop, &p, &e) && p.notes.n &&
+              strstr(p.notes.data, "this GGUF file"),
           "%s", e.text);
     plan_free(&p);
     source_close(&s);

@@ -220,9 +220,10 @@ static bool try_lora(Error *e, uint32_t *sum) {
 /* The plan alone, where it has something to tell. */
 static bool try_plan(Error *e, uint32_t *sum) {
     static const char *const quants[] = {"q5", "f16", "q8"};
+    atomic_int stop = 0;
     for (size_t i = 0; i < 1 + sizeof quants / sizeof quants[0]; i++) {
         Plan p;
-        bool ok = plan_make(i < 3 ? &test.gguf : &test.odd, NULL, quants[i % 3], &p, e);
+        bool ok = plan_make(i < 3 ? &test.gguf : &test.odd, NULL, quants[i % 3], &stop, &p, e);
         if (ok) *sum = sum_of(p.entries, p.n * sizeof *p.entries, *sum);
         if (ok && p.notes.n) *sum = sum_of(p.notes.data, p.notes.n, *sum);
         plan_free(&p);
@@ -245,7 +246,7 @@ static bool write_source(const Source *s, const Lora *l, const char *quant, FILE
                     .stop = &stop,
                     .progress = to,
                     .report = to};
-    bool ok = plan_make(s, l, quant, &p, e) && write_model(&job, path, e);
+    bool ok = plan_make(s, l, quant, &stop, &p, e) && write_model(&job, path, e);
     for (size_t i = 0; ok && i < p.n; i++)
         *sum = sum_of(&p.entries[i].crc32c, sizeof p.entries[i].crc32c, *sum);
     if (ok) unlink(path);
@@ -510,7 +511,7 @@ static void make_good(const char *program) {
     Plan p = {0};
     atomic_int stop = 0;
     WriteJob job = {.source = &test.gguf, .plan = &p, .n_threads = 1, .stop = &stop};
-    need(plan_make(&test.gguf, NULL, NULL, &p, &scratch) &&
+    need(plan_make(&test.gguf, NULL, NULL, &stop, &p, &scratch) &&
              write_model(&job, in_root("good.bin"), &scratch),
          "good.bin");
     plan_free(&p);

@@ -336,6 +336,24 @@ static void test_extremes(void) {
     }
 }
 
+/* Weights up to the limit are held as well as others; NaN and more than that are above it. */
+static void test_largest(void) {
+    float x[256], y[256];
+    uint8_t blocks[256 * 4];
+    for (Type t = 0; t < N_TYPES; t++) {
+        float most = largest_weight(t), off = 0;
+        for (int side = -1; side <= 1; side++) { /* all negative, both signs, all positive */
+            for (int k = 0; k < 256; k++)
+                x[k] = most / 16 * (float)(side ? side * (k % 17) : k % 33 - 16);
+            quantize_row(t, x, 256, blocks);
+            source_row_to_float(target_source_type(t), blocks, 256, y);
+            for (size_t k = 0; k < 256; k++) off = fmaxf(off, fabsf(y[k] / most - x[k] / most));
+        }
+        CHECK(off <= 0.06f, "%s: off by %g of its largest weight", type_info(t)->name, (double)off);
+    }
+    CHECK(largest_weight(TYPE_F16) == 65504 && largest_weight(TYPE_Q8) == 65504 * 127.0f, "limits");
+}
+
 /* ---- SHA-256 --------------------------------------------------------------------------------- */
 
 static void check_digest(const char *text, size_t n, size_t step, const char *want) {
@@ -375,6 +393,7 @@ int main(void) {
     test_errors();
     test_q8_again();
     test_extremes();
+    test_largest();
     test_sha256();
     return test_end("quant");
 }

@@ -151,7 +151,7 @@ static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, 
     snprintf(type, sizeof type, "%.*s", (int)strcspn(quant, "-"), quant);
     bool ok = expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, e) &&
               tiny_tokenizer(&s, e) && tiny_file(&s, weights, end, e) &&
-              plan_make(&s, NULL, type, &plan, e);
+              plan_make(&s, NULL, type, &stop, &plan, e);
     if (ok && mixed && quant[0] == 'q')
         tiny_retype(&s, &plan, "model.layers.0.mlp.up_proj.weight", TYPE_F16);
     WriteJob job = {.source = &s, .plan = &plan, .n_threads = 1, .stop = &stop};
