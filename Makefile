@@ -109,7 +109,7 @@ run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faul
 # interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
 TIME = 60
 FUZZ = json model safetensors gguf folder text messages cache prompts
-WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=access
+WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=lstat
 fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
 $(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(CFLAGS) -Wno-unused-function -fsanitize=fuzzer $(WRAP_FILES) -MMD -MP -o $@ $< \

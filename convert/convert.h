@@ -108,6 +108,15 @@ void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n,
 /* Every tensor that a model of this configuration has, in model.h's order: name, rows, cols. The
  * list is allocated; type, file and offset are zero. */
 bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e);
+/* Append a weight file, not open yet, unless one of this name is there. */
+#define MAX_FILES 4096
+bool source_add_file(Source *s, const char *name, size_t n, Error *e);
+/* Fill in the header's template. One that is not known is no reason to refuse the model: raw prompts
+ * work, and chat_note tells the user. */
+void source_set_template(Source *s, const char *text, size_t n, const char *file);
+/* A folder's own name, for people: "." and links are resolved, a commit of a cache is named after
+ * its model. */
+void source_folder_name(const char *folder, char *out, size_t room);
 /* What a file with these first bytes is, when it is something that people take for a model: a
  * phrase with advice, or NULL. */
 const char *looks_like(const uint8_t *head, size_t n);
@@ -123,6 +132,8 @@ bool source_unchanged(const Source *s, const Lora *l, Error *e);
 
 /* ---- Members of a JSON object, with errors that name them ------------------------------------ */
 
+/* The value's source text for an error, cut to fit. */
+void field_show(const Json *v, char *out, size_t room);
 /* The member called key, NULL when it is absent or null. */
 const Json *field_get(const Json *object, const char *key);
 /* A whole number written with digits alone, within [low, high]. A missing member is an error. */
@@ -191,6 +202,9 @@ bool tokens_add_special(TokenBuilder *b, uint32_t id, const char *text, size_t n
                         Error *e);
 bool tokens_merge(TokenBuilder *b, const char *left, size_t left_len, const char *right,
                   size_t right_len, Error *e);
+/* The same of "left right"; an error names file and field. */
+bool tokens_merge_pair(TokenBuilder *b, const char *text, size_t n, const char *file,
+                       const char *field, Error *e);
 /* Checks everything model.h promises of the section (256 bytes present, merges resolvable, no
  * duplicates) and appends it to out. */
 bool tokens_finish(TokenBuilder *b, Buffer *out, Error *e);

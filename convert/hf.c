@@ -8,16 +8,13 @@
  *
  * What would change the model's results and is not implemented is refused by its name, never
  * ignored. */
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "safetensors.h"
 
 #define MAX_JSON (128u << 20)
-#define MAX_SHARDS 4096
 
 /* The pattern that tokenizer.c's scanner implements. */
 static const char qwen2_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
@@ -35,13 +32,27 @@ static const char *file_in(Folder *f, const char *name) {
     return f->path;
 }
 
-static bool exists(Folder *f, const char *name) { return access(file_in(f, name), F_OK) == 0; }
+/* A link that leads nowhere counts as there, so that opening it says so: a cache that was copied
+ * without what its links point at must not look like a folder without optional files. */
+static bool exists(Folder *f, const char *name) {
+    struct stat st;
+    return lstat(file_in(f, name), &st) == 0;
+}
+
+/* Read a whole regular file: a FIFO would be waited for. What cannot be looked at is for read_file
+ * to name. */
+static bool read_regular(const char *path, Buffer *text, Error *e) {
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return fail(e, path, NULL, "not a regular file");
+    return read_file(path, MAX_JSON, text, e);
+}
 
 /* Parse a JSON file of the folder; the result's root is an object. NULL on error. */
 static JsonDoc *read_object(Folder *f, const char *name, Error *e) {
     Buffer text = {0};
     const char *path = file_in(f, name);
-    if (!read_file(path, MAX_JSON, &text, e)) return NULL;
+    if (!read_regular(path, &text, e)) return NULL;
     const char *what = looks_like((const uint8_t *)text.data, text.n);
     JsonDoc *doc = NULL;
     if (what)
@@ -64,10 +75,6 @@ static bool read_optional(Folder *f, const char *name, JsonDoc **doc, Error *e) 
     return (*doc = read_object(f, name, e)) != NULL;
 }
 
-static void show(const Json *v, char *out, size_t room) {
-    printable(out, room, v->source, min_size(v->source_len, 40));
-}
-
 /* ---- config.json ----------------------------------------------------------------------------- */
 
 /* The architecture is known, and nothing is switched on that would change the computation. */
@@ -78,7 +85,7 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     if (list && list->kind != JSON_ARRAY) return fail(e, file, "architectures", "expected a list");
     const Json *first = list ? list->child : NULL;
     if (!json_is(type, "qwen2") || (first && !json_is(first, "Qwen2ForCausalLM"))) {
-        show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
+        field_show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
         return fail(e, file, json_is(type, "qwen2") ? "architectures" : "model_type",
                     "unsupported architecture %s, expected %s", shown,
                     json_is(type, "qwen2") ? "Qwen2ForCausalLM" : "qwen2");
@@ -88,7 +95,7 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
                     "unsupported: expected the original model, not a GPTQ, AWQ or FP8 one");
     const Json *act = field_get(c, "hidden_act");
     if (act && !json_is(act, "silu")) {
-        show(act, shown, sizeof shown);
+        field_show(act, shown, sizeof shown);
         return fail(e, file, "hidden_act", "expected \"silu\", got %s (unsupported)", shown);
     }
     bool sliding = false;
@@ -102,7 +109,7 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     const Json *dtype = field_get(c, "torch_dtype");
     if (dtype && !json_is(dtype, "bfloat16") && !json_is(dtype, "float16") &&
         !json_is(dtype, "float32")) {
-        show(dtype, shown, sizeof shown);
+        field_show(dtype, shown, sizeof shown);
         return fail(e, file, "torch_dtype", "expected bfloat16, float16 or float32, got %s", shown);
     }
     return true;
@@ -135,7 +142,7 @@ static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e)
     }
     if (!json_is(type, "yarn")) {
         char shown[200];
-        show(type, shown, sizeof shown);
+        field_show(type, shown, sizeof shown);
         return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %s (unsupported)", shown);
     }
     double factor = 0;
@@ -279,6 +286,12 @@ static bool is_off(const Json *object, const char *key) {
     return !v || (v->kind == JSON_BOOL && !v->boolean) || json_is(v, "");
 }
 
+/* Present and false: what Hugging Face's code takes for an absent one is true. */
+static bool is_false(const Json *object, const char *key) {
+    const Json *v = json_get(object, key);
+    return v && v->kind == JSON_BOOL && !v->boolean;
+}
+
 /* tokenizer.json must describe the very steps that tokenizer.c takes. */
 static bool check_pre_tokenizer(const Json *p, const char *file, Error *e) {
     const char *field = "pre_tokenizer";
@@ -293,14 +306,23 @@ static bool check_pre_tokenizer(const Json *p, const char *file, Error *e) {
         return fail(e, file, field, "unknown pattern, expected exactly Qwen2's");
     if (!json_is(json_get(split, "behavior"), "Isolated") || !is_off(split, "invert"))
         return fail(e, file, field, "expected the behavior \"Isolated\", not inverted");
-    if (!is_off(bytes, "add_prefix_space") || !is_off(bytes, "use_regex"))
-        return fail(e, file, field, "expected ByteLevel without add_prefix_space and use_regex");
+    if (!is_false(bytes, "add_prefix_space") || !is_false(bytes, "use_regex"))
+        return fail(e, file, field, "expected ByteLevel with add_prefix_space and use_regex false");
     return true;
 }
 
+/* ByteLevel changes offsets alone; another step would add tokens to every text. */
+static bool check_post_processor(const Json *p, const char *file, Error *e) {
+    if (!p || json_is(json_get(p, "type"), "ByteLevel")) return true;
+    char shown[200];
+    const Json *type = json_get(p, "type");
+    field_show(type ? type : p, shown, sizeof shown);
+    return fail(e, file, "post_processor", "%s is unsupported, expected ByteLevel or null", shown);
+}
+
 static bool check_tokenizer(const Json *root, const char *file, Error *e) {
-    const Json *normalizer = field_get(root, "normalizer"), *model = json_get(root, "model");
-    if (normalizer && !json_is(json_get(normalizer, "type"), "NFC"))
+    const Json *model = json_get(root, "model");
+    if (!json_is(json_get(json_get(root, "normalizer"), "type"), "NFC"))
         return fail(e, file, "normalizer", "expected NFC (unsupported otherwise)");
     if (!json_is(json_get(model, "type"), "BPE"))
         return fail(e, file, "model.type", "expected \"BPE\" (unsupported otherwise)");
@@ -309,7 +331,8 @@ static bool check_tokenizer(const Json *root, const char *file, Error *e) {
         "byte_fallback", "ignore_merges"};
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
         if (!is_off(model, off[i])) return fail(e, file, off[i], "unsupported: expected it off");
-    return check_pre_tokenizer(json_get(root, "pre_tokenizer"), file, e);
+    return check_pre_tokenizer(json_get(root, "pre_tokenizer"), file, e) &&
+           check_post_processor(field_get(root, "post_processor"), file, e);
 }
 
 /* {"text": id, ...} */
@@ -325,18 +348,6 @@ static bool add_vocab(TokenBuilder *b, const Json *vocab, const char *file, Erro
     return true;
 }
 
-/* "left right" */
-static bool add_merge(TokenBuilder *b, const char *text, size_t n, const char *file, Error *e) {
-    const char *space = memchr(text, ' ', n);
-    size_t left = space ? (size_t)(space - text) : 0, right = space ? n - left - 1 : 0;
-    if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
-        char shown[80];
-        printable(shown, sizeof shown, text, min_size(n, 18));
-        return fail(e, file, "merges", "expected two tokens, got \"%s\"", shown);
-    }
-    return tokens_merge(b, text, left, space + 1, right, e);
-}
-
 /* ["left right", ...] or [["left", "right"], ...] */
 static bool add_merges(TokenBuilder *b, const Json *merges, const char *file, Error *e) {
     if (!merges || merges->kind != JSON_ARRAY) return fail(e, file, "merges", "expected a list");
@@ -348,7 +359,7 @@ static bool add_merges(TokenBuilder *b, const Json *merges, const char *file, Er
                         (int)min_size(m->source_len, 40), m->source);
         const Json *l = m->child, *r = pair ? l->next : NULL;
         if (!(pair ? tokens_merge(b, l->string, l->string_len, r->string, r->string_len, e)
-                   : add_merge(b, m->string, m->string_len, file, e)))
+                   : tokens_merge_pair(b, m->string, m->string_len, file, "merges", e)))
             return false;
     }
     return true;
@@ -390,7 +401,7 @@ static bool add_merges_txt(TokenBuilder *b, const Buffer *text, const char *file
         size_t n = (size_t)(stop - line);
         if (n && line[n - 1] == '\r') n--;
         bool version = line == text->data && n >= 8 && memcmp(line, "#version", 8) == 0;
-        if (n && !version && !add_merge(b, line, n, file, e)) return false;
+        if (n && !version && !tokens_merge_pair(b, line, n, file, "merges", e)) return false;
         line = newline ? newline + 1 : end;
     }
     return true;
@@ -452,7 +463,7 @@ static bool build_from_files(TokenBuilder *b, Folder *f, const Json *config, Err
     bool ok = vocab && add_vocab(b, json_root(vocab), f->path, e);
     json_free(vocab);
     Buffer merges = {0};
-    ok = ok && read_file(file_in(f, "merges.txt"), MAX_JSON, &merges, e) &&
+    ok = ok && read_regular(file_in(f, "merges.txt"), &merges, e) &&
          add_merges_txt(b, &merges, f->path, e) && add_added_files(b, f, config, e);
     buffer_free(&merges);
     return ok;
@@ -489,33 +500,18 @@ static const Json *find_template(const Json *config) {
     return NULL;
 }
 
-/* An unknown template is no reason to refuse the model: raw prompts work, and the user is told. */
 static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
     Buffer text = {0};
     const Json *v = find_template(config);
     if (exists(f, "chat_template.jinja")) {
-        if (!read_file(f->path, MAX_JSON, &text, e)) return false;
+        if (!read_regular(f->path, &text, e)) return false;
     } else {
         file_in(f, "tokenizer_config.json");
         if (v && v->kind == JSON_STRING && !buffer_add(&text, v->string, v->string_len, e))
             return false;
     }
-    ModelHeader *h = &s->header;
-    ChatFamily family = CHAT_NONE;
-    char system[sizeof h->default_system + 1] = "";
-    bool has_system = false;
-    Error why = {{0}};
-    if (text.n && !chat_detect(text.data, text.n, &family, system, sizeof system, &has_system,
-                               f->path, &why)) {
-        snprintf(s->chat_note, sizeof s->chat_note, "%.*s", (int)sizeof s->chat_note - 1, why.text);
-        family = CHAT_NONE;
-        has_system = false;
-    }
+    if (text.n) source_set_template(s, text.data, text.n, f->path);
     buffer_free(&text);
-    h->chat_family = (uint32_t)family;
-    h->has_default_system = has_system;
-    h->default_system_len = has_system ? (uint32_t)strlen(system) : 0;
-    memcpy(h->default_system, system, h->default_system_len);
     return true;
 }
 
@@ -570,24 +566,6 @@ static bool read_weights(Folder *f, Source *s, const Json *weight_map, Error *e)
     return true;
 }
 
-static bool add_weight_file(Source *s, const char *name, size_t n, Error *e) {
-    for (size_t i = 0; i < s->n_files; i++)
-        if (strlen(s->file_names[i]) == n && memcmp(s->file_names[i], name, n) == 0) return true;
-    if (s->n_files == MAX_SHARDS) return fail(e, s->path, "weight_map", "too many files");
-    if (s->n_files % 64 == 0) {
-        size_t room = s->n_files + 64;
-        void *names = grow_array(e, "files", s->file_names, room, sizeof *s->file_names);
-        if (!names) return false;
-        s->file_names = names;
-        Map *files = grow_array(e, "files", s->files, room, sizeof *files);
-        if (!files) return false;
-        s->files = files;
-    }
-    snprintf(s->file_names[s->n_files], sizeof s->file_names[0], "%.*s", (int)n, name);
-    s->files[s->n_files++] = (Map){.fd = -1};
-    return true;
-}
-
 /* A name from the index must be that of a file in the folder itself. (Links are followed: the cache
  * of Hugging Face's own tools consists of them.) */
 static bool list_shards(const Json *weight_map, Source *s, const char *path, Error *e) {
@@ -596,13 +574,13 @@ static bool list_shards(const Json *weight_map, Source *s, const char *path, Err
         return fail(e, path, "weight_map", "expected an object with 1 to %d tensors", MAX_TENSORS);
     for (const Json *v = weight_map->child; v; v = v->next) {
         char shown[200];
-        show(v, shown, sizeof shown);
+        field_show(v, shown, sizeof shown);
         if (v->kind != JSON_STRING || v->string_len == 0 || v->string_len > 255)
             return fail(e, path, "weight_map", "expected file names, got %s", shown);
         if (memchr(v->string, '/', v->string_len) || memchr(v->string, 0, v->string_len) ||
             v->string[0] == '.')
             return fail(e, path, "weight_map", "%s leaves the model directory", shown);
-        if (!add_weight_file(s, v->string, v->string_len, e)) return false;
+        if (!source_add_file(s, v->string, v->string_len, e)) return false;
     }
     return true;
 }
@@ -629,7 +607,7 @@ static bool open_weights(Folder *f, const char *only, Source *s, Error *e) {
     const char *single = only ? only : "model.safetensors";
     bool shard = only && strncmp(only, "model-", 6) == 0 && exists(f, index_name);
     if (!shard && exists(f, single)) {
-        if (!add_weight_file(s, single, strlen(single), e)) return false;
+        if (!source_add_file(s, single, strlen(single), e)) return false;
     } else if (exists(f, index_name)) {
         doc = read_object(f, index_name, e);
         if (!doc) return false;
@@ -651,17 +629,6 @@ static bool open_weights(Folder *f, const char *only, Source *s, Error *e) {
 }
 
 /* ---- The whole folder ------------------------------------------------------------------------ */
-
-/* The folder's own name: for people, and as the source. "." and links are resolved. */
-static void name_source(const Folder *f, const char *only, ModelHeader *h) {
-    char *real = realpath(f->folder, NULL);
-    const char *path = real ? real : f->folder, *slash = strrchr(path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : path;
-    printable(h->name, sizeof h->name, name, strlen(name));
-    if (only) name = only;
-    printable(h->source, sizeof h->source, name, strlen(name));
-    free(real);
-}
 
 /* Cut path into a folder and, when it is a file, its name. What stat takes is below PATH_MAX. */
 static bool split_path(const char *path, Folder *f, const char **only, Error *e) {
@@ -690,8 +657,11 @@ static bool read_folder(Folder *f, const char *only, Source *s, Error *e) {
         ok = read_tokenizer(f, c, s, e) && read_template(f, c, s, e) && open_weights(f, only, s, e);
     }
     json_free(config);
-    if (ok) name_source(f, only, &s->header);
-    return ok;
+    ModelHeader *h = &s->header;
+    if (!ok) return false;
+    source_folder_name(f->folder, h->name, sizeof h->name);
+    printable(h->source, sizeof h->source, only ? only : h->name, strlen(only ? only : h->name));
+    return true;
 }
 
 bool hf_open(const char *path, Source *s, Error *e) {

@@ -13,6 +13,7 @@
 
 #include "safetensors.h"
 
+#define MAX_CONFIG (1u << 20)
 #define PATCH_COLS 256 /* columns that are summed up at a time */
 
 typedef struct {
@@ -41,6 +42,24 @@ static bool is_off(const Json *c, const char *key) {
                                 : (v->kind == JSON_ARRAY || v->kind == JSON_OBJECT) && v->n == 0;
 }
 
+/* How the adapter began: a way that starts from changed base weights does not fit the original
+ * ones, and a new way might. */
+static bool check_init(const Json *init, const char *file, Error *e) {
+    static const char *const changed[] = {"pissa", "olora", "corda", "loftq"};
+    static const char *const plain[] = {"gaussian", "eva", "orthogonal"};
+    char shown[200];
+    if (!init || init->kind == JSON_BOOL) return true;
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
+        if (json_is(init, plain[i])) return true;
+    for (size_t i = 0; init->kind == JSON_STRING && i < sizeof changed / sizeof changed[0]; i++)
+        if (strncmp(init->string, changed[i], strlen(changed[i])) == 0)
+            return fail(e, file, "init_lora_weights",
+                        "%s is unsupported: it changes the base weights", changed[i]);
+    field_show(init, shown, sizeof shown);
+    return fail(e, file, "init_lora_weights",
+                "%s is unsupported, expected true, false, gaussian, eva or orthogonal", shown);
+}
+
 static bool check_plain(const Json *c, const char *file, Error *e) {
     static const char *const off[] = {
         "use_dora",          "fan_in_fan_out",  "lora_bias",         "modules_to_save",
@@ -51,24 +70,24 @@ static bool check_plain(const Json *c, const char *file, Error *e) {
         return fail(e, file, "peft_type", "expected \"LORA\" (others are unsupported)");
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
         if (!is_off(c, off[i])) return fail(e, file, off[i], "unsupported: expected none");
+    static const char *const null[] = {"arrow_config", "alora_invocation_tokens"};
+    for (size_t i = 0; i < sizeof null / sizeof null[0]; i++)
+        if (field_get(c, null[i])) return fail(e, file, null[i], "unsupported: expected null");
     if (field_get(c, "bias") && !json_is(json_get(c, "bias"), "none"))
         return fail(e, file, "bias", "unsupported: expected \"none\"");
-    /* These start from changed base weights, so the adapter does not fit the original ones. */
-    static const char *const changed[] = {"pissa", "olora", "corda", "loftq"};
-    const Json *init = field_get(c, "init_lora_weights");
-    for (size_t i = 0; init && init->kind == JSON_STRING && i < 4; i++)
-        if (strncmp(init->string, changed[i], strlen(changed[i])) == 0)
-            return fail(e, file, "init_lora_weights",
-                        "%s is unsupported: it changes the base weights", changed[i]);
-    return true;
+    return check_init(field_get(c, "init_lora_weights"), file, e);
 }
 
 static bool read_config(const char *dir, Lora *l, Error *e) {
     Buffer path = {0};
     if (!buffer_printf(&path, e, "%s/adapter_config.json", dir)) return false;
-    JsonDoc *doc = json_read(path.data, 1u << 20, e);
+    bool ok = map_open(&l->config, path.data, e);
+    if (ok && l->config.bytes > MAX_CONFIG)
+        ok = fail(e, path.data, NULL, "too large, expected at most %u bytes", MAX_CONFIG);
+    JsonDoc *doc =
+        ok ? json_parse((const char *)l->config.data, l->config.bytes, path.data, e) : NULL;
     const Json *c = doc ? json_root(doc) : NULL;
-    bool ok = doc && check_plain(c, path.data, e) && map_open(&l->config, path.data, e);
+    ok = doc && check_plain(c, path.data, e);
     if (ok && !field_get(c, "lora_alpha")) ok = fail(e, path.data, "lora_alpha", "missing");
     ok = ok && field_real(c, "lora_alpha", 1e-6, 1e6, &l->alpha, path.data, e) &&
          field_bool(c, "use_rslora", &l->root_scale, path.data, e);
@@ -143,20 +162,11 @@ static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
     return ok;
 }
 
-/* As a source is named: "." and links are resolved. */
-static void name_adapter(const char *dir, Lora *l) {
-    char *real = realpath(dir, NULL);
-    const char *path = real ? real : dir, *slash = strrchr(path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : path;
-    printable(l->name, sizeof l->name, name, strlen(name));
-    free(real);
-}
-
 Lora *lora_open(const char *dir, const Source *s, Error *e) {
     Lora *l = alloc_array(e, "adapter", 1, sizeof *l);
     if (!l) return NULL;
     l->map.fd = l->config.fd = -1;
-    name_adapter(dir, l);
+    source_folder_name(dir, l->name, sizeof l->name);
     l->n_parts = s->n_tensors;
     l->parts = alloc_array(e, "adapter", l->n_parts, sizeof *l->parts);
     if (l->parts && read_config(dir, l, e) && read_adapter(dir, s, l, e)) return l;

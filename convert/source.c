@@ -110,6 +110,69 @@ void source_close(Source *s) {
     *s = (Source){0};
 }
 
+/* ---- What readers share ---------------------------------------------------------------------- */
+
+bool source_add_file(Source *s, const char *name, size_t n, Error *e) {
+    for (size_t i = 0; i < s->n_files; i++)
+        if (strlen(s->file_names[i]) == n && memcmp(s->file_names[i], name, n) == 0) return true;
+    if (s->n_files == MAX_FILES) return fail(e, s->path, "weight_map", "too many files");
+    if (s->n_files % 64 == 0) {
+        size_t room = s->n_files + 64;
+        void *names = grow_array(e, "files", s->file_names, room, sizeof *s->file_names);
+        if (!names) return false;
+        s->file_names = names;
+        Map *files = grow_array(e, "files", s->files, room, sizeof *files);
+        if (!files) return false;
+        s->files = files;
+    }
+    snprintf(s->file_names[s->n_files], sizeof s->file_names[0], "%.*s", (int)n, name);
+    s->files[s->n_files++] = (Map){.fd = -1};
+    return true;
+}
+
+void source_set_template(Source *s, const char *text, size_t n, const char *file) {
+    ModelHeader *h = &s->header;
+    ChatFamily family = CHAT_NONE;
+    char system[sizeof h->default_system + 1] = "";
+    bool has_system = false;
+    Error why = {{0}};
+    if (!chat_detect(text, n, &family, system, sizeof system, &has_system, file, &why)) {
+        snprintf(s->chat_note, sizeof s->chat_note, "%.*s", (int)sizeof s->chat_note - 1, why.text);
+        return;
+    }
+    h->chat_family = (uint32_t)family;
+    h->has_default_system = has_system;
+    h->default_system_len = has_system ? (uint32_t)strlen(system) : 0;
+    memcpy(h->default_system, system, h->default_system_len);
+}
+
+/* Where the last part of path[0..n) begins. */
+static const char *last_part(const char *path, size_t n) {
+    while (n > 0 && path[n - 1] != '/') n--;
+    return path + n;
+}
+
+/* In the cache of Hugging Face's own tools the folder is models--ORG--NAME/snapshots/COMMIT. */
+void source_folder_name(const char *folder, char *out, size_t room) {
+    char *real = realpath(folder, NULL);
+    const char *path = real ? real : folder, *end = path + strlen(path);
+    const char *name = last_part(path, (size_t)(end - path));
+    static const char between[] = "/snapshots/", models[] = "models--";
+    size_t n = sizeof between - 1;
+    if ((size_t)(name - path) > n && memcmp(name - n, between, n) == 0) {
+        const char *repository = last_part(path, (size_t)(name - n - path));
+        if (strncmp(repository, models, sizeof models - 1) == 0) {
+            end = name - n;
+            name = repository + sizeof models - 1;
+            const char *dashes = strstr(name, "--");
+            if (dashes && dashes < end) name = dashes + 2; /* behind the organization */
+        }
+    }
+    if (name == end) name = path; /* the root */
+    printable(out, room, name, (size_t)(end - name));
+    free(real);
+}
+
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
 bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e) {
@@ -267,8 +330,7 @@ const Json *field_get(const Json *object, const char *key) {
     return v && v->kind == JSON_NULL ? NULL : v;
 }
 
-/* The value's source text for an error, cut to fit. */
-static void show_value(const Json *v, char *out, size_t room) {
+void field_show(const Json *v, char *out, size_t room) {
     printable(out, room, v->source, min_size(v->source_len, 40));
 }
 
@@ -281,7 +343,7 @@ bool field_int(const Json *object, const char *key, int64_t low, int64_t high, i
     for (size_t i = 0; digits && i < v->source_len; i++)
         digits = v->source[i] == '-' || (v->source[i] >= '0' && v->source[i] <= '9');
     if (digits && json_int(v, low, high, out)) return true;
-    show_value(v, shown, sizeof shown);
+    field_show(v, shown, sizeof shown);
     return fail(e, file, key, "expected a whole number from %lld to %lld, got %s", (long long)low,
                 (long long)high, shown);
 }
@@ -295,7 +357,7 @@ bool field_real(const Json *object, const char *key, double low, double high, do
         *out = v->number;
         return true;
     }
-    show_value(v, shown, sizeof shown);
+    field_show(v, shown, sizeof shown);
     return fail(e, file, key, "expected a number from %g to %g, got %s", low, high, shown);
 }
 
@@ -307,6 +369,6 @@ bool field_bool(const Json *object, const char *key, bool *out, const char *file
         *out = v->boolean;
         return true;
     }
-    show_value(v, shown, sizeof shown);
+    field_show(v, shown, sizeof shown);
     return fail(e, file, key, "expected true or false, got %s", shown);
 }

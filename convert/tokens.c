@@ -196,6 +196,18 @@ bool tokens_merge(TokenBuilder *b, const char *left, size_t left_len, const char
     return true;
 }
 
+bool tokens_merge_pair(TokenBuilder *b, const char *text, size_t n, const char *file,
+                       const char *field, Error *e) {
+    const char *space = memchr(text, ' ', n);
+    size_t left = space ? (size_t)(space - text) : 0, right = space ? n - left - 1 : 0;
+    if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
+        char shown[80];
+        printable(shown, sizeof shown, text, min_size(n, 18));
+        return fail(e, file, field, "expected two tokens, got \"%s\"", shown);
+    }
+    return tokens_merge(b, text, left, space + 1, right, e);
+}
+
 /* ---- The section ----------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b) {

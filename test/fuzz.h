@@ -1,5 +1,5 @@
 /* fuzz.h: what the fuzz targets share: files that lie in memory. The linker puts these functions in
- * the place of map_open, map_close, read_file and access (see the Makefile), so the parsers run as
+ * the place of map_open, map_close, read_file and lstat (see the Makefile), so the parsers run as
  * they are. Every file is a block of its own, so AddressSanitizer sees a read beyond its end. */
 #ifndef FUZZ_H
 #define FUZZ_H
@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../base.h"
@@ -15,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 bool __wrap_map_open(Map *m, const char *path, Error *e);
 void __wrap_map_close(Map *m);
 bool __wrap_read_file(const char *path, size_t limit, Buffer *out, Error *e);
-int __wrap_access(const char *path, int mode);
+int __wrap_lstat(const char *path, struct stat *st);
 
 #define FUZZ_FILES 16
 #define FUZZ_NO_FILE SIZE_MAX /* length of a file that is not there */
@@ -66,8 +67,8 @@ bool __wrap_read_file(const char *path, size_t limit, Buffer *out, Error *e) {
     return buffer_add(out, fuzz.file[i].data, fuzz.file[i].n, e);
 }
 
-int __wrap_access(const char *path, int mode) {
-    (void)mode;
+int __wrap_lstat(const char *path, struct stat *st) {
+    (void)st;
     errno = ENOENT;
     return fuzz_find(path) < fuzz.n ? 0 : -1;
 }

@@ -344,6 +344,7 @@ typedef struct {
 
 static const Case cases[] = {
 #define OPENS NULL
+#define POST(to) "\"post_processor\":" to ",\"normalizer\""
 #define YARN(more) "{\"type\":\"yarn\",\"factor\":4.0," more "}}"
     {CONFIG, "null}",
      "{\"type\":\"yarn\",\"factor\":4.0,\"original_max_position_embeddings\":1024}}", OPENS},
@@ -355,7 +356,17 @@ static const Case cases[] = {
     {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
      OPENS}, /* head ignored */
     {GENERATION, "[262,260]", "null", OPENS},
-    {TOKENIZER, "{\"type\":\"NFC\"}", "null", OPENS},
+    {TOKENIZER, "{\"type\":\"NFC\"}", "null", "normalizer: expected NFC"},
+    {TOKENIZER, "\"normalizer\":{\"type\":\"NFC\"},", "", "normalizer: expected NFC"},
+    {TOKENIZER, ",\"use_regex\":false", "", "add_prefix_space and use_regex false"},
+    {TOKENIZER, "\"use_regex\":false", "\"use_regex\":null", "and use_regex false"},
+    {TOKENIZER, "\"use_regex\":false", "\"use_regex\":true", "and use_regex false"},
+    {TOKENIZER, "\"add_prefix_space\":false,", "", "ByteLevel with add_prefix_space"},
+    {TOKENIZER, "\"normalizer\"", POST("{\"type\":\"ByteLevel\",\"use_regex\":false}"), OPENS},
+    {TOKENIZER, "\"normalizer\"", POST("null"), OPENS},
+    {TOKENIZER, "\"normalizer\"", POST("{\"type\":\"TemplateProcessing\"}"),
+     "post_processor: \"TemplateProcessing\" is unsupported, expected ByteLevel or null"},
+    {TOKENIZER, "\"normalizer\"", POST("7"), "post_processor: 7 is unsupported"},
     {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],", OPENS},
     {CONFIG, "\"architectures\":[\"Qwen2ForCausalLM\"],", "", OPENS},
     {CONFIG, "[\"Qwen2ForCausalLM\"]", "[]", OPENS},
@@ -1075,6 +1086,16 @@ static void test_adapters(const Model *m) {
     } list[] = {
         {LORA(",\"init_lora_weights\":\"gaussian\""), LAYER_V, 32, NULL},
         {LORA(",\"init_lora_weights\":true"), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":false"), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":\"eva\""), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":\"orthogonal\""), LAYER_V, 32, NULL},
+        {LORA(",\"init_lora_weights\":\"lora_ga\""), LAYER_V, 32,
+         "init_lora_weights: \"lora_ga\" is unsupported, expected true, false, gaussian"},
+        {LORA(",\"init_lora_weights\":1"), LAYER_V, 32, "init_lora_weights: 1 is unsupported"},
+        {LORA(",\"arrow_config\":null,\"alora_invocation_tokens\":null"), LAYER_V, 32, NULL},
+        {LORA(",\"arrow_config\":{}"), LAYER_V, 32, "arrow_config: unsupported: expected null"},
+        {LORA(",\"alora_invocation_tokens\":[1,2]"), LAYER_V, 32,
+         "alora_invocation_tokens: unsupported: expected null"},
         {LORA(",\"init_lora_weights\":\"loftq\""), LAYER_V, 32, "init_lora_weights: loftq is"},
         {LORA(",\"init_lora_weights\":\"pissa_niter_4\""), LAYER_V, 32, "init_lora_weights: pissa"},
         {LORA(",\"modules_to_save\":[],\"rank_pattern\":{},\"use_dora\":false"), LAYER_V, 32, NULL},
@@ -1145,6 +1166,72 @@ static void test_lora(const Model *m) {
     CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
               unlink(in_folder("adapter_model.safetensors")) == 0,
           "unlink");
+}
+
+/* ---- Odd files, names ------------------------------------------------------------------------ */
+
+/* Links that lead nowhere and FIFOs in a folder are named, not skipped or waited for. */
+static void test_odd_files(const Model *m) {
+    static const struct {
+        const char *name, *want;
+        bool fifo;
+    } list[] = {{"generation_config.json", "generation_config.json: cannot open: No such", false},
+                {"chat_template.jinja", "chat_template.jinja: cannot open: No such", false},
+                {"tokenizer.json", "tokenizer.json: cannot open: No such", false},
+                {"config.json", "config.json: not a regular file", true},
+                {"chat_template.jinja", "chat_template.jinja: not a regular file", true}};
+    Source s;
+    Error e;
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        const char *path = in_folder(list[i].name);
+        put_model(m);
+        unlink(path);
+        CHECK((list[i].fifo ? mkfifo(path, 0600) : symlink("nowhere", path)) == 0, "%s", path);
+        CHECK(!source_open(folder, &s, &e) && strstr(e.text, list[i].want), "wanted %s, got %s",
+              list[i].want, e.text);
+        CHECK(unlink(path) == 0, "unlink");
+    }
+}
+
+/* The same of an adapter's settings, whose size is limited too. */
+static void test_odd_adapter(const Model *m) {
+    static char large[(1u << 20) + 1];
+    Source s;
+    Error e;
+    put_model(m);
+    put_adapter(LORA(""), LAYER_V, 32);
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    const char *config = in_folder("adapter_config.json");
+    CHECK(unlink(config) == 0 && mkfifo(config, 0600) == 0, "mkfifo");
+    CHECK(ok && !lora_open(folder, &s, &e) &&
+              strstr(e.text, "adapter_config.json: not a regular file"),
+          "%s", e.text);
+    CHECK(unlink(config) == 0, "unlink");
+    write_file("adapter_config.json", "", 0, large, sizeof large);
+    CHECK(ok && !lora_open(folder, &s, &e) &&
+              strstr(e.text, "too large, expected at most 1048576 bytes"),
+          "%s", e.text);
+    if (ok) source_close(&s);
+    CHECK(unlink(config) == 0 && unlink(in_folder("adapter_model.safetensors")) == 0, "unlink");
+}
+
+/* A commit in the cache of Hugging Face's tools is named after its model. */
+static void test_cache_names(void) {
+    static const struct {
+        const char *folder, *want;
+    } list[] = {{"models--Qwen--Qwen2.5-0.5B-Instruct/snapshots/7ae55", "Qwen2.5-0.5B-Instruct"},
+                {"x/models--gpt2/snapshots/main", "gpt2"},
+                {"models--a--b/snapshots/1--2", "b"},
+                {"other/snapshots/7ae55", "7ae55"},
+                {"models--a--b/refs/7ae55", "7ae55"},
+                {"snapshots/7ae55", "7ae55"},
+                {"/", "/"}};
+    char name[128];
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        source_folder_name(list[i].folder, name, sizeof name); /* none is there: as they are */
+        CHECK(strcmp(name, list[i].want) == 0, "%s: %s", list[i].folder, name);
+    }
 }
 
 /* ---- Golden checkpoints and --info ----------------------------------------------------------- */
@@ -1248,6 +1335,9 @@ int main(int argc, char **argv) {
     test_paths(&m);
     test_shards(&m);
     test_lora(&m);
+    test_odd_files(&m);
+    test_odd_adapter(&m);
+    test_cache_names();
     test_info(&m);
     test_golden(argc > 1 ? argv[1] : "../shared/golden");
     free_model(&m);
