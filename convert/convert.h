@@ -85,6 +85,7 @@ typedef struct Source {
     size_t n_files;
     uint64_t seed;          /* random models: n_files == 0, rows are generated */
     char chat_note[256];    /* why header.chat_family is CHAT_NONE, when there was a template */
+    const char *note;       /* what was taken for granted, or NULL */
 } Source;
 
 /* Open what path holds: a folder, a GGUF file, or a safetensors file with its folder around it. The

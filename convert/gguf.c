@@ -7,6 +7,9 @@
  *   data         aligned; tensor follows tensor, in the order of the table, with nothing between
  *                but the padding, and nothing behind
  *
+ * A model may lie in several such files, NAME-00001-of-00003.gguf and so on. The first one has the
+ * metadata; in the others split.no, split.count and the tables and data of their tensors count.
+ *
  * Every count is compared with the bytes that remain before it is used. What would change the
  * model's results and is not implemented is refused by its name. */
 #include <stdlib.h>
@@ -51,7 +54,8 @@ typedef struct {
     size_t name_len;
     uint64_t cols, rows;
     uint32_t n_dims, type;
-    uint64_t offset; /* from the start of the data */
+    uint64_t offset; /* from the start of the data; of the file, once that is checked */
+    uint32_t file;   /* index into Source.files */
     bool used;
 } Info;
 
@@ -64,6 +68,7 @@ typedef struct {
     Info *infos; /* (n_infos) in the file's order; sorted by name once that is checked */
     size_t n_infos;
     size_t data_start;
+    uint32_t part, n_parts; /* this file's number, from 0; of how many */
 } Gguf;
 
 /* ---- Cursor ---------------------------------------------------------------------------------- */
@@ -219,7 +224,7 @@ static const char *value_type_name(const Entry *v) {
     return v->array ? "array" : name[v->type];
 }
 
-/* The entry, which must be there and, when `text`, be a string. */
+/* The entry, which must be there. */
 static const Entry *need(const Gguf *g, const char *key, Error *e) {
     const Entry *v = find(g, key);
     if (v == NULL) fail(e, g->path, key, "missing");
@@ -435,6 +440,7 @@ static bool get_alignment(const Gguf *g, size_t *out, Error *e) {
     return true;
 }
 
+/* The tensors of one file. */
 static bool read_infos(Gguf *g, Error *e) {
     size_t alignment = 0;
     g->infos = alloc_array(e, "tensors", max_size(1, g->n_infos), sizeof *g->infos);
@@ -448,6 +454,15 @@ static bool read_infos(Gguf *g, Error *e) {
         return fail(e, g->path, "size", "the file ends before its data (incomplete copy?)");
     }
     if (!check_layout(g, alignment, e)) return false;
+    for (size_t i = 0; i < g->n_infos; i++) {
+        g->infos[i].file = g->part;
+        g->infos[i].offset += g->data_start;
+    }
+    return true;
+}
+
+/* For find_info, when those of all files are there. */
+static bool sort_infos(Gguf *g, Error *e) {
     qsort(g->infos, g->n_infos, sizeof *g->infos, by_name);
     for (size_t i = 1; i < g->n_infos; i++) {
         if (by_name(&g->infos[i - 1], &g->infos[i]) == 0) {
@@ -472,9 +487,7 @@ static bool read_head(Gguf *g, Error *e) {
     const uint8_t *magic = take(g, "magic", 4, e);
     if (magic == NULL) return false;
     if (memcmp(magic, "GGUF", 4) != 0) {
-        bool swapped = memcmp(magic, "FUGG", 4) == 0;
-        return fail(e, g->path, "magic", "expected \"GGUF\", got %s",
-                    swapped ? "a big-endian file, which is not supported" : "something else");
+        return fail(e, g->path, "magic", "expected \"GGUF\", got something else");
     }
     if (!take_u32(g, "version", &version, e)) return false;
     if (version != 0 && (version & 0xffff) == 0) {
@@ -493,33 +506,109 @@ static bool read_head(Gguf *g, Error *e) {
     return true;
 }
 
-/* Split files are named before anything is missed in them. */
-static bool check_split(const Gguf *g, Error *e) {
+/* Map the file; it becomes one of the source's. */
+static bool open_part(Gguf *g, Source *s, Error *e) {
+    const char *slash = strrchr(g->path, '/'), *name = slash ? slash + 1 : g->path;
+    if (!source_add_file(s, name, strlen(name), e)) return false;
+    Map *m = &s->files[s->n_files - 1];
+    if (!map_open(m, g->path, e)) return false;
+    g->data = m->data;
+    g->n = m->bytes;
+    return true;
+}
+
+/* ---- A model in several files ---------------------------------------------------------------- */
+
+#define PART_NAME "-%05u-of-%05u.gguf"
+
+/* Parts are named before anything is missed in them: all but the first lack most metadata. */
+static bool check_split(Gguf *g, Error *e) {
     int64_t count = 1, number = 0;
-    if (!get_int_if(g, "split.count", 0, INT64_MAX, &count, e) ||
-        !get_int_if(g, "split.no", 0, INT64_MAX - 1, &number, e)) {
+    if (!get_int_if(g, "split.count", 0, MAX_FILES, &count, e) ||
+        !get_int_if(g, "split.no", 0, MAX_FILES - 1, &number, e)) {
         return false;
     }
-    if (count <= 1) return true;
-    return fail(e, g->path, "split.count",
-                "this is part %lld of %lld, expected one file "
-                "(join them with llama-gguf-split --merge)",
-                (long long)number + 1, (long long)count);
+    g->n_parts = count > 1 ? (uint32_t)count : 1;
+    if (g->n_parts == 1 || number == 0) return true;
+    return fail(e, g->path, "split.no", "this is part %lld of %u, expected the first one",
+                (long long)number + 1, g->n_parts);
+}
+
+/* The path of another part, beside the first one. */
+static bool part_path(const Gguf *first, uint32_t part, char *out, size_t room, Error *e) {
+    char end[40];
+    int end_len = snprintf(end, sizeof end, PART_NAME, 1u, first->n_parts);
+    size_t n = strlen(first->path), cut = (size_t)end_len;
+    if (n < cut || strcmp(first->path + n - cut, end) != 0) {
+        return fail(e, first->path, "split.count",
+                    "this is the first of %u parts, expected a name that ends in %s",
+                    first->n_parts, end);
+    }
+    snprintf(out, room, "%.*s" PART_NAME, (int)(n - cut), first->path, part + 1, first->n_parts);
+    return true;
+}
+
+/* Move the tensors of a part to the first one's. */
+static bool move_infos(Gguf *first, const Gguf *g, Error *e) {
+    size_t n = first->n_infos + g->n_infos;
+    Info *all = grow_array(e, "tensors", first->infos, max_size(1, n), sizeof *all);
+    if (all == NULL) return false;
+    memcpy(all + first->n_infos, g->infos, g->n_infos * sizeof *all);
+    first->infos = all;
+    first->n_infos = n;
+    return true;
+}
+
+static bool read_part(Gguf *first, uint32_t part, Source *s, Error *e) {
+    char path[sizeof s->path];
+    int64_t same = 0;
+    Gguf g = {.path = path, .part = part};
+    bool ok = part_path(first, part, path, sizeof path, e) && open_part(&g, s, e) &&
+              read_head(&g, e) && read_metadata(&g, e) &&
+              get_int(&g, "split.no", part, part, &same, e) &&
+              get_int(&g, "split.count", first->n_parts, first->n_parts, &same, e) &&
+              read_infos(&g, e) && move_infos(first, &g, e);
+    free(g.entries);
+    free(g.infos);
+    return ok;
+}
+
+static bool read_parts(Gguf *g, Source *s, Error *e) {
+    const char *key = "split.tensors.count";
+    int64_t count = 0;
+    for (uint32_t part = 1; part < g->n_parts; part++) {
+        if (!read_part(g, part, s, e)) return false;
+    }
+    if (g->n_parts == 1) return true;
+    if (!get_int(g, key, 0, MAX_TENSORS, &count, e)) return false;
+    return (size_t)count == g->n_infos ||
+           fail(e, g->path, key, "expected %zu, those of all parts, got %lld", g->n_infos,
+                (long long)count);
 }
 
 /* ---- Configuration --------------------------------------------------------------------------- */
 
-/* Every key of the architecture is known: another one might change the model's results. */
+/* Every key of the architecture is known: another one might change the model's results. Converters
+ * of early 2024 wrote use_parallel_residual into the files of every architecture; no reader of a
+ * Qwen2 looks at it. */
 static bool check_keys(const Gguf *g, Error *e) {
-    static const char *const known[] = {
-        "attention.head_count",   "attention.head_count_kv",
-        "attention.key_length",   "attention.layer_norm_rms_epsilon",
-        "attention.value_length", "block_count",
-        "context_length",         "embedding_length",
-        "feed_forward_length",    "rope.dimension_count",
-        "rope.freq_base",         "rope.scaling.factor",
-        "rope.scaling.finetuned", "rope.scaling.original_context_length",
-        "rope.scaling.type",      "vocab_size"};
+    static const char *const known[] = {"attention.head_count",
+                                        "attention.head_count_kv",
+                                        "attention.key_length",
+                                        "attention.layer_norm_rms_epsilon",
+                                        "attention.value_length",
+                                        "block_count",
+                                        "context_length",
+                                        "embedding_length",
+                                        "feed_forward_length",
+                                        "rope.dimension_count",
+                                        "rope.freq_base",
+                                        "rope.scaling.factor",
+                                        "rope.scaling.finetuned",
+                                        "rope.scaling.original_context_length",
+                                        "rope.scaling.type",
+                                        "use_parallel_residual",
+                                        "vocab_size"};
     for (size_t i = 0; i < g->n_entries; i++) {
         const Entry *v = &g->entries[i];
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
@@ -547,10 +636,6 @@ static bool read_sizes(const Gguf *g, ModelConfig *c, Error *e) {
         return false;
     }
     c->num_key_value_heads = (uint32_t)kv;
-    if (c->num_attention_heads % c->num_key_value_heads != 0) {
-        return fail(e, g->path, "qwen2.attention.head_count_kv", "expected a divisor of %u, got %u",
-                    c->num_attention_heads, c->num_key_value_heads);
-    }
     int64_t key = c->hidden_size / c->num_attention_heads, same = 0;
     if (!has(g, "qwen2.attention.key_length") && c->hidden_size % c->num_attention_heads != 0) {
         return fail(e, g->path, "qwen2.embedding_length", "expected a multiple of %u heads, got %u",
@@ -650,7 +735,8 @@ static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
     }
     info->used = true;
     t->type = (SourceType)info->type;
-    t->offset = g->data_start + info->offset;
+    t->file = info->file;
+    t->offset = info->offset;
     return true;
 }
 
@@ -686,12 +772,21 @@ static bool only_looks_special(const char *text, size_t n) {
     return false;
 }
 
+/* [PAD151700] as the text of token 151700: a row of the embedding that has no token. Older
+ * converters wrote these as user-defined tokens. */
+static bool is_padding(uint32_t id, const char *text, size_t n) {
+    char padding[24];
+    int len = snprintf(padding, sizeof padding, "[PAD%u]", id);
+    return compare_text(text, n, padding, (size_t)len) == 0;
+}
+
 static bool add_token(const Gguf *g, TokenBuilder *b, uint32_t id, int32_t type, const char *text,
                       size_t n, Error *e) {
     switch (type) {
     case TOKEN_NORMAL: return tokens_add(b, id, text, n, e);
     case TOKEN_CONTROL: return tokens_add_special(b, id, text, n, !only_looks_special(text, n), e);
-    case TOKEN_USER_DEFINED: return tokens_add_special(b, id, text, n, false, e);
+    case TOKEN_USER_DEFINED:
+        return is_padding(id, text, n) || tokens_add_special(b, id, text, n, false, e);
     case TOKEN_UNUSED: return true; /* a row of the embedding that has no token */
     default:
         return fail(e, g->path, "tokenizer.ggml.token_type",
@@ -731,22 +826,21 @@ static bool add_merges(const Gguf *g, TokenBuilder *b, Error *e) {
     const uint8_t *p = merges->data;
     for (uint64_t i = 0; i < merges->count; i++) {
         size_t n;
-        const char *text = next_string(&p, &n), *space = memchr(text, ' ', n);
-        size_t left = space ? (size_t)(space - text) : 0, right = space ? n - left - 1 : 0;
-        if (left == 0 || right == 0 || memchr(space + 1, ' ', right)) {
-            char shown[SHOWN];
-            printable(shown, sizeof shown, text, min_size(n, 18));
-            return fail(e, g->path, key, "expected two tokens with a space between, got \"%s\"",
-                        shown);
-        }
-        if (!tokens_merge(b, text, left, space + 1, right, e)) return false;
+        const char *text = next_string(&p, &n);
+        if (!tokens_merge_pair(b, text, n, g->path, key, e)) return false;
     }
     return true;
 }
 
 static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
+    const char *pre = "tokenizer.ggml.pre";
+    if (!has(g, pre)) {
+        s->note =
+            "the file has no tokenizer.ggml.pre, like those from before April 2024: taken for "
+            "qwen2";
+    }
     if (!need_text(g, "tokenizer.ggml.model", "gpt2", e) ||
-        !need_text(g, "tokenizer.ggml.pre", "qwen2", e) ||
+        (has(g, pre) && !need_text(g, pre, "qwen2", e)) ||
         !need_off(g, "tokenizer.ggml.add_bos_token", e) ||
         !need_off(g, "tokenizer.ggml.add_eos_token", e) ||
         !need_off(g, "tokenizer.ggml.add_space_prefix", e)) {
@@ -762,25 +856,12 @@ static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
 
 /* ---- Chat template and defaults -------------------------------------------------------------- */
 
-/* An unknown template is no reason to refuse the model: raw prompts work, and the user is told. */
 static bool read_template(const Gguf *g, Source *s, Error *e) {
-    ModelHeader *h = &s->header;
     const char *text = NULL;
     size_t n = 0;
-    char system[sizeof h->default_system + 1] = "";
-    ChatFamily family = CHAT_NONE;
-    bool has_system = false;
-    Error why = {{0}};
     if (!has(g, "tokenizer.chat_template")) return true;
     if (!get_text(g, "tokenizer.chat_template", &text, &n, e)) return false;
-    if (!chat_detect(text, n, &family, system, sizeof system, &has_system, g->path, &why)) {
-        snprintf(s->chat_note, sizeof s->chat_note, "%.*s", (int)sizeof s->chat_note - 1, why.text);
-        return true;
-    }
-    h->chat_family = (uint32_t)family;
-    h->has_default_system = has_system;
-    h->default_system_len = has_system ? (uint32_t)strlen(system) : 0;
-    memcpy(h->default_system, system, h->default_system_len);
+    source_set_template(s, text, n, g->path);
     return true;
 }
 
@@ -871,7 +952,6 @@ static bool read_names(const Gguf *g, Source *s, Error *e) {
     size_t n = strlen(base);
     int64_t file_type = -1;
     printable(h->source, sizeof h->source, base, n);
-    snprintf(s->file_names[0], sizeof s->file_names[0], "%.255s", base);
     if (has(g, "general.name") && !get_text(g, "general.name", &text, &n, e)) return false;
     printable(h->name, sizeof h->name, text, n);
     if (!get_int_if(g, "general.file_type", 0, UINT32_MAX, &file_type, e)) return false;
@@ -883,26 +963,19 @@ static bool read_names(const Gguf *g, Source *s, Error *e) {
 
 static bool read_all(Gguf *g, Source *s, Error *e) {
     ModelHeader *h = &s->header;
-    return read_head(g, e) && read_metadata(g, e) &&
-           need_text(g, "general.architecture", "qwen2", e) && check_split(g, e) &&
-           check_keys(g, e) && read_infos(g, e) && read_config(g, &h->config, e) &&
-           read_tensors(g, s, e) && read_tokenizer(g, s, e) && read_template(g, s, e) &&
-           read_sampling(g, h, e) && read_ids(g, s, e) && read_names(g, s, e);
+    return read_head(g, e) && read_metadata(g, e) && check_split(g, e) &&
+           need_text(g, "general.architecture", "qwen2", e) && check_keys(g, e) &&
+           read_infos(g, e) && read_parts(g, s, e) && sort_infos(g, e) &&
+           read_config(g, &h->config, e) && read_tensors(g, s, e) && read_tokenizer(g, s, e) &&
+           read_template(g, s, e) && read_sampling(g, h, e) && read_ids(g, s, e) &&
+           read_names(g, s, e);
 }
 
 bool gguf_open(const char *path, Source *s, Error *e) {
     *s = (Source){0};
     Gguf g = {.path = s->path};
     snprintf(s->path, sizeof s->path, "%s", path);
-    s->files = alloc_array(e, "files", 1, sizeof *s->files);
-    s->file_names = alloc_array(e, "files", 1, sizeof *s->file_names);
-    bool ok = s->files && s->file_names && map_open(&s->files[0], path, e);
-    if (ok) {
-        s->n_files = 1;
-        g.data = s->files[0].data;
-        g.n = s->files[0].bytes;
-        ok = read_all(&g, s, e);
-    }
+    bool ok = open_part(&g, s, e) && read_all(&g, s, e);
     free(g.entries);
     free(g.infos);
     if (!ok) source_close(s);

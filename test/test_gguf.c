@@ -170,10 +170,11 @@ static const GgufCase values[] = {
     {.key = "general.file_type"},
     {.key = "general.name"},
     {.key = "tokenizer.ggml.add_bos_token", .type = BOOL + 1, .bits = 0},
+    {.key = "qwen2.use_parallel_residual", .type = BOOL + 1, .bits = 1},
+    {.key = "split.count", .type = U16 + 1, .bits = 1},
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_F16, .cut = 64},
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_BF16, .cut = 64},
     {.want = "magic: expected \"GGUF\", got something else", .n = 4, .patch = 0x58585858},
-    {.want = "a big-endian file, which is not supported", .n = 4, .patch = 0x47475546},
     {.want = "tensor count: expected at most 16384, got 16385",
      .at = 8,
      .n = 8,
@@ -369,6 +370,20 @@ static void test_yarn(void) {
     CHECK(ok && strstr(text, "yarn 4 from 64, ") && strstr(text, "file type Q8_0"), "%s", text);
 }
 
+/* Files from before the key of the pre-tokenizer are taken, and it is said. */
+static void test_no_pre(void) {
+    const GgufCase none = {.key = "tokenizer.ggml.pre"};
+    Source s;
+    Error e;
+    char text[8192] = "";
+    CHECK(open_case(&none, &s, &e) && s.note && strstr(s.note, "tokenizer.ggml.pre"), "%s", e.text);
+    source_close(&s);
+    FILE *out = fmemopen(text, sizeof text - 1, "w");
+    bool ok = out && info_print(path, false, out, &e);
+    if (out) fclose(out);
+    CHECK(ok && strstr(text, "note:         the file has no tokenizer.ggml.pre"), "%s", text);
+}
+
 /* A file that ends in the padding behind a tensor. */
 static void test_cut_padding(void) {
     GgufCase good = {0};
@@ -410,6 +425,21 @@ static bool open_tokens(const char *const last[3], uint32_t type, const GgufCase
     buffer_free(&texts);
     buffer_free(&types);
     return ok;
+}
+
+/* A user-defined token that is called [PAD259] is none when its id is 259. */
+static void test_padding(void) {
+    static const char *const rows[] = {"<|im_end|>", "[PAD257]", "[PAD259]"};
+    const GgufCase eos = {.key = "tokenizer.ggml.eos_token_id", .type = U32 + 1, .bits = 257};
+    Source s;
+    Error e;
+    bool ok = open_tokens(rows, 4, &eos, &s, &e);
+    Tokenizer *t = ok ? tokenizer_open(s.tokenizer.data, s.tokenizer.n, path, &e) : NULL;
+    CHECK(t && tokenizer_n_tokens(t) == 259 && tokenizer_find(t, "[PAD257]") == 258 &&
+              tokenizer_find(t, "[PAD259]") == -1,
+          "%s", e.text);
+    tokenizer_close(t);
+    if (ok) source_close(&s);
 }
 
 /* Which added tokens are special, and that one must end an answer. */
@@ -503,6 +533,120 @@ static void test_other_blocks(void) {
           "%s", e.text);
     plan_free(&p);
     source_close(&s);
+}
+
+/* ---- A model in three files ------------------------------------------------------------------ */
+
+enum { N_PARTS = 3 };
+
+static const GgufCase split_total = {.key = "split.tensors.count", .type = I32 + 1, .bits = 26};
+static const GgufCase split_count = {
+    .key = "split.count", .type = U16 + 1, .bits = N_PARTS, .also = &split_total};
+static const GgufCase split_no[N_PARTS] = {
+    {.key = "split.no", .type = U16 + 1, .bits = 0, .also = &split_count},
+    {.key = "split.no", .type = U16 + 1, .bits = 1, .also = &split_count},
+    {.key = "split.no", .type = U16 + 1, .bits = 2, .also = &split_count}};
+/* The second part has an alignment of its own. */
+static const GgufCase parts[N_PARTS] = {
+    {.last = 9, .also = &split_no[0]},
+    {.key = "general.alignment",
+     .type = U32 + 1,
+     .bits = 128,
+     .first = 9,
+     .last = 20,
+     .bare = true,
+     .also = &split_no[1]},
+    {.first = 20, .last = 26, .bare = true, .also = &split_no[2]}};
+
+static const char *part_name(size_t part) {
+    static char room[N_PARTS][sizeof path + 32];
+    snprintf(room[part], sizeof room[part], "%s-%05zu-of-%05d.gguf", path, part + 1, N_PARTS);
+    return room[part];
+}
+
+static void write_part(size_t part, const GgufCase *c) {
+    Buffer b = {0};
+    gguf_write(c, &b);
+    FILE *f = fopen(part_name(part), "wb");
+    if (f == NULL || fwrite(b.data, 1, b.n, f) != b.n || fclose(f) != 0) exit(1);
+    buffer_free(&b);
+}
+
+/* Every tensor and the tokenizer are those of the one good file. */
+static void compare_parts(const Source *s) {
+    GgufCase good = {0};
+    Source whole;
+    Error e;
+    bool ok = open_case(&good, &whole, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    CHECK(s->n_files == N_PARTS && s->n_tensors == whole.n_tensors &&
+              s->tokenizer.n == whole.tokenizer.n &&
+              memcmp(s->tokenizer.data, whole.tokenizer.data, s->tokenizer.n) == 0,
+          "%zu files, %zu tensors", s->n_files, s->n_tensors);
+    for (size_t i = 0; i < whole.n_tensors; i++) {
+        const SourceTensor *t = &whole.tensors[i];
+        uint8_t a[128], b[128];
+        size_t bytes = source_row_bytes(t->type, t->cols);
+        bool same = s->tensors[i].type == t->type && s->tensors[i].cols == t->cols;
+        for (uint32_t r = 0; same && r < t->rows; r++)
+            same = source_read_rows(s, &s->tensors[i], r, 1, a, &e) &&
+                   source_read_rows(&whole, t, r, 1, b, &e) && memcmp(a, b, bytes) == 0;
+        CHECK(same, "%s is another one", t->name);
+    }
+    source_close(&whole);
+}
+
+/* With this in the place of a part the model does not open. */
+static void refuse_part(size_t part, const GgufCase *c, const char *want) {
+    Source s;
+    Error e;
+    write_part(part, c);
+    bool open = gguf_open(part_name(0), &s, &e);
+    if (open) source_close(&s);
+    CHECK(!open && strstr(e.text, want), "wanted \"%s\", got \"%s\"", want, open ? "none" : e.text);
+    write_part(part, &parts[part]);
+}
+
+static void test_parts(void) {
+    static const GgufCase bare = {.bare = true, .last = 26, .first = 20};
+    static const GgufCase four = {.key = "split.count", .type = U16 + 1, .bits = 4};
+    static const GgufCase third = {
+        .key = "split.no", .type = U16 + 1, .bits = 2, .also = &four, .bare = true, .last = 9};
+    static const GgufCase three = {.key = "split.count", .type = U16 + 1, .bits = N_PARTS};
+    static const GgufCase no_total = {.last = 9, .also = &three};
+    GgufCase two = parts[1], twice = parts[2], less = parts[2], first = parts[0];
+    Source s;
+    Error e;
+    for (size_t i = 0; i < N_PARTS; i++) write_part(i, &parts[i]);
+    bool ok = gguf_open(part_name(0), &s, &e);
+    CHECK(ok, "%s", e.text);
+    if (ok) compare_parts(&s);
+    if (ok) source_close(&s);
+    CHECK(!gguf_open(part_name(1), &s, &e) &&
+              strstr(e.text, "split.no: this is part 2 of 3, expected the first one"),
+          "%s", e.text);
+    CHECK(unlink(part_name(2)) == 0 && !gguf_open(part_name(0), &s, &e) &&
+              strstr(e.text, "-00003-of-00003.gguf: cannot open: No such file"),
+          "%s", e.text);
+    write_part(2, &parts[2]);
+    two.also = &split_no[2];
+    refuse_part(1, &two, "-00002-of-00003.gguf: split.no: expected 1 to 1, got 2");
+    refuse_part(2, &bare, "-00003-of-00003.gguf: split.no: missing");
+    refuse_part(2, &third, "-00003-of-00003.gguf: split.count: expected 3 to 3, got 4");
+    twice.first = 19;
+    refuse_part(2, &twice, "split.tensors.count: expected 27, those of all parts, got 26");
+    less.last = 25;
+    refuse_part(2, &less, "split.tensors.count: expected 25, those of all parts, got 26");
+    first.first = 1;
+    write_part(2, &twice);
+    refuse_part(0, &first, "stands there twice");
+    write_part(2, &parts[2]);
+    less = parts[2];
+    less.cut = 100;
+    refuse_part(2, &less, "-00003-of-00003.gguf: output_norm.weight: the file ends early");
+    refuse_part(0, &no_total, "split.tensors.count: missing");
+    for (size_t i = 0; i < N_PARTS; i++) CHECK(unlink(part_name(i)) == 0, "unlink");
 }
 
 /* A name without a folder. */
@@ -670,8 +814,11 @@ int main(int argc, char **argv) {
     test_instruct();
     test_values();
     test_yarn();
+    test_no_pre();
     test_cut_padding();
     test_tokens();
+    test_padding();
+    test_parts();
     test_other_templates();
     test_other_blocks();
     test_bare_name();

@@ -208,6 +208,7 @@ static bool try_tokens(Error *e, uint32_t *sum) {
 }
 
 static bool try_gguf(Error *e, uint32_t *sum) { return try_open("good.gguf", e, sum); }
+static bool try_parts(Error *e, uint32_t *sum) { return try_open("x-00001-of-00002.gguf", e, sum); }
 
 static bool try_lora(Error *e, uint32_t *sum) {
     Lora *l = lora_open(in_root("hf/adapter"), &test.hf, e);
@@ -293,20 +294,11 @@ static const struct {
     const char *name;
     bool (*run)(Error *e, uint32_t *sum);
 } tries[] = {
-    {"JSON", try_json},
-    {"chat", try_chat},
-    {"tokenizer", try_tokenizer},
-    {"folder", try_hf},
-    {"vocab.json", try_vocab},
-    {"shards", try_shards},
-    {"GGUF", try_gguf},
-    {"adapter", try_lora},
-    {"plan", try_plan},
-    {"writer", try_write},
-    {"writer, adapter", try_write_lora},
-    {"info", try_info},
-    {"model", try_model},
-    {"replace", try_replace},
+    {"JSON", try_json},     {"chat", try_chat},           {"tokenizer", try_tokenizer},
+    {"folder", try_hf},     {"vocab.json", try_vocab},    {"shards", try_shards},
+    {"GGUF", try_gguf},     {"GGUF in parts", try_parts}, {"adapter", try_lora},
+    {"plan", try_plan},     {"writer", try_write},        {"writer, adapter", try_write_lora},
+    {"info", try_info},     {"model", try_model},         {"replace", try_replace},
     {"tokens", try_tokens},
 };
 #define N_TRIES (sizeof tries / sizeof tries[0])
@@ -474,6 +466,31 @@ static void make_shards(void) {
     json_free(doc);
 }
 
+/* The small GGUF file, or one of its parts. */
+static void write_gguf(const char *name, const GgufCase *c) {
+    Buffer gguf = {0};
+    gguf_write(c, &gguf);
+    write_bytes(name, gguf.data, gguf.n);
+    buffer_free(&gguf);
+}
+
+static void make_gguf(void) {
+    const GgufCase plain = {.at = 0};
+    const GgufCase total = {.key = "split.tensors.count", .type = U32 + 1, .bits = 26};
+    const GgufCase count = {.key = "split.count", .type = U32 + 1, .bits = 2, .also = &total};
+    const GgufCase one = {.last = 9, .also = &count};
+    const GgufCase two = {.key = "split.no",
+                          .type = U32 + 1,
+                          .bits = 1,
+                          .first = 9,
+                          .last = 26,
+                          .bare = true,
+                          .also = &count};
+    write_gguf("good.gguf", &plain);
+    write_gguf("x-00001-of-00002.gguf", &one);
+    write_gguf("x-00002-of-00002.gguf", &two);
+}
+
 /* Matrices that no blocks fit: of a hidden size of 40. They are planned, never read. */
 static void make_odd(const char *hf) {
     SourceTensor *list = NULL;
@@ -495,11 +512,7 @@ static void make_good(const char *program) {
     snprintf(hf, sizeof hf, "%s", in_root("hf"));
     char *make[] = {maker, hf, NULL};
     run_program(make);
-    GgufCase plain = {.at = 0};
-    Buffer gguf = {0};
-    gguf_write(&plain, &gguf);
-    write_bytes("good.gguf", gguf.data, gguf.n);
-    buffer_free(&gguf);
+    make_gguf();
     need(source_open(hf, &test.hf, &scratch), hf);
     need(source_open(in_root("good.gguf"), &test.gguf, &scratch), "good.gguf");
     test.tokenizer = tokenizer_open(test.hf.tokenizer.data, test.hf.tokenizer.n, hf, &scratch);

@@ -27,11 +27,14 @@ typedef struct GgufCase {
     size_t at, n; /* n bytes of `patch` written over the file at this place */
     uint64_t patch;
     const struct GgufCase *also; /* its key gets its value too */
+    size_t first, last;          /* last > 0: only tensors [first, last) */
+    bool bare;                   /* no metadata but the cases' own */
 } GgufCase;
 
 typedef struct {
     Buffer kv, infos, data;
     uint64_t n_kv, n_infos;
+    size_t n_seen; /* tensors, written or not */
     size_t alignment;
     const GgufCase *c;
 } GgufWriter;
@@ -125,7 +128,7 @@ static void gguf_tokenizer(GgufWriter *w) {
     gguf_entry_u32(w, "tokenizer.ggml.padding_token_id", 257);
 }
 
-static void gguf_metadata(GgufWriter *w) {
+static void gguf_model(GgufWriter *w) {
     gguf_entry_text(w, "general.architecture", "qwen2");
     gguf_entry_text(w, "general.name", "A test");
     gguf_entry_u32(w, "general.file_type", 7);
@@ -138,6 +141,10 @@ static void gguf_metadata(GgufWriter *w) {
     gguf_entry_f32(w, "qwen2.rope.freq_base", 1e6f);
     gguf_entry_f32(w, "qwen2.attention.layer_norm_rms_epsilon", 1e-6f);
     gguf_tokenizer(w);
+}
+
+static void gguf_metadata(GgufWriter *w) {
+    if (!w->c->bare) gguf_model(w);
     for (const GgufCase *c = w->c; c; c = c->also) {
         if (!c->key || c->type == 0) continue;
         gguf_text(&w->kv, c->key);
@@ -153,6 +160,8 @@ static void gguf_tensor(GgufWriter *w, const char *name, uint64_t cols, uint64_t
     uint64_t dims[4] = {cols, rows ? rows : 1, 1, 1};
     uint32_t n_dims = rows ? 2 : 1, type = rows ? SRC_Q8_0 : SRC_F32;
     uint64_t offset = w->data.n;
+    size_t place = w->n_seen++;
+    if (c->last > 0 && (place < c->first || place >= c->last)) return;
     if (hit && c->damage == DROP) return;
     if (hit && c->damage == N_DIMS) n_dims = (uint32_t)c->value;
     if (hit && c->damage == COLS) dims[0] = c->value;
