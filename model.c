@@ -13,10 +13,11 @@ static bool check_range(const char *file, const char *field, uint32_t value, uin
     return fail(e, file, field, "expected %u to %u, got %u", low, high, value);
 }
 
-/* Finite and within [low, high]; written so that NaN fails. */
+/* Finite and within [low, high]; written so that NaN fails. A value that was rounded to float may
+ * be as low as `low` is then. */
 static bool check_real(const char *file, const char *field, double value, double low, double high,
                        Error *e) {
-    if (value >= low && value <= high) return true;
+    if (value >= (double)(float)low && value <= high) return true;
     return fail(e, file, field, "expected %g to %g, got %g", low, high, value);
 }
 
@@ -46,6 +47,8 @@ bool model_check_config(const ModelConfig *c, const char *file, Error *e) {
     if (!check_real(file, "rms_norm_eps", (double)c->rms_norm_eps, 1e-12, 1, e) ||
         !check_real(file, "rope_theta", c->rope_theta, 1, 1e12, e))
         return false;
+    for (size_t i = 0; i < sizeof c->reserved / sizeof c->reserved[0]; i++)
+        if (!check_range(file, "config.reserved", c->reserved[i], 0, 0, e)) return false;
     if (c->yarn_factor == 0 && c->yarn_original_max_position_embeddings == 0) return true;
     return check_real(file, "rope_scaling.factor", (double)c->yarn_factor, 1, 1024, e) &&
            check_range(file, "rope_scaling.original_max_position_embeddings",
@@ -206,6 +209,25 @@ static bool check_section(const ModelHeader *h, const char *field, uint64_t offs
                 (unsigned long long)bytes);
 }
 
+/* Are the bytes [from, to) of the file, which belong to nothing, zero? */
+static bool check_zeros(const Map *map, uint64_t from, uint64_t to, const char *path,
+                        const char *field, Error *e) {
+    for (uint64_t i = from; i < to; i++)
+        if (map->data[i] != 0)
+            return fail(e, path, field, "expected zeros behind it, got 0x%02x at byte %llu",
+                        map->data[i], (unsigned long long)i);
+    return true;
+}
+
+/* Between header, tokenizer, table and data nothing stands. */
+static bool check_gaps(const ModelHeader *h, const Map *map, const char *path, Error *e) {
+    uint64_t tokenizer_end = h->tokenizer_offset + h->tokenizer_bytes;
+    uint64_t table_end = h->tensors_offset + h->n_tensors * sizeof(TensorEntry);
+    return check_zeros(map, sizeof *h, h->tokenizer_offset, path, "header", e) &&
+           check_zeros(map, tokenizer_end, h->tensors_offset, path, "tokenizer", e) &&
+           check_zeros(map, table_end, h->header_bytes, path, "tensors", e);
+}
+
 static bool check_text(const char *text, size_t room, const char *path, const char *field,
                        Error *e) {
     if (memchr(text, 0, room)) return true;
@@ -234,6 +256,9 @@ static bool check_tensor(const ModelFile *m, uint32_t i, uint64_t offset, const 
     printable(name, sizeof name, t->name, strnlen(t->name, sizeof t->name));
     if (strncmp(t->name, want.name, sizeof t->name) != 0)
         return fail(e, path, want.name, "expected this tensor at place %u, got \"%s\"", i, name);
+    if (t->reserved[0] != 0 || t->reserved[1] != 0)
+        return fail(e, path, name, "reserved: expected zeros, got %llu and %llu",
+                    (unsigned long long)t->reserved[0], (unsigned long long)t->reserved[1]);
     if (t->rows != want.rows || t->cols != want.cols)
         return fail(e, path, name, "expected %u x %u, got %u x %u", want.rows, want.cols, t->rows,
                     t->cols);
@@ -288,7 +313,7 @@ static bool check_file(ModelFile *m, const char *path, Error *e) {
         return false;
     m->header = h;
     m->tensors = (const void *)(m->map.data + min_size(h->tensors_offset, m->map.bytes));
-    return check_tensors(m, path, e);
+    return check_tensors(m, path, e) && check_gaps(h, &m->map, path, e);
 }
 
 bool model_open(ModelFile *m, const char *path, Error *e) {
@@ -308,7 +333,10 @@ bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const c
                          Error *e) {
     const TensorEntry *t = &m->tensors[i];
     uint32_t value = crc_update(crc, 0, m->map.data + t->offset, t->bytes);
-    if (value == t->crc32c) return true;
-    return fail(e, path, t->name, "the data is damaged: expected checksum %08x, got %08x",
-                t->crc32c, value);
+    if (value != t->crc32c)
+        return fail(e, path, t->name, "the data is damaged: expected checksum %08x, got %08x",
+                    t->crc32c, value);
+    size_t end = t->offset + t->bytes, next = end;
+    (void)round_up_ok(end, TENSOR_ALIGN, &next); /* it lies in the file, as model_open has seen */
+    return check_zeros(&m->map, end, next, path, t->name, e);
 }

@@ -107,7 +107,7 @@ typedef struct {
     float yarn_factor;        /* 0: none; else >= 1, with the original context length beside it */
     uint32_t yarn_original_max_position_embeddings;
     uint32_t qkv_bias;        /* 1: q, k and v have biases (every Qwen2) */
-    uint32_t reserved[4];
+    uint32_t reserved[4];     /* zero */
 } ModelConfig;
 
 /* generation_config.json. Where the file has no value: temperature 1, top_k 0 (off), top_p 1,
@@ -159,7 +159,7 @@ typedef struct {
     uint32_t crc32c;          /* of the data */
     uint32_t rows, cols;      /* vectors: rows = 1 */
     uint64_t offset, bytes;   /* bytes = tensor_bytes(type, rows, cols) */
-    uint64_t reserved[2];
+    uint64_t reserved[2];     /* zero */
 } TensorEntry;
 
 _Static_assert(sizeof(TensorEntry) == 128, "TensorEntry has no holes");
@@ -368,7 +368,7 @@ typedef struct {
 /* Open and prove a model.bin: everything but the tensors' data and the tokenizer's inside. */
 bool model_open(ModelFile *m, const char *path, Error *e);
 void model_close(ModelFile *m);
-/* Compare one tensor's data with its checksum. */
+/* Compare one tensor's data with its checksum, and the gap behind it with zeros. */
 bool model_verify_tensor(const ModelFile *m, uint32_t i, const Crc *crc, const char *path,
                          Error *e);
 

@@ -95,6 +95,7 @@ bool source_open(const char *path, Source *s, Error *e);
 bool hf_open(const char *path, Source *s, Error *e); /* a folder, or a safetensors file in one */
 bool gguf_open(const char *path, Source *s, Error *e);
 bool random_open(const char *size, Source *s, Error *e); /* "0.5b" ... "72b" */
+bool random_size(const char *size, Error *e);            /* is it one of these? */
 void source_close(Source *s);
 
 /* Copy n rows of tensor t, from row `first` on, as stored, to out. Non-finite values are refused:

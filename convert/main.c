@@ -99,6 +99,20 @@ static bool parse_options(int argc, char **argv, Options *opt, Error *e) {
     return true;
 }
 
+/* A name is printed where the model is used: it is UTF-8 without control characters. */
+static bool check_name(const char *name, Error *e) {
+    size_t n = strlen(name), room = sizeof((ModelHeader *)0)->name;
+    if (n >= room)
+        return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu", room - 1, n);
+    for (size_t i = 0; i < n;) {
+        int32_t cp;
+        i += (size_t)utf8_decode(name + i, n - i, &cp);
+        if (cp < ' ' || (cp >= 0x7f && cp < 0xa0)) /* or no UTF-8 */
+            return fail(e, NULL, "--name", "expected plain text, got \"%s\"", name);
+    }
+    return true;
+}
+
 /* Which options go together. */
 static bool check_options(const Options *o, Error *e) {
     if (o->help || o->version) return true;
@@ -115,11 +129,9 @@ static bool check_options(const Options *o, Error *e) {
     if (!o->output) return fail(e, NULL, "--output", "missing: expected -o FILE");
     if (strcmp(o->output, "-") == 0)
         return fail(e, NULL, "--output", "expected a file, got \"-\" (pipes do not do)");
-    if (o->name && strlen(o->name) >= sizeof((ModelHeader *)0)->name)
-        return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu",
-                    sizeof((ModelHeader *)0)->name - 1, strlen(o->name));
     Type type;
-    return !o->quant || quant_type(o->quant, &type, e);
+    return (!o->random || random_size(o->random, e)) && (!o->name || check_name(o->name, e)) &&
+           (!o->quant || quant_type(o->quant, &type, e));
 }
 
 /* An optional number of the command line; *out keeps its value without it. */
@@ -185,6 +197,7 @@ static void print_notes(const Source *s, const Plan *p) {
  */
 static void print_result(const Source *s, const WriteJob *job, const char *path, double seconds) {
     const Plan *p = job->plan;
+    char file[4096], name[4 * sizeof s->header.name];
     size_t counts[N_TYPES] = {0};
     double bytes = 0, weights = 0;
     for (size_t i = 0; i < p->n; i++) {
@@ -192,7 +205,9 @@ static void print_result(const Source *s, const WriteJob *job, const char *path,
         bytes += (double)p->entries[i].bytes;
         weights += (double)p->entries[i].rows * p->entries[i].cols;
     }
-    fprintf(stderr, "convert: %s: %llu bytes, %s, %.2f bits per weight (", path,
+    printable(file, sizeof file, path, strlen(path));
+    printable(name, sizeof name, s->header.name, strlen(s->header.name));
+    fprintf(stderr, "convert: %s: %llu bytes, %s, %.2f bits per weight (", file,
             (unsigned long long)p->file_bytes, p->quant, 8 * bytes / weights);
     const char *comma = "";
     for (int t = 0; t < N_TYPES; t++) {
@@ -201,7 +216,7 @@ static void print_result(const Source *s, const WriteJob *job, const char *path,
     }
     fprintf(stderr, ")");
     if (job->power > 0) fprintf(stderr, ", rms error %.2e", sqrt(job->error / job->power));
-    fprintf(stderr, ", name %s, template %s, %.1f s\n", s->header.name,
+    fprintf(stderr, ", name %s, template %s, %.1f s\n", name,
             chat_family_name(s->header.chat_family), seconds);
 }
 
@@ -235,9 +250,7 @@ static int run(const Options *o, int64_t seed, int64_t threads, Error *e) {
     Source *s = alloc_array(e, "source", 1, sizeof *s);
     if (!s) return 1;
     int status = 1;
-    if (o->random && !random_open(o->random, s, e)) {
-        status = 2; /* the only thing that can be wrong with it is its name */
-    } else if (o->random || source_open(o->source, s, e)) {
+    if (o->random ? random_open(o->random, s, e) : source_open(o->source, s, e)) {
         s->seed = (uint64_t)seed;
         if (o->name) {
             memset(s->header.name, 0, sizeof s->header.name);

@@ -180,17 +180,21 @@ static void fill_header(const Shape *m, ModelHeader *h) {
     snprintf(h->source, sizeof h->source, "random weights, shape of Qwen2.5 %s", m->name);
 }
 
+static const Shape *find_shape(const char *size, Error *e) {
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (strcmp(shapes[i].name, size) == 0) return &shapes[i];
+    }
+    fail(e, NULL, "--random", "expected 0.5b, 1.5b, 3b, 7b, 14b, 32b or 72b, got \"%.40s\"", size);
+    return NULL;
+}
+
+bool random_size(const char *size, Error *e) { return find_shape(size, e) != NULL; }
+
 bool random_open(const char *size, Source *s, Error *e) {
     *s = (Source){.seed = 1};
     snprintf(s->path, sizeof s->path, "random %.40s", size);
-    const Shape *m = NULL;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (strcmp(shapes[i].name, size) == 0) m = &shapes[i];
-    }
-    if (m == NULL) {
-        return fail(e, NULL, "random", "expected 0.5b, 1.5b, 3b, 7b, 14b, 32b or 72b, got %.40s",
-                    size);
-    }
+    const Shape *m = find_shape(size, e);
+    if (m == NULL) return false;
     fill_header(m, &s->header);
     if (!expected_tensors(&s->header.config, &s->tensors, &s->n_tensors, e) ||
         !make_tokenizer(s, e)) {

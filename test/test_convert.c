@@ -1234,6 +1234,82 @@ static void test_cache_names(void) {
     }
 }
 
+/* ---- What a model.bin may hold --------------------------------------------------------------- */
+
+/* Write one.bin with a valid checksum from these bytes. */
+static void put_model_bin(Buffer *b) {
+    ModelHeader h;
+    memcpy(&h, b->data, sizeof h);
+    h.crc32c = model_header_crc((const uint8_t *)b->data, h.header_bytes);
+    memcpy(b->data, &h, sizeof h);
+    write_file("one.bin", "", 0, b->data, b->n);
+}
+
+/* Texts of a foreign model.bin do not reach the terminal as they are. */
+static void check_shown(Buffer *b) {
+    char text[8192] = "";
+    Error e;
+    static const size_t at[] = {offsetof(ModelHeader, name), offsetof(ModelHeader, quant),
+                                offsetof(ModelHeader, source), offsetof(ModelHeader, converter)};
+    for (size_t i = 0; i < 4; i++) memcpy(b->data + at[i], "\x1b[2J\n", 6);
+    put_model_bin(b);
+    FILE *out = fmemopen(text, sizeof text - 1, "w");
+    bool ok = out && info_print(in_folder("one.bin"), false, out, &e);
+    if (out) fclose(out);
+    size_t n = 0;
+    for (const char *p = text; (p = strstr(p, "\\x1b[2J\\x0a")) != NULL; p++) n++;
+    CHECK(ok && !strchr(text, '\x1b') && n == 4, "%s", ok ? text : e.text);
+}
+
+/* The gap behind a tensor is no place for anything. */
+static void check_gap(Buffer *b) {
+    ModelFile m;
+    Error e;
+    Crc crc;
+    crc_init(&crc);
+    bool ok = model_open(&m, in_folder("one.bin"), &e);
+    CHECK(ok && model_verify_tensor(&m, 1, &crc, "one.bin", &e), "%s", e.text);
+    if (!ok) return;
+    b->data[m.tensors[1].offset + m.tensors[1].bytes + 7] = 1;
+    model_close(&m);
+    put_model_bin(b);
+    ok = model_open(&m, in_folder("one.bin"), &e);
+    CHECK(ok && !model_verify_tensor(&m, 1, &crc, "one.bin", &e) &&
+              strstr(e.text, "input_layernorm.weight: expected zeros behind it, got 0x01 at byte"),
+          "%s", e.text);
+    if (ok) model_close(&m);
+}
+
+/* The least values that the converter takes are such that a reader takes, rounded to float. */
+static void test_model_bin(const Model *m) {
+    Error e;
+    Buffer b = {0};
+    ModelFile f;
+    put_model(m);
+    refuse_file("generation_config.json", "{\"repetition_penalty\":0.0099}", "from 0.01 to 100");
+    write_file("generation_config.json", "", 0, "{\"repetition_penalty\":0.01}", 27);
+    const char *eps = strstr(m->text[CONFIG].data, "1e-06");
+    CHECK(eps, "rms_norm_eps");
+    if (!eps) return;
+    size_t before = (size_t)(eps - m->text[CONFIG].data);
+    CHECK(buffer_add(&b, m->text[CONFIG].data, before, &e) && buffer_puts(&b, "1e-12", &e) &&
+              buffer_puts(&b, eps + 5, &e),
+          "memory");
+    write_file("config.json", "", 0, b.data, b.n);
+    buffer_free(&b);
+    bool ok = convert_folder("q8", NULL, "one.bin", &e) && model_open(&f, in_folder("one.bin"), &e);
+    CHECK(ok && f.header->defaults.repetition_penalty == 0.01f &&
+              f.header->config.rms_norm_eps == 1e-12f,
+          "%s", e.text);
+    if (!ok) return;
+    model_close(&f);
+    ok = read_file(in_folder("one.bin"), 1u << 30, &b, &e);
+    CHECK(ok, "%s", e.text);
+    if (ok) check_shown(&b);
+    if (ok) check_gap(&b);
+    buffer_free(&b);
+}
+
 /* ---- Golden checkpoints and --info ----------------------------------------------------------- */
 
 static void test_golden_case(const char *path) {
@@ -1338,6 +1414,7 @@ int main(int argc, char **argv) {
     test_odd_files(&m);
     test_odd_adapter(&m);
     test_cache_names();
+    test_model_bin(&m);
     test_info(&m);
     test_golden(argc > 1 ? argv[1] : "../shared/golden");
     free_model(&m);

@@ -318,6 +318,18 @@ static void test_usage(void) {
     }
 }
 
+/* Memory that ends is no wrong command line, with --random either. */
+static void test_random_memory(void) {
+    char fault[32], *argv[] = {test.tool[1], "--random", "0.5b", "-o", "none/x.bin", NULL};
+    for (int i = 1; i <= 6; i++) {
+        ChildOptions o = {.folder = test.out, .variable = fault};
+        snprintf(fault, sizeof fault, "FAULT=calloc:%d+", i);
+        child_run(&test.child, argv, &o);
+        CHECK(test.child.status == 1 && strstr(test.child.err, "out of memory"),
+              "%s: status %d, %s", fault, test.child.status, test.child.err);
+    }
+}
+
 /* ---- Kill -9 --------------------------------------------------------------------------------- */
 
 /* The final name is absent or complete; what else lies there has the name of a temporary file. */
@@ -415,11 +427,13 @@ int main(int argc, char **argv) {
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
     test_interrupt();
     test_usage();
+    test_random_memory();
     test_cut(0, "pwrite", "hf/model.safetensors", 5000);
     test_cut(0, "calloc", "hf/model.safetensors", 5000);
     test_cut(2, "pwrite", "good.gguf", 5000);
     test_cut(0, "pwrite", "hf/model.safetensors", -100);
     test_cut(2, "pwrite", "good.gguf", -1);
+    test_cut(1, "pwrite", "hf/adapter/adapter_model.safetensors", -100);
     test_cut(4, "calloc", "good.bin", 5000);
     test_cut(4, "realloc", "good.bin", 5000);
     test_cut(7, "calloc", "good.bin", 5000);
