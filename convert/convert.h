@@ -113,8 +113,8 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
 /* Append a weight file, not open yet, unless one of this name is there. */
 #define MAX_FILES 4096
 bool source_add_file(Source *s, const char *name, size_t n, Error *e);
-/* Fill in the header's template. One that is not known is no reason to refuse the model: raw prompts
- * work, and chat_note tells the user. */
+/* Fill in the header's template. An unknown one is no reason to refuse the model: raw prompts work,
+ * and chat_note tells the user. */
 void source_set_template(Source *s, const char *text, size_t n, const char *file);
 /* A folder's own name, for people: "." and links are resolved, a commit of a cache is named after
  * its model. */

@@ -1078,46 +1078,48 @@ static void test_cut_adapter(void) {
 }
 
 /* Adapters beside those of test_malformed.c. */
+static const struct {
+    const char *config, *tensor;
+    size_t rows;
+    const char *want; /* NULL: opens */
+} adapters[] = {
+    {LORA(",\"init_lora_weights\":\"gaussian\""), LAYER_V, 32, NULL},
+    {LORA(",\"init_lora_weights\":true"), LAYER_V, 32, NULL},
+    {LORA(",\"init_lora_weights\":false"), LAYER_V, 32, NULL},
+    {LORA(",\"init_lora_weights\":\"eva\""), LAYER_V, 32, NULL},
+    {LORA(",\"init_lora_weights\":\"orthogonal\""), LAYER_V, 32, NULL},
+    {LORA(",\"init_lora_weights\":\"lora_ga\""), LAYER_V, 32,
+     "init_lora_weights: \"lora_ga\" is unsupported, expected true, false, gaussian"},
+    {LORA(",\"init_lora_weights\":1"), LAYER_V, 32, "init_lora_weights: 1 is unsupported"},
+    {LORA(",\"arrow_config\":null,\"alora_invocation_tokens\":null"), LAYER_V, 32, NULL},
+    {LORA(",\"arrow_config\":{}"), LAYER_V, 32, "arrow_config: unsupported: expected null"},
+    {LORA(",\"alora_invocation_tokens\":[1,2]"), LAYER_V, 32,
+     "alora_invocation_tokens: unsupported: expected null"},
+    {LORA(",\"init_lora_weights\":\"loftq\""), LAYER_V, 32, "init_lora_weights: loftq is"},
+    {LORA(",\"init_lora_weights\":\"pissa_niter_4\""), LAYER_V, 32, "init_lora_weights: pissa"},
+    {LORA(",\"modules_to_save\":[],\"rank_pattern\":{},\"use_dora\":false"), LAYER_V, 32, NULL},
+    {LORA(",\"layer_replication\":\"x\""), LAYER_V, 32, "layer_replication: unsupported"},
+    {LORA(""), "lm_head", 272, "the configuration implies 272 x 3, the file has 32 x 3"},
+    {LORA(""), "model.embed_tokens", 32, "no matrix model.embed_tokens.weight that an adapter"},
+    {LORA(""), "model.norm", 32, "no matrix model.norm.weight that an adapter"},
+    {LORA(""), LAYER_V ".of.a.name.that.is.far.too.long.for.any.tensor.of.a.model.of.ours", 32,
+     "expected base_model.model.NAME"},
+    {LORA(""), LAYER_V ".lora_", 32, "expected base_model.model.NAME"},
+    {LORA(""), LAYER_V ".lora_A.other", 32, "expected base_model.model.NAME"},
+};
+
 static void test_adapters(const Model *m) {
-    static const struct {
-        const char *config, *tensor;
-        size_t rows;
-        const char *want; /* NULL: opens */
-    } list[] = {
-        {LORA(",\"init_lora_weights\":\"gaussian\""), LAYER_V, 32, NULL},
-        {LORA(",\"init_lora_weights\":true"), LAYER_V, 32, NULL},
-        {LORA(",\"init_lora_weights\":false"), LAYER_V, 32, NULL},
-        {LORA(",\"init_lora_weights\":\"eva\""), LAYER_V, 32, NULL},
-        {LORA(",\"init_lora_weights\":\"orthogonal\""), LAYER_V, 32, NULL},
-        {LORA(",\"init_lora_weights\":\"lora_ga\""), LAYER_V, 32,
-         "init_lora_weights: \"lora_ga\" is unsupported, expected true, false, gaussian"},
-        {LORA(",\"init_lora_weights\":1"), LAYER_V, 32, "init_lora_weights: 1 is unsupported"},
-        {LORA(",\"arrow_config\":null,\"alora_invocation_tokens\":null"), LAYER_V, 32, NULL},
-        {LORA(",\"arrow_config\":{}"), LAYER_V, 32, "arrow_config: unsupported: expected null"},
-        {LORA(",\"alora_invocation_tokens\":[1,2]"), LAYER_V, 32,
-         "alora_invocation_tokens: unsupported: expected null"},
-        {LORA(",\"init_lora_weights\":\"loftq\""), LAYER_V, 32, "init_lora_weights: loftq is"},
-        {LORA(",\"init_lora_weights\":\"pissa_niter_4\""), LAYER_V, 32, "init_lora_weights: pissa"},
-        {LORA(",\"modules_to_save\":[],\"rank_pattern\":{},\"use_dora\":false"), LAYER_V, 32, NULL},
-        {LORA(",\"layer_replication\":\"x\""), LAYER_V, 32, "layer_replication: unsupported"},
-        {LORA(""), "lm_head", 272, "the configuration implies 272 x 3, the file has 32 x 3"},
-        {LORA(""), "model.embed_tokens", 32, "no matrix model.embed_tokens.weight that an adapter"},
-        {LORA(""), "model.norm", 32, "no matrix model.norm.weight that an adapter"},
-        {LORA(""), LAYER_V ".of.a.name.that.is.far.too.long.for.any.tensor.of.a.model.of.ours", 32,
-         "expected base_model.model.NAME"},
-        {LORA(""), LAYER_V ".lora_", 32, "expected base_model.model.NAME"},
-        {LORA(""), LAYER_V ".lora_A.other", 32, "expected base_model.model.NAME"},
-    };
     Source s;
     Error e;
     put_model(m);
     bool ok = source_open(folder, &s, &e);
     CHECK(ok, "%s", e.text);
-    for (size_t i = 0; ok && i < sizeof list / sizeof list[0]; i++) {
-        put_adapter(list[i].config, list[i].tensor, list[i].rows == 272 ? 32 : list[i].rows);
+    for (size_t i = 0; ok && i < sizeof adapters / sizeof adapters[0]; i++) {
+        put_adapter(adapters[i].config, adapters[i].tensor,
+                    adapters[i].rows == 272 ? 32 : adapters[i].rows);
         Lora *l = lora_open(folder, &s, &e);
-        CHECK(list[i].want ? !l && strstr(e.text, list[i].want) : l != NULL,
-              "adapter %zu: wanted %s, got %s", i, list[i].want ? list[i].want : "none",
+        CHECK(adapters[i].want ? !l && strstr(e.text, adapters[i].want) : l != NULL,
+              "adapter %zu: wanted %s, got %s", i, adapters[i].want ? adapters[i].want : "none",
               l ? "none" : e.text);
         lora_close(l);
     }
