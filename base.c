@@ -19,24 +19,42 @@
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* Does the character stand in a line of text and leave the others where they are? Marks of
+ * direction, invisible ones and other ends of lines do not. */
+static bool is_plain(int32_t cp) {
+    return (cp >= 0x20 && cp < 0x7f) ||
+           (cp >= 0xa0 && !(cp >= 0x200b && cp <= 0x200f) && !(cp >= 0x2028 && cp <= 0x202e) &&
+            !(cp >= 0x2060 && cp <= 0x206f) && cp != 0xfeff);
+}
+
+/* The bytes of the character at text[0..n), or 0 when it cannot be shown. */
+static size_t plain_length(const char *text, size_t n) {
+    int32_t cp;
+    int len = utf8_decode(text, n, &cp);
+    return is_plain(cp) ? (size_t)len : 0;
+}
+
 void printable(char *out, size_t room, const char *text, size_t n) {
     static const char hex[] = "0123456789abcdef";
     size_t pos = 0;
     if (room == 0) return;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n;) {
+        size_t len = plain_length(text + i, n - i);
         unsigned char c = (unsigned char)text[i];
-        bool plain = c >= 0x20 && c <= 0x7e;
-        if ((plain ? 1u : 4u) >= room - pos) break; /* the NUL needs a place too */
-        if (plain) {
-            out[pos++] = (char)c;
-        } else {
-            out[pos++] = '\\';
-            out[pos++] = 'x';
-            out[pos++] = hex[c >> 4];
-            out[pos++] = hex[c & 15];
-        }
+        const char escape[] = {'\\', 'x', hex[c >> 4], hex[c & 15]};
+        size_t shown = len ? len : sizeof escape;
+        if (shown >= room - pos) break; /* the NUL needs a place too */
+        memcpy(out + pos, len ? text + i : escape, shown);
+        pos += shown;
+        i += len ? len : 1;
     }
     out[pos] = 0;
+}
+
+bool is_printable(const char *text, size_t n) {
+    size_t i = 0;
+    for (size_t len; i < n && (len = plain_length(text + i, n - i)) > 0;) i += len;
+    return i == n;
 }
 
 /* Append text to e, at most `most` characters of it, and then `after`. Of a text that is too long

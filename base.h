@@ -14,7 +14,7 @@
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    char text[640]; /* one line without a newline; printable, other bytes shown as \xNN */
+    char text[640]; /* one line without a newline; as printable() shows it */
 } Error;
 
 /* Fill *e with "FILE: FIELD: message" (file and field may be NULL: left out) and return false. */
@@ -129,8 +129,11 @@ void newfile_abort(NewFile *f);            /* nothing to do when already committ
  * device), empty, or begins with the text `begins`. A slip of the keyboard costs nobody a file. */
 bool may_replace(const char *path, const char *begins, Error *e);
 
-/* Text with every byte outside 0x20..0x7e shown as \xNN, cut to fit (NUL-terminated). */
+/* Text for a terminal, cut to fit (NUL-terminated): control characters, those that change the
+ * direction of writing, and bytes that are no UTF-8 are shown as \xNN. */
 void printable(char *out, size_t room, const char *text, size_t n);
+/* Is text[0..n) the same when shown so? */
+bool is_printable(const char *text, size_t n);
 
 uint32_t allowed_processors(void); /* that this process may run on, 1 or more */
 

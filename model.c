@@ -230,8 +230,10 @@ static bool check_gaps(const ModelHeader *h, const Map *map, const char *path, E
 
 static bool check_text(const char *text, size_t room, const char *path, const char *field,
                        Error *e) {
-    if (memchr(text, 0, room)) return true;
-    return fail(e, path, field, "not terminated");
+    const char *end = memchr(text, 0, room);
+    if (!end) return fail(e, path, field, "not terminated");
+    return is_printable(text, (size_t)(end - text)) ||
+           fail(e, path, field, "expected text without control characters, got \"%s\"", text);
 }
 
 static bool check_strings(const ModelHeader *h, const char *path, Error *e) {

@@ -63,13 +63,6 @@ static void print_tensors(const Facts *f, bool verbose, FILE *out) {
     }
 }
 
-/* A text of the header, which could hold what moves a terminal's cursor. */
-static void print_text(const char *label, const char *text, FILE *out) {
-    char shown[4 * sizeof((ModelHeader *)0)->name];
-    printable(shown, sizeof shown, text, strlen(text));
-    fprintf(out, "%s%s", label, shown);
-}
-
 /* ---- Header ---------------------------------------------------------------------------------- */
 
 static void print_config(const ModelConfig *c, FILE *out) {
@@ -98,17 +91,14 @@ static void print_defaults(const ModelDefaults *d, FILE *out) {
 
 static void print_provenance(const ModelHeader *h, FILE *out) {
     static const uint8_t none[32] = {0};
-    print_text("source:       ", h->source[0] ? h->source : "unknown", out);
+    fprintf(out, "source:       %s", h->source[0] ? h->source : "unknown");
     if (memcmp(h->source_sha256, none, sizeof none) != 0) {
         fprintf(out, ", sha256 ");
         for (size_t i = 0; i < sizeof h->source_sha256; i++)
             fprintf(out, "%02x", h->source_sha256[i]);
     }
     fprintf(out, "\n");
-    if (h->converter[0]) {
-        print_text("converter:    ", h->converter, out);
-        fprintf(out, "\n");
-    }
+    if (h->converter[0]) fprintf(out, "converter:    %s\n", h->converter);
 }
 
 static bool print_facts(const Facts *f, const char *path, bool verbose, FILE *out, Error *e) {
@@ -120,8 +110,7 @@ static bool print_facts(const Facts *f, const char *path, bool verbose, FILE *ou
     tokenizer_close(t);
     char system[2 * sizeof h->default_system];
     printable(system, sizeof system, h->default_system, h->default_system_len);
-    print_text("name:         ", h->name, out);
-    fprintf(out, "\n");
+    fprintf(out, "name:         %s\n", h->name);
     print_config(&h->config, out);
     fprintf(out, "vocabulary:   %u rows, %u tokens (%u added), %u merges\n", h->config.vocab_size,
             th.n_tokens, th.n_added, th.n_merges);
@@ -145,9 +134,8 @@ static bool info_model(const char *path, bool verbose, FILE *out, Error *e) {
                .tokenizer_bytes = h->tokenizer_bytes,
                .entries = m.tensors,
                .n = h->n_tensors};
-    fprintf(out, "model.bin:    version %u, %" PRIu64 " bytes", h->version, h->file_bytes);
-    print_text(", quant ", h->quant, out);
-    fprintf(out, "\n");
+    fprintf(out, "model.bin:    version %u, %" PRIu64 " bytes, quant %s\n", h->version,
+            h->file_bytes, h->quant);
     bool ok = print_facts(&f, path, verbose, out, e);
     model_close(&m);
     return ok;

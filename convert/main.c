@@ -99,18 +99,13 @@ static bool parse_options(int argc, char **argv, Options *opt, Error *e) {
     return true;
 }
 
-/* A name is printed where the model is used: it is UTF-8 without control characters. */
+/* A name is printed where the model is used. */
 static bool check_name(const char *name, Error *e) {
     size_t n = strlen(name), room = sizeof((ModelHeader *)0)->name;
     if (n >= room)
         return fail(e, NULL, "--name", "expected at most %zu bytes, got %zu", room - 1, n);
-    for (size_t i = 0; i < n;) {
-        int32_t cp;
-        i += (size_t)utf8_decode(name + i, n - i, &cp);
-        if (cp < ' ' || (cp >= 0x7f && cp < 0xa0)) /* or no UTF-8 */
-            return fail(e, NULL, "--name", "expected plain text, got \"%s\"", name);
-    }
-    return true;
+    return is_printable(name, n) ||
+           fail(e, NULL, "--name", "expected text without control characters, got \"%s\"", name);
 }
 
 /* Which options go together. */
@@ -197,7 +192,7 @@ static void print_notes(const Source *s, const Plan *p) {
  */
 static void print_result(const Source *s, const WriteJob *job, const char *path, double seconds) {
     const Plan *p = job->plan;
-    char file[4096], name[4 * sizeof s->header.name];
+    char file[4096];
     size_t counts[N_TYPES] = {0};
     double bytes = 0, weights = 0;
     for (size_t i = 0; i < p->n; i++) {
@@ -206,7 +201,6 @@ static void print_result(const Source *s, const WriteJob *job, const char *path,
         weights += (double)p->entries[i].rows * p->entries[i].cols;
     }
     printable(file, sizeof file, path, strlen(path));
-    printable(name, sizeof name, s->header.name, strlen(s->header.name));
     fprintf(stderr, "convert: %s: %llu bytes, %s, %.2f bits per weight (", file,
             (unsigned long long)p->file_bytes, p->quant, 8 * bytes / weights);
     const char *comma = "";
@@ -216,7 +210,7 @@ static void print_result(const Source *s, const WriteJob *job, const char *path,
     }
     fprintf(stderr, ")");
     if (job->power > 0) fprintf(stderr, ", rms error %.2e", sqrt(job->error / job->power));
-    fprintf(stderr, ", name %s, template %s, %.1f s\n", name,
+    fprintf(stderr, ", name %s, template %s, %.1f s\n", s->header.name,
             chat_family_name(s->header.chat_family), seconds);
 }
 

@@ -17,8 +17,9 @@ static void test_errors(void) {
     CHECK(!strcmp(e.text, "a.bin: size: expected 1, got 2"), "%s", e.text);
     fail(&e, NULL, NULL, "bare");
     CHECK(!strcmp(e.text, "bare"), "%s", e.text);
-    fail(&e, "a\n\x1b[2J", NULL, "got \xc3\xa9\t");
-    CHECK(!strcmp(e.text, "a\\x0a\\x1b[2J: got \\xc3\\xa9\\x09"), "%s", e.text);
+    fail(&e, "a\n\x1b[2J", NULL, "got \u00e9\t\xc3 \u202e\xc2\x9b\u6a21");
+    CHECK(!strcmp(e.text, "a\\x0a\\x1b[2J: got \u00e9\\x09\\xc3 \\xe2\\x80\\xae\\xc2\\x9b\u6a21"),
+          "%s", e.text);
 
     char path[5000];
     memset(path, 'p', sizeof path);
@@ -34,6 +35,11 @@ static void test_errors(void) {
     CHECK(!strcmp(out, "abcd"), "an escape is never cut in two: %s", out);
     printable(out, sizeof out, "abc\n", 4);
     CHECK(!strcmp(out, "abc\\x0a"), "%s", out);
+    printable(out, sizeof out, "abcdef\u00e9", 8);
+    CHECK(!strcmp(out, "abcdef"), "nor a character: %s", out);
+    CHECK(is_printable("", 0) && is_printable("a \u00e9", 4) && !is_printable("a\u00e9", 2) &&
+              !is_printable("a\0b", 3) && !is_printable("a\x7f", 2),
+          "what is shown as it is");
     printable(out, 0, "x", 1);
     CHECK(out[0] == 'a', "no room, no NUL");
 
