@@ -284,9 +284,15 @@ csv_store() {
 # errors.
 task_header() {
     awk '
-        function word_good(w) {
-            return w == "profile" || w ~ /^(top-k|repeat-last-n)=-?[0-9]+$/ ||
-                w ~ /^(temp|top-p|min-p|repeat-penalty)=-?[0-9]+([.][0-9]+)?$/
+        # What ./qwen would refuse in the middle of a run is refused before it.
+        function check_word(w,    part) {
+            if (w == "profile") return
+            if (w !~ /^(top-k|repeat-last-n)=(0|-?[1-9][0-9]*)$/ &&
+                w !~ /^(temp|top-p|min-p|repeat-penalty)=-?(0|[1-9][0-9]*)([.][0-9]+)?$/)
+                wrong("profile or temp=0.2 and the like")
+            split(w, part, "=")
+            if (part[2] + 0 < least[part[1]] + 0 || part[2] + 0 > most[part[1]])
+                wrong(part[1] " from " least[part[1]] + 0 " to " most[part[1]])
         }
         function wrong(expected) {
             gsub(/[\001-\037\177]/, "?")
@@ -294,17 +300,26 @@ task_header() {
                 >"/dev/stderr"
             exit failed = 1
         }
+        BEGIN {
+            most["temp"] = most["repeat-penalty"] = 100
+            most["top-p"] = most["min-p"] = 1
+            most["top-k"] = most["repeat-last-n"] = 1048576
+            least["repeat-penalty"] = 0.01
+            least["repeat-last-n"] = -1
+        }
         { sub(/\r$/, ""); sub(/[ \t]+$/, "") }
         /^---$/ { exit }
         /^task: / { name = substr($0, 7); next }
         /^sampling: / {
             sampling = substr($0, 11)
             n = split(sampling, word, " ")
-            for (i = 1; i <= n; i++)
-                if (!word_good(word[i])) wrong("profile or temp=0.2 and the like")
+            for (i = 1; i <= n; i++) check_word(word[i])
             next
         }
-        /^(max-tokens|expect): [0-9]+$/ && $2 <= 1048576 { if ($1 ~ /^max/) limit = $2; next }
+        /^(max-tokens|expect): (0|[1-9][0-9]*)$/ && $2 <= 1048576 {
+            if ($1 ~ /^max/) limit = $2
+            next
+        }
         /^(max-tokens|expect):/ { wrong($1 " and a whole number up to 1048576") }
         /^$/ { next }
         /^check: (sentences|paragraphs|items|words|chars|list)( |$)/ && NF != 3 ||
@@ -1008,8 +1023,8 @@ settings_read() {
     done <"$settings"
     profile_name "$settings: profile" "$profile"
     whole "$settings: seed" "$seed"
-    [ -z "$threads" ] || whole "$settings: threads" "$threads"
-    [ -n "$url" ] || whole "$settings: n_ctx" "$n_ctx"
+    [ -z "$threads" ] || whole "$settings: threads" "$threads" 1 256
+    [ -n "$url" ] || whole "$settings: n_ctx" "$n_ctx" 1 1048576
     [ -n "$set" ] || die 2 "$settings: set: expected a set of prompts, got nothing"
     [ -n "$model$url" ] || die 2 "$settings: model: expected a file, got nothing"
 }
@@ -1233,11 +1248,17 @@ if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
 fi
 
 need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
+# whole WHAT TEXT [LEAST MOST]. To a shell 010 is 8 and 08 nothing, and JSON has neither.
 whole() {
-    case $2 in '' | *[!0-9]* | ????????????????*)
-        die 2 "$1: expected a whole number, got \"$2\""
+    whole_range=${4:+ from $3 to $4}
+    case $2 in
+    0[0-9]*) die 2 "$1: expected a whole number without a leading zero, got \"$2\"" ;;
+    '' | *[!0-9]* | ????????????????*)
+        die 2 "$1: expected a whole number$whole_range, got \"$2\""
         ;;
     esac
+    [ -z "$whole_range" ] || { [ "$2" -ge "$3" ] && [ "$2" -le "$4" ]; } ||
+        die 2 "$1: expected a whole number$whole_range, got \"$2\""
 }
 profile_name() {
     case $2 in rbyf | model) ;; *) die 2 "$1: expected rbyf or model, got \"$2\"" ;; esac
@@ -1264,7 +1285,7 @@ while [ $# -gt 0 ]; do
     --url) need "$@"; url=$2; shift ;;
     --model) need "$@"; model_name=$2; shift ;;
     --seed) need "$@"; whole "$1" "$2"; seed=$2 shuffle=$2; shift ;;
-    --threads) need "$@"; whole "$1" "$2"; threads=$2; shift ;;
+    --threads) need "$@"; whole "$1" "$2" 1 256; threads=$2; shift ;;
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;

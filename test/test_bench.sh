@@ -574,6 +574,14 @@ refused 2 "no such set" "$scratch/model.bin" --auto --prompts nowhere
 refused 2 "goes with --url" "$scratch/model.bin" --model x
 refused 2 "no such run" --resume nothing
 refused 2 "whole number" --seed x y
+for seed in 08 010; do # by which r would count wrongly or not at all, and which JSON does not know
+    refused 2 "--seed: expected a whole number without a leading zero, got \"$seed\"" \
+        "$scratch/model.bin" --auto --seed $seed
+done
+for threads in 0 257 99999; do
+    refused 2 "--threads: expected a whole number from 1 to 256, got \"$threads\"" \
+        "$scratch/model.bin" --auto --threads $threads
+done
 refused 2 "--profile: does not go with --resume" --resume x --profile model
 refused 2 "--threads: does not go with --resume" --threads 2 --resume x
 refused 2 "--seed: does not go with --report" --report x --seed 2
@@ -585,11 +593,19 @@ refused 2 "a model does not go with --score" y.bin --score x
 refused 2 "goes with --report" "$scratch/model.bin" --html x
 rm -rf "$scratch/wrong" && mkdir "$scratch/wrong"
 for line in "chek: words 3" "max-tokens: 10O" "expect: some" "sampling: temp=hot" \
-    "sampling: tmp=1" "check: words few" "check: items"; do
+    "sampling: tmp=1" "sampling: temp=-1" "sampling: temp=101" "sampling: temp=00.5" \
+    "sampling: top-k=-1" "sampling: top-k=08" "sampling: top-p=1.1" "sampling: min-p=-0.1" \
+    "sampling: repeat-penalty=0" "sampling: repeat-last-n=-2" "max-tokens: 08" \
+    "check: words few" "check: items"; do
     printf 'task: wrong\n%s\n---\nHello.\n' "$line" >"$scratch/wrong/01-a.txt"
     refused 2 "01-a.txt:2: expected .*got \"$line\"" "$scratch/model.bin" --auto \
         --prompts "$scratch/wrong"
 done
+line="temp=0 top-k=0 top-p=1 min-p=0.0 repeat-penalty=0.01 repeat-last-n=-1"
+printf 'task: least\nsampling: %s\n---\nHello.\n' "$line" >"$scratch/wrong/01-a.txt"
+bench "$scratch/model.bin" --auto --prompts "$scratch/wrong" --run least >"$scratch/out" 2>&1
+same "a task's sampling at the ends of its ranges" $? 0
+fresh
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
 same "a model that does not open leaves no run" "$(ls "$results")" ""
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
