@@ -17,6 +17,7 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
 qwen=${QWEN:-$here/qwen}
 programs=$here/prompts # the awk programs lie beside the sets
 csv_library=$(cat "$programs/csv.awk") || exit 1
+checks_program=$(cat "$programs/checks.awk") || exit 1
 demo_model=$here/demo/demo.bin
 
 nl='
@@ -57,6 +58,13 @@ EOF
 }
 
 say() { printf '%s\n' "$*"; }
+# The word as a shell has to be given it.
+quoted() {
+    case $1 in
+    '' | *[!A-Za-z0-9_/.,:=+@%-]*) say "'$(say "$1" | sed "s/'/'\\\\''/g")'" ;;
+    *) say "$1" ;;
+    esac
+}
 warn() { printf 'run_bench: %s\n' "$(printf %s "$*" | tr '\000-\037\177' '?')" >&2; } # one line
 die() {
     status=$1
@@ -113,7 +121,14 @@ on_signal() {
     trap '' INT TERM HUP
     trap - EXIT # some shells would exit with its status
     printf '\n' >&2
-    warn "stopped; the rows so far are safe${run:+, $again --resume $run goes on}"
+    rest='; the rows so far are safe'
+    case $mode in
+    report) rest='' ;; # it changes no run
+    new | resume)
+        [ ! -f "$results/$run/settings" ] || rest="$rest, $again --resume $run goes on"
+        ;;
+    esac
+    warn "stopped$rest"
     finish
     exit "$1"
 }
@@ -250,6 +265,7 @@ csv_repair() {
 
 # A failed answer that nobody has voted on is no result: --resume asks again.
 csv_open='CSV[3] == "" && CSV[26] ~ /^failed/'
+csv_waits='CSV[3] == "" && CSV[26] !~ /^failed/' # for a vote
 
 # The numbers of the tasks that have a result.
 csv_done() {
@@ -342,7 +358,8 @@ task_header() {
 # For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens,
 # name.
 set_plan() {
-    awk -v dir="$set_dir" '
+    SET_DIR=$set_dir awk '
+        BEGIN { dir = ENVIRON["SET_DIR"] } # -v would take a backslash for an escape
         FNR == 1 { body = 0; file = FILENAME; sub(/.*\//, "", file); number = substr(file, 1, 2) + 0
                    order[++n] = number; bytes[number] = 0; expect[number] = 200 }
         { sub(/\r$/, "") }
@@ -365,7 +382,8 @@ set_plan() {
 # The prompt of a task file: all below the line ---, with @include files put in; with
 # --context-first these come before the rest.
 task_prompt() {
-    awk -v dir="$set_dir" -v first="$context_first" '
+    SET_DIR=$set_dir awk -v first="$context_first" '
+        BEGIN { dir = ENVIRON["SET_DIR"] }
         function include(name,    line, n) {
             while ((n = (getline line < (dir "/" name))) > 0) { sub(/\r$/, "", line); print line }
             if (n < 0) {
@@ -739,7 +757,8 @@ run_checks() {
     { true >"$work/checks"; } 2>/dev/null || die 1 "$work/checks: could not be written"
     [ -n "$CHECKS" ] || return 0
     chars=$(tr -cd '\344-\351' <"$1" | wc -c)
-    awk -v prompt="$work/prompt" -v chars=$((chars)) -f "$programs/checks.awk" "$1" \
+    PROMPT_FILE=$work/prompt awk -v chars=$((chars)) \
+        'BEGIN { prompt = ENVIRON["PROMPT_FILE"] }'"$nl$checks_program" "$1" \
         >"$work/checks" 2>/dev/null ||
         die 1 "$work/checks: could not be written (is the disk full?)"
     auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
@@ -965,13 +984,18 @@ run_tasks() {
 }
 
 run_total() {
+    AGAIN="$again --score $1"
+    export AGAIN
     csv_awk '
-        csv_add($0) && records++ && CSV[3] != "" { sum += CSV[3]; voted++ }
+        csv_add($0) && records++ {
+            if (CSV[3] != "") { sum += CSV[3]; voted++ }
+            else if ('"$csv_waits"') waiting++
+        }
         END {
             n = records - 1
             printf "%s: %d of %d, %d of %d tasks scored.\n", name, sum, 5 * n, voted, n
-            if (voted < n) print again " asks for the missing scores."
-        }' again="$again --score $1" name="${2:-Total}" "$results/$1.csv"
+            if (waiting) print ENVIRON["AGAIN"] " asks for the missing scores."
+        }' name="${2:-Total}" "$results/$1.csv"
 }
 run_end() {
     run_total "$run"
@@ -1083,8 +1107,11 @@ run_resume() {
     set_check
     [ -e "$csv" ] || csv_new # ended in its warm-up
     csv_repair
-    if [ -z "$url" ] && [ "$(model_hash "$model")" != "$model_id" ]; then
-        die 1 "$model: is not the model that $run began with (hash $model_id)"
+    if [ -z "$url" ]; then
+        [ -f "$model" ] && [ -r "$model" ] ||
+            die 1 "$model: cannot be opened, and it is the model that $run began with"
+        [ "$(model_hash "$model")" = "$model_id" ] ||
+            die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi
     say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add || exit
     say "Run $run goes on: $model_name, prompts $label, profile $profile$own"
@@ -1098,10 +1125,9 @@ run_resume() {
 # that are the same text have the same key.
 score_list() {
     for run; do
-        csv_awk '
-            csv_add($0) && records++ && CSV[3] == "" && CSV[26] !~ /^failed/ {
-                print CSV[5], CSV[1], CSV[35], CSV[36]
-            }' "$results/$run.csv"
+        csv_awk "csv_add(\$0) && records++ && $csv_waits "'{
+            print CSV[5], CSV[1], CSV[35], CSV[36]
+        }' "$results/$run.csv"
     done | while read -r run number prompt_hash output; do
         [ -f "$results/$output" ] || continue
         say "$number-$prompt_hash-$(cksum <"$results/$output" | tr -d ' ' ) $run $number $output"
@@ -1181,12 +1207,10 @@ score_runs() {
     say "$n_items answers, in random order and without names."
     position=0
     : >"$work/votes"
-    run='' # so that ^C offers no resume
     while read -r kind key <&3; do
         position=$((position + 1))
         awk -v key="$key" '$1 == key' "$work/list" >"$work/rows"
         score_show "$(sed 1q "$work/rows")"
-        run=''
         ask_vote ''
         if [ "$action" = q ]; then
             say "Left at answer $position of $n_items. $again --score $runs goes on with the rest."
@@ -1230,7 +1254,7 @@ make_report() {
     fi
     [ ! -f "$results/repeats.csv" ] || set -- "$@" "$results/repeats.csv"
     html=${html:-$results/report.html}
-    awk -v html="$html.new" -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
+    HTML=$html.new awk -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
         mv "$html.new" "$html" || die 1 "$html: the report failed"
     say "$html"
 }
@@ -1326,9 +1350,9 @@ done
 profile_name --profile "$profile"
 case $results in
 results) again=./run_bench.sh ;;
-*) again="./run_bench.sh --results $results" ;;
+*) again="./run_bench.sh --results $(quoted "$results")" ;;
 esac
-case $results in */*) ;; *) results=./$results ;; esac
+case $results in /* | .*) ;; *) results=./$results ;; esac # awk takes r=1/x.csv for no file
 # shellcheck disable=SC2086 # names of runs have no blanks
 case $mode in
 report) make_report $runs ;;

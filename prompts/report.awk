@@ -1,12 +1,13 @@
-# report.awk: compares runs. awk -v html=FILE -f csv.awk -f report.awk RUN.csv... [repeats.csv]
+# report.awk: compares runs. HTML=FILE awk -f csv.awk -f report.awk RUN.csv... [repeats.csv]
 #
-# Text goes to stdout and the same with two charts to `html`, one page that needs nothing else.
+# Text goes to stdout and the same with two charts to HTML, one page that needs nothing else.
 # Columns are found by their names, so a file with only #,TASK,VOTE,REMARKS is a run too. Runs get
 # letters. Speeds are all tokens over all seconds. What the reader remarked stands side by side,
 # task by task. Votes of two runs are compared task by task: under the idea that both are alike,
 # each difference could as well have the other sign; p is the share of all such sign changes that
 # give a sum at least as far from zero, counted exactly.
 
+BEGIN { html = ENVIRON["HTML"] } # -v would take a backslash for an escape
 FNR == 1 { start_file() }
 csv_add($0) {
     if (FNR == first_line) next

@@ -417,6 +417,10 @@ printf 'expect [1/11]\nexpect %s\nsend q\\n\nexpect Left at answer 1 of 11\n' "$
     >"$scratch/leave"
 pty "$scratch/leave" "$scratch/out" sh "$bench" --results "$results" --score night day other
 same "--score that is left says how to go on" $? 0
+printf 'expect [1/11]\nexpect %s\ninterrupt\n' "$ask" >"$scratch/leave"
+pty "$scratch/leave" "$scratch/out" sh "$bench" --results "$results" --score night day other
+same "^C at a vote of --score" $? 130
+check "^C at a vote of --score offers no --resume" lacks "$scratch/out" "--resume"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night day other \
     --seed 5
 same "--score asks for each different answer, and for one again" $? 0
@@ -464,6 +468,18 @@ check "a long name at the right stands to the left of its dot" has "$results/rep
     " text-anchor=\"end\">B\* &#160;$long q8<"
 check "runs of different prompts are marked" has "$scratch/out" "more than chance (other prompts)"
 check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
+mkdir -p "$scratch/slow" && cat >"$scratch/slow/awk" <<END
+#!/bin/sh
+case " \$* " in *report.awk*) echo reading && sleep 20 ;; esac
+exec $(command -v awk) "\$@"
+END
+chmod +x "$scratch/slow/awk"
+printf 'expect reading\ninterrupt\n' >"$scratch/votes"
+PATH=$scratch/slow:$PATH pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" \
+    --report first
+same "^C in --report: status" "$?" 130
+same "^C in --report has no run to go on with" "$(sed -n 's/^run_bench: //p' "$scratch/out")" \
+    "stopped$cr"
 bench --report nothing >"$scratch/out" 2>&1
 same "a run that is not there" $? 2
 
@@ -633,11 +649,35 @@ FAKE_MENDED=1 again "--resume puts a result in the failed row's place" 0 "$whole
 sed 's/^2,fails,,/2,fails,0,/' "$scratch/failing.csv" >"$results/failing.csv"
 again "a failed task that has a vote is over" 0 "$(rows "$results/failing.csv" | tr '\n' ' ')" ""
 cp "$scratch/failing.csv" "$results/failing.csv"
+printf 'expect 5 answers\n' >"$scratch/votes"
+for i in 1 2 3 4 5; do
+    printf 'expect [%d/5]\nexpect %s\nsend 3\\n\n' $i "$ask"
+done >>"$scratch/votes"
+echo 'expect failing: 12 of 25, 4 of 5' >>"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score failing
+same "--score of a run with a failed task" $? 0
+check "--score does not ask for what failed" lacks "$scratch/out" "asks for the missing"
+cp "$scratch/failing.csv" "$results/failing.csv"
+cp "$scratch/model.bin" "$scratch/gone.bin"
+bench "$scratch/gone.bin" --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
+rm "$scratch/gone.bin"
+refused 1 "gone.bin: cannot be opened, and it is the model that gone began with" --resume gone --auto
+
+# Paths that awk takes for an assignment or an escape
+odd_set='set\n2' odd_results='r=1/a\tb'
+rm -rf "${scratch:?}/$odd_set" && mkdir "$scratch/$odd_set"
+printf 'task: year\ncheck: grounded\n---\nIn 1742.\n@include part.txt\n' \
+    >"$scratch/$odd_set/01-a.txt"
+echo Part. >"$scratch/$odd_set/part.txt"
+odd() {
+    (cd "$scratch" && PATH=$scratch/awk:$PATH sh "$bench" --results "$odd_results" "$@") \
+        >"$scratch/out" 2>&1
+}
 
 # Every awk that is here: a run with a failed row, and the same report.
 for awk in mawk gawk original-awk busybox; do
     if ! path=$(command -v $awk); then
-        skip 4 "no $awk"
+        skip 7 "no $awk"
         continue
     fi
     rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
@@ -665,6 +705,14 @@ for awk in mawk gawk original-awk busybox; do
             tr '\n' ' ')" \
         "0231 246 261 "
     rm -f "$results"/equal* "$results"/plain*
+    rm -rf "$scratch/r=1"
+    odd model.bin --auto --prompts "./$odd_set" --run odd
+    same "$awk: odd paths: a run" \
+        "$?$(sed -n 's/.*,\([0-9]*\/[0-9]*\),.*/ \1/p' "$scratch/$odd_results/odd.csv")" "0 1/1"
+    check "$awk: odd paths: the command to go on with is quoted" has "$scratch/out" \
+        "--results 'r=1/a\\\\tb' --score odd asks"
+    odd --report odd
+    same "$awk: odd paths: a report" "$?$(tail -n 1 "$scratch/out")" "0./$odd_results/report.html"
 done
 
 # What tasks share is computed once: the rows are those of a ./qwen that knows no --cache, but for
