@@ -1109,7 +1109,7 @@ run_resume() {
     csv_repair
     if [ -z "$url" ]; then
         [ -f "$model" ] && [ -r "$model" ] ||
-            die 1 "$model: cannot be opened, and it is the model that $run began with"
+            die 1 "$model: cannot be opened, and $run began with it"
         [ "$(model_hash "$model")" = "$model_id" ] ||
             die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi

@@ -8,18 +8,38 @@
 # give a sum at least as far from zero, counted exactly.
 
 BEGIN { html = ENVIRON["HTML"] } # -v would take a backslash for an escape
-FNR == 1 { start_file() }
+FNR == 1 {
+    end_file()
+    sub(/^\357\273\277/, "") # a byte order mark, from a spreadsheet
+    start_file()
+}
+!CSV_OPEN { record_line = FNR }
 csv_add($0) {
     if (FNR == first_line) next
     if (kind == "run") add_row()
     else if (kind == "repeats" && CSV_N == 5) { n_repeats++; repeat_apart += abs(CSV[4] - CSV[5]) }
 }
-END { report() }
+END {
+    end_file()
+    report()
+}
 
 function abs(x) { return x < 0 ? -x : x }
 
-function start_file(    line, i, name) {
+# What is wrong with the record that begins in record_line, in one line.
+function complain(text) {
+    print "run_bench: " file ":" record_line ": " text >"/dev/stderr"
+}
+
+function end_file() {
+    if (CSV_OPEN && kind != "")
+        complain("expected a quote that ends, got none to the end of the file; " \
+            "this row and those behind it are left out")
     CSV_OPEN = 0
+}
+
+function start_file(    line, i, name) {
+    file = FILENAME
     line = $0
     csv_split(line)
     first_line = 1
@@ -52,8 +72,13 @@ function one_line(s) {
 
 # One row of run R; of two rows for a task the first counts.
 function add_row(    task, v, n, part) {
+    if (CSV[1] ~ /^ *$/) return # an empty line, or one of sums
     task = CSV[1] + 0
-    if (task < 1) return
+    if (task < 1 || task > 9999 || task != int(task)) {
+        complain("expected a number from 1 to 9999 in the column #, got \"" \
+            substr(one_line(CSV[1]), 1, 80) "\"; this row is left out")
+        return
+    }
     if (task > T) T = task
     if (!(task in task_name)) { task_name[task] = get("TASK"); n_tasks++ }
     if ((R, task) in row) return duplicate(R, task)
@@ -206,7 +231,7 @@ function report_text(    r, t, line, a, b) {
     printf "\n"
     for (t = 1; t <= T; t++) {
         if (!(t in task_name)) continue
-        printf "%2d %-49.49s", t, task_name[t]
+        printf "%2d %-49s", t, shorten(task_name[t])
         for (r = 1; r <= R; r++) printf "%9s", score(r, t)
         printf "\n"
     }

@@ -661,7 +661,24 @@ cp "$scratch/failing.csv" "$results/failing.csv"
 cp "$scratch/model.bin" "$scratch/gone.bin"
 bench "$scratch/gone.bin" --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
 rm "$scratch/gone.bin"
-refused 1 "gone.bin: cannot be opened, and it is the model that gone began with" --resume gone --auto
+refused 1 "gone.bin: cannot be opened, and gone began with it" --resume gone --auto
+
+# What a spreadsheet or an editor may make of a run
+rm -rf "$scratch/edited" && mkdir "$scratch/edited"
+printf '\357\273\277#,TASK,VOTE,REMARKS\r\n1,one,5,\r\n2,two,4,\r\n' >"$scratch/edited/mark.csv"
+printf '#,TASK,VOTE,REMARKS\r\n1,one,5,\r\n2,two,4,"open\r\n3,three,3,\r\n' \
+    >"$scratch/edited/open.csv"
+printf '#,TASK,VOTE,REMARKS\r\n1,one,5,\r\n1000000000,two,4,\r\n,,9,\r\n' \
+    >"$scratch/edited/far.csv"
+printf '#,TASK,VOTE,REMARKS\r\n1,a字字字字字字字字字字字字字字字字,5,\r\n' \
+    >"$scratch/edited/name.csv"
+edited() { # RUN COMPLAINT LINE: both are in its report
+    PATH=$scratch/awk:$PATH timeout 20 sh "$bench" --results "$scratch/edited" --report "$1" \
+        >"$scratch/out" 2>&1
+    same "$awk: $1: only what is wrong is said" \
+        "$?$(sed -n 's/^run_bench: [^:]*\///p' "$scratch/out")" "0$2"
+    check "$awk: $1: the rows that are whole count" has "$scratch/out" "$3"
+}
 
 # Paths that awk takes for an assignment or an escape
 odd_set='set\n2' odd_results='r=1/a\tb'
@@ -677,7 +694,7 @@ odd() {
 # Every awk that is here: a run with a failed row, and the same report.
 for awk in mawk gawk original-awk busybox; do
     if ! path=$(command -v $awk); then
-        skip 7 "no $awk"
+        skip 15 "no $awk"
         continue
     fi
     rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
@@ -705,6 +722,12 @@ for awk in mawk gawk original-awk busybox; do
             tr '\n' ' ')" \
         "0231 246 261 "
     rm -f "$results"/equal* "$results"/plain*
+    edited mark '' 'total of 10  *9$'
+    quote='open.csv:3: expected a quote that ends, got none to the end of the file;'
+    edited open "$quote this row and those behind it are left out" 'total of 5  *5$'
+    number='far.csv:3: expected a number from 1 to 9999 in the column #, got "1000000000";'
+    edited far "$number this row is left out" 'total of 5  *5$'
+    edited name '' '^ 1 a字字字字字字字字字字字字字字\.\.\. '
     rm -rf "$scratch/r=1"
     odd model.bin --auto --prompts "./$odd_set" --run odd
     same "$awk: odd paths: a run" \
