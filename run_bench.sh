@@ -678,7 +678,7 @@ url_stream() {
 url_line() {
     case $1 in
     'data: [DONE]'* | 'data:[DONE]'*) say '[DONE]' >>"$work/end" ;;
-    '' | :*) ;;
+    '' | :* | event:* | id:* | retry:*) ;;
     data:*'"error":'[!n]* | data:*'"error": '[!n]*) # null is none
         say "$1" >>"$work/errors" && say error >>"$work/end"
         ;;

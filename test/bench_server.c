@@ -5,7 +5,7 @@
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
  * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
  * to LOGFILE whole. A model named "broken" gets an error, "midway" one after three
- * pieces, and "cut" nothing after them. */
+ * pieces, and "cut" nothing after them. An event has all the lines that one may have. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -74,7 +74,9 @@ static void answer(int fd, size_t n_pieces, const char *error) {
     bool ok = send_all(fd, head, strlen(head));
     for (size_t i = 0; ok && i < n_pieces + (error != NULL); i++) {
         char event[512];
-        int n = snprintf(event, sizeof event, "data: %s\n\n", i < n_pieces ? pieces[i] : error);
+        int n = snprintf(event, sizeof event,
+                         ": alive\nevent: message\nid: %zu\nretry: 9\ndata: %s\n\n", i,
+                         i < n_pieces ? pieces[i] : error);
         size_t cut = (size_t)n / 3;
         usleep(i == 1 ? 100000 : 4000);
         ok = send_chunk(fd, event, cut) && send_chunk(fd, event + cut, (size_t)n - cut);

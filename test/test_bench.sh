@@ -521,7 +521,8 @@ if command -v curl >/dev/null; then
     bench --url "$url" --model midway --auto --prompts "$scratch/set" --run midway \
         >"$scratch/out" 2>&1
     same "--url: an error in mid-stream is a failure" $? 1
-    check "--url: an error in mid-stream is shown" has "$scratch/out" "no answer: .*out of memory"
+    check "--url: an error in mid-stream is shown, and nothing else" has "$scratch/out" \
+        "no answer: data: {\"error\":{\"message\":\"out of memory\"}} *\$"
     bench --url "$url" --model cut --auto --prompts "$scratch/set" --run cut >"$scratch/out" 2>&1
     same "--url: a stream without an end is a failure" $? 1
     check "--url: a stream without an end is explained" has "$scratch/out" \
