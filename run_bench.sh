@@ -48,6 +48,8 @@ usage() {
   --model NAME         the server's name of the model
   --seed N             start of the random numbers (default 1)
   --threads N          threads of ./qwen
+  --draft FILE         a much smaller model.bin with the same tokenizer, which guesses tokens for
+                       ./qwen: the same answers, sooner
   --run NAME           name the run (default: the date and five characters)
   --results DIR        where runs are kept (default results)
   --html FILE          where --report writes its page
@@ -535,6 +537,7 @@ answer_local() {
     [ -z "$rep_pen" ] || set -- "$@" --repeat-penalty "$rep_pen"
     [ -z "$last_n" ] || set -- "$@" --repeat-last-n "$last_n"
     [ -z "$threads" ] || set -- "$@" --threads "$threads"
+    [ -z "$draft" ] || set -- "$@" --draft "$draft"
     {
         "$qwen" "$@" 2>"$work/errors"
         echo $? 2>/dev/null >"$work/status"
@@ -1014,7 +1017,8 @@ work_open() {
 # What a run was started with, so that it can be gone on with.
 settings_write() {
     all=''
-    for key in model model_name model_id url set context_first profile seed threads n_ctx auto; do
+    for key in model model_name model_id draft url set context_first profile seed threads n_ctx \
+        auto; do
         eval "value=\$$key"
         # shellcheck disable=SC2154 # set by eval
         all=$all$key=$value$nl
@@ -1031,6 +1035,7 @@ settings_read() {
         model) model=$value ;;
         model_name) model_name=$value ;;
         model_id) model_id=$value ;;
+        draft) draft=$value ;;
         url) url=$value ;;
         set) set=$value ;;
         context_first) context_first=$value ;;
@@ -1056,11 +1061,13 @@ settings_read() {
 # What the model is, by generating one token: its name, and its context if that is less than 8192.
 model_probe() {
     [ -x "$qwen" ] || die 1 "$qwen: not there (run make first)"
-    errors=$("$qwen" "$model" --raw -p x -n 1 --stats "$work/stats" 2>&1 >/dev/null) ||
+    set -- "$model" --raw -p x -n 1 --stats "$work/stats"
+    errors=$("$qwen" "$@" ${draft:+--draft "$draft"} 2>&1 >/dev/null) ||
         die 1 "$(say "$errors" | grep '^qwen: ' | sed 1q | grep . ||
             say "${errors:-$qwen: failed}")"
     json_values "$work/stats"
     case $model in /*) ;; *) model=$(pwd)/$model ;; esac
+    case $draft in '' | /*) ;; *) draft=$(pwd)/$draft ;; esac
     model_name=${s_name:-$(basename "$model")}
     n_ctx=8192
     if [ "${s_ctx:-0}" -lt 8192 ]; then n_ctx=$s_ctx; fi
@@ -1084,6 +1091,7 @@ run_new() {
     if [ -z "$url" ]; then model_probe; fi
     settings_write
     with="prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
+    with=$with${draft:+, draft $draft}
     {
         say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
         say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
@@ -1108,8 +1116,10 @@ run_resume() {
     [ -e "$csv" ] || csv_new # ended in its warm-up
     csv_repair
     if [ -z "$url" ]; then
-        [ -f "$model" ] && [ -r "$model" ] ||
-            die 1 "$model: cannot be opened, and $run began with it"
+        for file in "$model" ${draft:+"$draft"}; do
+            [ -f "$file" ] && [ -r "$file" ] ||
+                die 1 "$file: cannot be opened, and $run began with it"
+        done
         [ "$(model_hash "$model")" = "$model_id" ] ||
             die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi
@@ -1262,8 +1272,8 @@ make_report() {
 # ---- The command line ----------------------------------------------------------------------------
 
 results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set=''
-profile=rbyf seed=1 threads='' auto=0 context_first=0 html='' n_ctx='' repeat_text='' shuffle=''
-reading=''
+profile=rbyf seed=1 threads='' draft='' auto=0 context_first=0 html='' n_ctx='' repeat_text=''
+shuffle='' reading=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
@@ -1310,6 +1320,7 @@ while [ $# -gt 0 ]; do
     --model) need "$@"; model_name=$2; shift ;;
     --seed) need "$@"; whole "$1" "$2"; seed=$2 shuffle=$2; shift ;;
     --threads) need "$@"; whole "$1" "$2" 1 256; threads=$2; shift ;;
+    --draft) need "$@"; draft=$2; shift ;;
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;
@@ -1334,7 +1345,7 @@ score) known='--score --seed --results' ;;
 report) known='--report --html --results' ;;
 new)
     known='--auto --prompts --profile --context-first --url --model --seed --threads --run'
-    known="$known --results"
+    known="$known --draft --results"
     ;;
 esac
 for option in $given; do
@@ -1366,6 +1377,7 @@ new)
         [ -n "$model_name" ] || die 2 "--url: expected --model NAME with it"
         [ -z "$model" ] || die 2 "expected a model file or --url, not both"
         [ -z "$threads" ] || die 2 "--threads: goes with a model file, not with --url"
+        [ -z "$draft" ] || die 2 "--draft: goes with a model file, not with --url"
         command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
     elif [ -z "$model" ]; then
         [ -f "$demo_model" ] ||

@@ -46,6 +46,7 @@ while [ $# -gt 0 ]; do
     -f) prompt=$2 ;;
     --seed) seed=$2 ;;
     --temp) temp=$2 ;;
+    --draft) draft=$2 ;;
     esac
     shift
 done
@@ -55,6 +56,7 @@ case $model in
 esac
 line=${prompt:+$(head -n 1 "$prompt")}
 [ -z "$prompt" ] || echo "$line" >>"${FAKE_CALLS:-/dev/null}"
+echo "draft ${draft:-none}" >>"${FAKE_DRAFTS:-/dev/null}"
 [ -z "$FAKE_PROMPTS" ] || [ -z "$prompt" ] ||
     cp "$prompt" "$FAKE_PROMPTS/$(ls "$FAKE_PROMPTS" | wc -l | tr -d ' ')"
 [ -z "$prompt" ] || printf 'Answer to: '
@@ -602,6 +604,8 @@ done
 refused 2 "--profile: does not go with --resume" --resume x --profile model
 refused 2 "--threads: does not go with --resume" --threads 2 --resume x
 refused 2 "--seed: does not go with --report" --report x --seed 2
+refused 2 "--draft: does not go with --resume" --draft x --resume y
+refused 2 "--draft: goes with a model file, not with --url" --url http://x --model y --draft z
 refused 2 "--prompts: does not go with --score" --score x --prompts zh
 refused 2 "--auto: does not go with --report" --auto --report
 refused 2 "--score: does not go with --resume" --resume x --score
@@ -632,10 +636,22 @@ same "a failing answer is a row that says so" "$?$(rows "$results/failing.csv" |
 check "a failing answer is explained" has "$scratch/out" "not a finite number"
 check "a run with a failed task says so" has "$scratch/out" \
     "1 of 5 tasks failed; .* --resume failing tries"
-(cd "$scratch" && bench model.bin --auto --prompts ./set --run moved) >"$scratch/out" 2>&1
+echo draft >"$scratch/draft.bin"
+FAKE_DRAFTS=$scratch/drafts
+export FAKE_DRAFTS
+rm -f "$FAKE_DRAFTS"
+(cd "$scratch" && bench model.bin --draft draft.bin --auto --prompts ./set --run moved) \
+    >"$scratch/out" 2>&1
+check "the draft is said" has "$scratch/out" ", draft $scratch/draft.bin\$"
 (cd / && FAKE_MENDED=1 bench --resume moved) >"$scratch/out" 2>&1
 same "a set named from another place is found again" \
     "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
+same "every answer has the draft, those of --resume too" \
+    "$(sort "$FAKE_DRAFTS" | uniq -c | awk '{ printf "%s ", $1 " " $3 }')" \
+    "7 $scratch/draft.bin 1 draft.bin "
+unset FAKE_DRAFTS
+rm "$scratch/draft.bin"
+refused 1 "draft.bin: cannot be opened, and moved began with it" --resume moved --auto
 again() { # WHAT STATUS ROWS CALLS: --resume failing
     rm -f "$scratch/calls"
     FAKE_CALLS=$scratch/calls bench --resume failing --auto >"$scratch/out" 2>&1
@@ -789,6 +805,16 @@ cache_tests() {
     article=$("$real_qwen" "$tiny" -f "$scratch/short/article.txt" --tokenize | wc -w)
     same "with it the article is" "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/cached.awk" \
         article=$((article)) "$results/shared.csv")" ""
+    QWEN_DRAFT=2 QWEN=$real_qwen real --context-first --draft "$tiny" --run drafted
+    same "a real model with a draft" $? 0
+    awk -f "$here/../prompts/csv.awk" -f "$scratch/rest.awk" "$results/drafted.csv" \
+        >"$scratch/drafted.rest"
+    (cd "$results/drafted" && cat ./*.txt) >"$scratch/drafted.answers"
+    check "with and without a draft: the same rows" alike "$scratch/shared.rest" \
+        "$scratch/drafted.rest"
+    check "with and without a draft: the same answers" alike "$scratch/shared.answers" \
+        "$scratch/drafted.answers"
+    QWEN=$real_qwen refused 1 "none.bin: cannot open" "$tiny" --auto --draft "$scratch/none.bin"
     printf 'expect %s\nsend r\\n\nexpect %s\nsend 1\\n\nexpect %s\nsend q\\n\n' \
         "$ask" "$ask" "$ask" >"$scratch/votes"
     QWEN=$real_qwen pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$tiny" \
@@ -825,7 +851,7 @@ if [ -s "$tiny" ]; then
     check "--profile model takes the model's own sampling" has "$results/own.csv" \
         ',model,0.7,20,0.8,0,1.1,-1,30'
 else
-    skip 12 "no golden data and no make_tiny: no real model"
+    skip 17 "no golden data and no make_tiny: no real model"
 fi
 
 if command -v shellcheck >/dev/null; then
