@@ -589,6 +589,7 @@ bench_tests() {
     done
     refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg1,tg4@4096 --format json
     run 0 "--bench of two" "$qwen" "$model" --bench tg4 -r 2 --format csv
+    # shellcheck disable=SC2016 # an awk program
     check "--bench: the median of two is in their middle" awk -F, \
         'NR == 2 { d = 2 * $2 - $3 - $4; exit !(d < 0.01 && d > -0.01) }' "$out"
 }
