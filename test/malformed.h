@@ -957,7 +957,7 @@ static const struct {
     {2, "convert @S/hf -o x.bin -t 99999999999999999999", "--threads: expected"},
     {2, "convert @S/hf -o x.bin --seed 1", "--seed: expected --random"},
     {2, "convert @S/hf -o x.bin --name @L", "--name: expected at most 127 bytes"},
-    {2, "convert @S/hf -o x.bin --name a\033[2J", "--name: expected text without control, got \"a\\x1b[2J\""},
+    {2, "convert @S/hf -o x.bin --name a\033[2J", "control characters, got \"a\\x1b[2J\""},
     {2, "convert @S/hf -o x.bin --name a\x7f", "--name: expected text without control"},
     {2, "convert @S/hf -o x.bin --name \xc2\x9b", "--name: expected text without control"},
     {2, "convert @S/hf -o x.bin --name \xff", "--name: expected text without control"},
