@@ -76,9 +76,7 @@ int __wrap_lstat(const char *path, struct stat *st) {
 /* An error must be one line of printable text. */
 __attribute__((unused)) static void fuzz_error(const Error *e) {
     size_t n = strnlen(e->text, sizeof e->text);
-    if (n == 0 || n == sizeof e->text) abort();
-    for (size_t i = 0; i < n; i++)
-        if (e->text[i] < 0x20 || e->text[i] > 0x7e) abort();
+    if (n == 0 || n == sizeof e->text || !is_printable(e->text, n)) abort();
 }
 
 /* The input with its first four bytes taken as a number of zeros (below 256 KiB) to put behind the
