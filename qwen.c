@@ -449,18 +449,21 @@ typedef struct {
 
 static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-/* The rows of a matrix are cut into `parts`, a pair of panels or two pairs each. Of a prompt every
- * part is a unit of work: the cache holds what it gives. Otherwise a unit takes up to `most` parts,
- * UNIT_PANELS panels, but every thread has four units or more, so that all are done at the same
- * time:
- *   - with few tokens, because between two units the memory waits, a tenth of a part's time;
+/* The rows of a matrix are cut into `parts` of `panels` each, one pair or two. Of a prompt every
+ * part is a unit of work: the cache holds what it gives. Otherwise a unit takes parts of up to
+ * UNIT_PANELS, but every thread has four units or more, so that all are done at the same time:
+ *   - in a decoding pass, because between two units the memory waits, a tenth of a part's time;
+ * with FEW_TOKENS, whose matrices take no longer than the memory gives them, up to FEW_PANELS;
  *   - in prompt_matmul with a wide input, because it goes over the columns piece by piece, and the
  *     more panels meet a piece the less often it is fetched. */
 #define UNIT_PANELS 16
-static uint32_t n_units(const Pass *p, const Operand *a, uint32_t parts, uint32_t most) {
+#define FEW_PANELS 64
+#define FEW_TOKENS 4
+static uint32_t n_units(const Pass *p, const Operand *a, uint32_t parts, uint32_t panels) {
     uint32_t threads = p->e->options.threads, share = (parts + threads - 1) / threads;
-    bool wide = p->rounds && a->cols > PROMPT_COLS, few = a->n_tok <= 2 * DECODE_ROWS;
-    if (!wide && !few) return parts;
+    bool wide = p->rounds && a->cols > PROMPT_COLS;
+    if (!wide && a->n_tok > 2 * DECODE_ROWS) return parts;
+    uint32_t most = (a->n_tok <= FEW_TOKENS ? FEW_PANELS : UNIT_PANELS) / panels;
     if (most > share / 4) most = share < 4 ? 1 : share / 4;
     return (uint32_t)min_size(parts, (size_t)threads * ((share + most - 1) / most));
 }
@@ -523,7 +526,7 @@ static void multiply(const Pass *p, const Operand *input, const Product *product
     Products j = {.pass = p, .input = input, .products = products};
     uint32_t units = 0;
     for (uint32_t i = 0; i < n; i++)
-        units += j.units[i] = n_units(p, input, n_pairs(products[i].w), UNIT_PANELS / 2);
+        units += j.units[i] = n_units(p, input, n_pairs(products[i].w), 2);
     parallel_for(p->e->pool, units, product_unit, &j);
 }
 
@@ -812,7 +815,7 @@ static void attend(Pass *p) {
  * unit takes the same rows of gate_proj and up_proj, side by side: two long streams. Nothing of the
  * intermediate size but its quantized form passes from one thread to another. */
 static uint32_t gated_units(const Pass *p) {
-    return n_units(p, &p->e->act, n_pairs(&p->layer->gate_proj), UNIT_PANELS / 4);
+    return n_units(p, &p->e->act, n_pairs(&p->layer->gate_proj), 4);
 }
 
 /* What gate_proj and up_proj gave: of panel i, gate + i * apart and up + i * apart, (T, 16) each.
@@ -1049,7 +1052,8 @@ static bool engine_scratch(Engine *e, Error *err) {
     e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
     e->f_stride = e->hidden.x_stride = round_up(c->intermediate_size, 16);
     e->hidden.cols = c->intermediate_size;
-    e->outputs_room = UNIT_PANELS * PANEL_ROWS * round_up(e->terms * e->chunk, GROUP_TOKENS);
+    size_t outputs = UNIT_PANELS * round_up(e->terms * e->chunk, GROUP_TOKENS);
+    e->outputs_room = PANEL_ROWS * max_size(outputs, FEW_PANELS * GROUP_TOKENS);
     e->attend_room = g * ATTEND_TOKENS * (ATTEND_KEYS + 2 * (e->v_stride + 2) + c->head_dim);
     e->attend_room = round_up(e->attend_room, 16);
     /* Split passes have fewer (token, head) pairs than threads. */
