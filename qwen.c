@@ -452,8 +452,8 @@ static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PAN
 /* The rows of a matrix are cut into `parts` of `panels` each, one pair or two. Of a prompt every
  * part is a unit of work: the cache holds what it gives. Otherwise a unit takes parts of up to
  * UNIT_PANELS, but every thread has four units or more, so that all are done at the same time:
- *   - in a decoding pass, because between two units the memory waits, a tenth of a part's time;
- * with FEW_TOKENS, whose matrices take no longer than the memory gives them, up to FEW_PANELS;
+ *   - in a decoding pass, because between two units the memory waits, a tenth of a part's time (up
+ *     to FEW_PANELS with FEW_TOKENS, which are multiplied as fast as the memory gives the weights);
  *   - in prompt_matmul with a wide input, because it goes over the columns piece by piece, and the
  *     more panels meet a piece the less often it is fetched. */
 #define UNIT_PANELS 16
