@@ -19,12 +19,12 @@
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
-/* Does the character stand in a line of text and leave the others where they are? Marks of
- * direction, invisible ones and other ends of lines do not. */
+/* Does the character stand in a line of text and leave the others where they are? Other ends of
+ * lines, marks of direction and of no width, and tags do not. */
 static bool is_plain(int32_t cp) {
-    return (cp >= 0x20 && cp < 0x7f) ||
-           (cp >= 0xa0 && !(cp >= 0x200b && cp <= 0x200f) && !(cp >= 0x2028 && cp <= 0x202e) &&
-            !(cp >= 0x2060 && cp <= 0x206f) && cp != 0xfeff);
+    if (cp < 0xa0) return cp >= 0x20 && cp < 0x7f;
+    return cp != 0x61c && !(cp >= 0x200b && cp <= 0x200f) && !(cp >= 0x2028 && cp <= 0x202e) &&
+           !(cp >= 0x2060 && cp <= 0x206f) && cp != 0xfeff && cp < 0xe0000;
 }
 
 /* The bytes of the character at text[0..n), or 0 when it cannot be shown. */

@@ -4195,7 +4195,7 @@ static int run_chat(Program *p) {
     const Options *o = &p->options;
     const char *alone = o->cache ? "--cache" : o->stats ? "--stats" : o->raw ? "--raw" : NULL;
     if (alone) {
-        fail(&e, NULL, alone, "goes with a prompt to answer (-p, -f, --messages or a pipe)");
+        fail(&e, NULL, alone, "goes with a prompt to answer (-p, -f or a pipe)");
         return complain(&e, 2);
     }
     if (p->model.chat.family == CHAT_NONE) {
@@ -4685,13 +4685,14 @@ static int run_verify(Program *p) {
     parallel_for(p->engine.pool, n, verify_unit, &j);
     for (uint32_t i = 0; i < n; i++)
         if (j.errors[i].text[0]) complain(&j.errors[i], 1), bad++;
-    if (interrupts)
+    bool stopped = interrupts != 0;
+    if (stopped)
         fail(&e, p->model.path, NULL, "interrupted");
     else if (bad == 0)
         printf("%s: all %u tensors are as they were written (%.1f GB/s)\n", p->model.path, n,
                per_second((double)p->model.file.map.bytes * 1e-9, now_seconds() - start));
     free(j.errors);
-    return interrupts ? complain(&e, 130) : bad ? 1 : 0;
+    return stopped ? complain(&e, 130) : bad ? 1 : 0;
 }
 
 /* ---- 17. main -------------------------------------------------------------------------------- */

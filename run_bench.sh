@@ -1320,7 +1320,12 @@ while [ $# -gt 0 ]; do
     --model) need "$@"; model_name=$2; shift ;;
     --seed) need "$@"; whole "$1" "$2"; seed=$2 shuffle=$2; shift ;;
     --threads) need "$@"; whole "$1" "$2" 1 256; threads=$2; shift ;;
-    --draft) need "$@"; draft=$2; shift ;;
+    --draft)
+        need "$@"
+        [ -n "$2" ] || die 2 "--draft: expected a file, got nothing"
+        draft=$2
+        shift
+        ;;
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;

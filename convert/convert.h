@@ -102,6 +102,8 @@ void source_close(Source *s);
  * "model.layers.3.mlp.up_proj.weight: non-finite value at row R column C". */
 bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out,
                       Error *e);
+/* What an error about the tensor's values names: the path, or the part of a GGUF in several. */
+const char *source_file(const Source *s, const SourceTensor *t);
 /* Say that the pages of these rows are not needed for now: keeps resident memory small. */
 void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size_t n);
 /* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */

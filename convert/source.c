@@ -137,7 +137,7 @@ void source_set_template(Source *s, const char *text, size_t n, const char *file
     bool has_system = false;
     Error why = {{0}};
     if (!chat_detect(text, n, &family, system, sizeof system, &has_system, file, &why)) {
-        snprintf(s->chat_note, sizeof s->chat_note, "%.*s", (int)sizeof s->chat_note - 1, why.text);
+        printable(s->chat_note, sizeof s->chat_note, why.text, strlen(why.text));
         return;
     }
     h->chat_family = (uint32_t)family;
@@ -205,6 +205,10 @@ static size_t first_non_finite(SourceType type, const uint8_t *row, size_t cols)
     return cols;
 }
 
+const char *source_file(const Source *s, const SourceTensor *t) {
+    return s->quant[0] && s->n_files > 1 ? s->file_names[t->file] : s->path;
+}
+
 bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out,
                       Error *e) {
     size_t row_bytes = source_row_bytes(t->type, t->cols);
@@ -215,8 +219,8 @@ bool source_read_rows(const Source *s, const SourceTensor *t, size_t first, size
     for (size_t i = 0; i < n; i++) {
         size_t column = first_non_finite(t->type, out + i * row_bytes, t->cols);
         if (column < t->cols)
-            return fail(e, s->path, t->name, "non-finite value at row %zu column %zu", first + i,
-                        column);
+            return fail(e, source_file(s, t), t->name, "non-finite value at row %zu column %zu",
+                        first + i, column);
     }
     return true;
 }

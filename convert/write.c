@@ -96,14 +96,14 @@ static bool make_panel(const WriteJob *job, size_t tensor, size_t panel, Scratch
             source_row_to_float(t->type, s->raw + r * raw_bytes, t->cols, s->x + r * t->cols);
         if (job->lora) lora_add(job->lora, t, first, n, s->x);
         if (!check_sizes(type, s->x, n * t->cols))
-            return fail(e, job->source->path, t->name, "its values are too large for %s",
+            return fail(e, source_file(job->source, t), t->name, "its values are too large for %s",
                         type_info(type)->name);
         for (size_t r = 0; r < n; r++) quantize_measured(type, t, r, s, error, power);
         blocks = s->blocks;
     }
     pack_panel(type, t->cols, blocks, row_bytes, n, out);
     if (panel_matches(type, t->cols, blocks, row_bytes, n, out)) return true;
-    return fail(e, job->source->path, t->name,
+    return fail(e, source_file(job->source, t), t->name,
                 "rows from %zu on: the panel differs from its blocks", first);
 }
 
@@ -241,9 +241,13 @@ static bool write_header(Writer *w, const uint8_t sha256[32], Error *e) {
     uint8_t *page = alloc_array(e, "header", p->header_bytes, 1);
     if (!page) return false;
     ModelHeader h = s->header;
-    if (w->job->lora) /* both names, cut when they are long */
-        snprintf(h.source, sizeof h.source, "%.58s + lora %.58s", s->header.source,
-                 lora_name(w->job->lora));
+    if (w->job->lora) { /* both names, cut when they are long */
+        const char *name = lora_name(w->job->lora);
+        char base[59], adapter[59];
+        printable(base, sizeof base, h.source, strlen(h.source));
+        printable(adapter, sizeof adapter, name, strlen(name));
+        snprintf(h.source, sizeof h.source, "%s + lora %s", base, adapter);
+    }
     memcpy(h.magic, MODEL_MAGIC, sizeof h.magic);
     h.version = MODEL_VERSION;
     h.file_bytes = p->file_bytes;

@@ -38,7 +38,8 @@ static void test_errors(void) {
     printable(out, sizeof out, "abcdef\u00e9", 8);
     CHECK(!strcmp(out, "abcdef"), "nor a character: %s", out);
     CHECK(is_printable("", 0) && is_printable("a \u00e9", 4) && !is_printable("a\u00e9", 2) &&
-              !is_printable("a\0b", 3) && !is_printable("a\x7f", 2),
+              !is_printable("a\0b", 3) && !is_printable("a\x7f", 2) &&
+              !is_printable("\u061c", 2) && !is_printable("\U000e0001", 4),
           "what is shown as it is");
     printable(out, 0, "x", 1);
     CHECK(out[0] == 'a', "no room, no NUL");

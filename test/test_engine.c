@@ -764,6 +764,27 @@ static void test_mixed(void) {
     unlink(other_path);
 }
 
+/* Many rows: single tokens take units of the greatest number of panels, with one thread and with
+ * several, and prompts the smallest. */
+static void test_wide(void) {
+    Model m;
+    Error e;
+    float got[TINY_VOCAB] = {0}, want[TINY_VOCAB] = {0};
+    bool ok =
+        tiny_model(model_path, "q8-wide", TINY_NEVER_ENDS, &e) && model_load(&m, model_path, &e);
+    CHECK(ok, "%s", e.text);
+    if (!ok) return;
+    ok = logits_behind(&m, (Way){.threads = 2, .chunk = 256, .exact = true}, 70, want);
+    for (uint32_t threads = 1; threads <= 3; threads += 2)
+        for (uint32_t chunk = 1; chunk <= 4; chunk += 3) {
+            Way w = {.threads = threads, .chunk = chunk, .exact = true};
+            ok = ok && logits_behind(&m, w, 70, got);
+            CHECK(ok && memcmp(got, want, sizeof got) == 0, "%u threads, %u tokens at a time",
+                  threads, chunk);
+        }
+    model_unload(&m);
+}
+
 static void test_model(const char *quant) {
     Model m;
     Error e;
@@ -802,6 +823,7 @@ int main(void) {
         close(fd);
         for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) test_model(quants[i]);
         test_mixed();
+        test_wide();
         test_cache();
         unlink(model_path);
     }
