@@ -778,9 +778,12 @@ static void test_wide(void) {
     for (uint32_t threads = 1; threads <= 3; threads += 2)
         for (uint32_t chunk = 1; chunk <= 4; chunk += 3) {
             Way w = {.threads = threads, .chunk = chunk, .exact = true};
+            size_t same = 0;
             ok = ok && logits_behind(&m, w, 70, got);
-            CHECK(ok && memcmp(got, want, sizeof got) == 0, "%u threads, %u tokens at a time",
-                  threads, chunk);
+            for (size_t v = 0; v < TINY_VOCAB; v++)
+                same += bits_from_float(got[v]) == bits_from_float(want[v]);
+            CHECK(ok && same == TINY_VOCAB, "%u threads, %u tokens at a time: %zu of %u are equal",
+                  threads, chunk, same, TINY_VOCAB);
         }
     model_unload(&m);
 }
