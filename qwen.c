@@ -2709,7 +2709,7 @@ static const Option option_table[] = {
      0, 0, 0, 0},
     {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0, "answer this text and exit"},
     {OPT_TEXT, "file", "f", "FILE", AT(file), 0, 0,
-     "answer the text of this file (- is stdin) and exit; one newline at its end is dropped"},
+     "answer the text of this file (- is stdin) and exit; the end of its last line is dropped"},
     {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
      "system message, instead of the model's own; \"\" for an empty one"},
     {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
@@ -3154,15 +3154,16 @@ static int read_prompt(const Options *o, Buffer *text, Error *e) {
     return 2;
 }
 
-/* A conversation: an array of messages, or an object with messages and tools. */
+/* The messages of a conversation: an array of them, or an object with messages and tools. NULL, and
+ * *tools NULL, where there are none. */
+static const Json *conversation_messages(const Json *root, const Json **tools) {
+    *tools = json_get(root, "tools");
+    return root->kind == JSON_OBJECT ? json_get(root, "messages") : root;
+}
+
 static bool render_conversation(const Program *p, const Json *root, const char *file,
                                 ChatPrompt *out, Error *e) {
-    const Json *messages = root, *tools = NULL;
-    if (root->kind == JSON_OBJECT) {
-        messages = json_get(root, "messages");
-        tools = json_get(root, "tools");
-        if (tools && tools->kind == JSON_NULL) tools = NULL;
-    }
+    const Json *tools, *messages = conversation_messages(root, &tools);
     if (!messages) return fail(e, file, "messages", "expected an array, got nothing");
     return chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
                        p->options.parse_special, file, out, e);
@@ -3765,9 +3766,7 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
     const Model *m = &p->model;
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
-    const Json *messages = json_root(doc), *inner = json_get(messages, "messages");
-    const Json *tools = inner ? json_get(messages, "tools") : NULL;
-    if (inner) messages = inner;
+    const Json *tools, *messages = conversation_messages(json_root(doc), &tools);
     bool ok = tools && tools->n > 0
                   ? fail(e, path, "tools", "expected none, a chat has only messages")
                   : chat_render(&m->chat, m->tokenizer, messages, NULL, false,

@@ -660,7 +660,8 @@ static bool read_folder(Folder *f, const char *only, Source *s, Error *e) {
     ModelHeader *h = &s->header;
     if (!ok) return false;
     source_folder_name(f->folder, h->name, sizeof h->name);
-    printable(h->source, sizeof h->source, only ? only : h->name, strlen(only ? only : h->name));
+    const char *from = only ? only : h->name;
+    printable(h->source, sizeof h->source, from, strlen(from));
     return true;
 }
 
