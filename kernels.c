@@ -193,6 +193,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define fetch_to_second OWN(fetch_to_second)
 #define fetch_line OWN(fetch_line)
 #define fetch_lines OWN(fetch_lines)
+#define pair_by_blocks OWN(pair_by_blocks)
+#define pair_in_order OWN(pair_in_order)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)
