@@ -437,6 +437,7 @@ INLINE void pair_in_order(Type type, size_t nt, const uint8_t *pair, ptrdiff_t a
                           size_t n_blocks, const Tokens *a, size_t b, const uint8_t *fetch,
                           Lanes *acc) {
     Sums s[2][2 * STREAMS];
+    Lanes both[2 * STREAMS]; /* of q6 alone */
     UNROLL for (int half = 0; half < 2; half++) {
         if (b + (size_t)half >= n_blocks) break;
         tile_sums(type, 0, STREAMS, nt, pair, apart, half, a, b + (size_t)half, 0, 0, fetch,
@@ -448,7 +449,7 @@ INLINE void pair_in_order(Type type, size_t nt, const uint8_t *pair, ptrdiff_t a
         BlockScales w[STREAMS];
         UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
             block_scales(type, NULL, NULL, pair + p * apart, half);
-        tile_scale(type, STREAMS, nt, w, a->d + at, a->dq + at, s[half], NULL, acc);
+        tile_scale(type, STREAMS, nt, w, a->d + at, a->dq + at, s[half], both, acc);
     }
 }
 
