@@ -433,9 +433,9 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
 /* Blocks b and b + 1, of panels at `pair` and `apart` behind it, times nt tokens, in the formats
  * whose line of scales is the last one: it is read last. In the order in which they lie, lines come
  * from memory a tenth faster. */
-INLINE void pair_in_order(Type type, size_t nt, const uint8_t *pair, ptrdiff_t apart,
-                          size_t n_blocks, const Tokens *a, size_t b, const uint8_t *fetch,
-                          Lanes *acc) {
+INLINE void pair_in_order(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
+                          const uint8_t *pair, ptrdiff_t apart, size_t n_blocks, const Tokens *a,
+                          size_t b, const uint8_t *fetch, Lanes *acc) {
     Sums s[2][2 * STREAMS];
     Lanes both[2 * STREAMS]; /* of q6 alone */
     UNROLL for (int half = 0; half < 2; half++) {
@@ -448,7 +448,7 @@ INLINE void pair_in_order(Type type, size_t nt, const uint8_t *pair, ptrdiff_t a
         const size_t at = (b + half) * a->n;
         BlockScales w[STREAMS];
         UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
-            block_scales(type, NULL, NULL, pair + p * apart, half);
+            block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, b + half);
         tile_scale(type, STREAMS, nt, w, a->d + at, a->dq + at, s[half], both, acc);
     }
 }
@@ -483,7 +483,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff
         if (is_super(type) || nt > 2) /* the sums of more tokens would not stay in registers */
             pair_by_blocks(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s, m);
         else
-            pair_in_order(type, nt, pair, apart, n_blocks, a, b, fetch, s);
+            pair_in_order(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s);
     }
 }
 
