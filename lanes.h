@@ -480,7 +480,7 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + ahead;
-        if (is_super(type) || nt > 2) /* the sums of more tokens would not stay in registers */
+        if (is_super(type) || nt > 2) /* q8 of three and four tokens is slower in order */
             pair_by_blocks(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s, m);
         else
             pair_in_order(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s);
