@@ -216,9 +216,9 @@ typedef struct {
 } Expansion;
 
 INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q5,
-                           const uint8_t *pair, const uint8_t *super, size_t b) {
+                           const uint8_t *super, size_t b) {
     const Lanes up = lanes_set1(1 + 0x1.6ep-9f), low = lanes_set1(0x1p-24f); /* byte_as_float */
-    BlockScales s = block_scales(type, chunk, q5, pair, b);
+    BlockScales s = block_scales(type, chunk, q5, b);
     Lanes d = is_super(type) ? lanes_from_f16(super) : s.first, zero = lanes_set1(0);
     Lanes by[2] = {lanes_mul(d, up), lanes_mul(d, up)}, bias[2] = {zero, zero};
     if (is_super(type)) by[0] = lanes_mul(by[0], s.first);
@@ -264,12 +264,12 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
     ChunkScales q5;
     chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
-        Expansion e = expansion(type, chunk, &q5, pair, super, b);
+        const uint8_t *codes = codes_of(type, chunk, b);
+        Expansion e = expansion(type, chunk, &q5, super, b);
         if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
         UNROLL for (int r = 0; r < 8; r++) {
-            Line x = type == TYPE_Q8 ? line_load(pair + (8 * (b % 2) + (size_t)r) * LINE_BYTES)
-                                     : block_line(type, pair, (int)(b % 2), r);
+            Line x = type == TYPE_Q8 ? line_load(codes + r * LINE_BYTES)
+                                     : block_line(type, codes, r);
             expand_line(x, e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
         }
     }

@@ -145,11 +145,14 @@ INLINE Line line_shift(Line x, int by) {
     if (by < 0) return (Line){_mm256_slli_epi16(x.a, -by), _mm256_slli_epi16(x.b, -by)};
     return (Line){_mm256_srli_epi16(x.a, by), _mm256_srli_epi16(x.b, by)};
 }
-INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
-    const __m256i m = _mm256_set1_epi8((char)mask), low = _mm256_set1_epi8(15);
-    Line x = line_shift(nibbles, shift), h = line_shift(high, by);
-    return (Line){_mm256_or_si256(_mm256_and_si256(x.a, low), _mm256_and_si256(h.a, m)),
-                  _mm256_or_si256(_mm256_and_si256(x.b, low), _mm256_and_si256(h.b, m))};
+INLINE Line line_bits(Line x, int by, uint8_t mask) {
+    const __m256i m = _mm256_set1_epi8((char)mask);
+    x = line_shift(x, by);
+    return (Line){_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
+}
+INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
+    x = line_bits(x, by, mask);
+    return (Line){_mm256_or_si256(to.a, x.a), _mm256_or_si256(to.b, x.b)};
 }
 INLINE Line line_from_words(Sums even, Sums odd) {
     return (Line){_mm256_blend_epi16(even.a, _mm256_slli_epi32(odd.a, 16), 0xaa),

@@ -91,10 +91,8 @@ _Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratc
 /* How many keys a row of prompt_attend sees; row: token * G + head. */
 static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + row / a->n_heads; }
 
-/* How far ahead of itself read_all fetches, in each stream; and how much farther than other formats
- * matmul does where it fetches into the second level of the cache. */
+/* How far ahead of itself read_all fetches, in each stream. */
 #define READ_AHEAD 1088
-#define SECOND_AHEAD 1664
 
 /* How an island's functions are declared. */
 #define INLINE TARGET static inline INLINED __attribute__((unused))
@@ -149,7 +147,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define line_store OWN(line_store)
 #define line_from_u4 OWN(line_from_u4)
 #define nibbles_32 OWN(nibbles_32)
-#define line_code OWN(line_code)
+#define line_bits OWN(line_bits)
+#define line_or_bits OWN(line_or_bits)
 #define line_shift OWN(line_shift)
 #define sums_dot OWN(sums_dot)
 #define sums_dot_q8 OWN(sums_dot_q8)
@@ -173,9 +172,9 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define plain_panels OWN(plain_panels)
 #define matmul_plain OWN(matmul_plain)
 #define is_super OWN(is_super)
-#define chunk_head_bytes OWN(chunk_head_bytes)
-#define pair_bytes OWN(pair_bytes)
 #define chunk_bytes OWN(chunk_bytes)
+#define unit_of OWN(unit_of)
+#define codes_of OWN(codes_of)
 #define block_line OWN(block_line)
 #define chunk_scales OWN(chunk_scales)
 #define block_scales OWN(block_scales)
@@ -190,11 +189,8 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define chunk_at OWN(chunk_at)
 #define super_at OWN(super_at)
 #define prefetch_streams OWN(prefetch_streams)
-#define fetch_to_second OWN(fetch_to_second)
-#define fetch_line OWN(fetch_line)
 #define fetch_lines OWN(fetch_lines)
-#define pair_by_blocks OWN(pair_by_blocks)
-#define pair_in_order OWN(pair_in_order)
+#define pair_blocks OWN(pair_blocks)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
 #define prefetch_next OWN(prefetch_next)
@@ -417,14 +413,17 @@ INLINE Line line_from_u4(const uint8_t *p) {
     for (int n = 0; n < 64; n++) x.b[n] = p[n / 2] >> (n % 2 * 4) & 15;
     return x;
 }
-/* A code of each byte: its nibble at bit `shift`, and the bits of `high` that come to lie in `mask`
- * when shifted right by `by`, or left by -by. */
-INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
-    for (int n = 0; n < 64; n++) {
-        int bits = by < 0 ? high.b[n] << -by : high.b[n] >> by;
-        nibbles.b[n] = (uint8_t)((nibbles.b[n] >> shift & 15) | (bits & mask));
-    }
-    return nibbles;
+/* Of each byte the bits that come to lie in `mask` when it is shifted right by `by` (or left by
+ * -by). */
+INLINE Line line_bits(Line x, int by, uint8_t mask) {
+    for (int n = 0; n < 64; n++) x.b[n] = (uint8_t)((by < 0 ? x.b[n] << -by : x.b[n] >> by) & mask);
+    return x;
+}
+/* The same into `to`, whose bits there are zero. */
+INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
+    x = line_bits(x, by, mask);
+    for (int n = 0; n < 64; n++) to.b[n] |= x.b[n];
+    return to;
 }
 /* Two lines times eight activations: s[n] += sum over j of x[4n+j] q[j] + y[4n+j] q[4+j], with
  * unsigned codes up to 63. */
@@ -603,10 +602,12 @@ INLINE Line line_from_u4(const uint8_t *p) {
 INLINE Line line_shift(Line x, int by) {
     return by < 0 ? _mm512_slli_epi32(x, (unsigned)-by) : _mm512_srli_epi32(x, (unsigned)by);
 }
-INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
-    Line h = _mm512_and_si512(line_shift(high, by), _mm512_set1_epi8((char)mask));
-    /* 0xea: (a & b) | c */
-    return _mm512_ternarylogic_epi32(line_shift(nibbles, shift), _mm512_set1_epi8(15), h, 0xea);
+INLINE Line line_bits(Line x, int by, uint8_t mask) {
+    return _mm512_and_si512(line_shift(x, by), _mm512_set1_epi8((char)mask));
+}
+INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
+    /* 0xf8: a | (b & c) */
+    return _mm512_ternarylogic_epi32(to, line_shift(x, by), _mm512_set1_epi8((char)mask), 0xf8);
 }
 /* Here and below: with the intrinsic gcc copies every sum before and after. */
 INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
@@ -850,16 +851,23 @@ INLINE Line line_from_u4(const uint8_t *p) {
     uint8x16_t y0 = vandq_u8(y, m), y1 = vshrq_n_u8(y, 4);
     return (Line){vzip1q_u8(x0, x1), vzip2q_u8(x0, x1), vzip1q_u8(y0, y1), vzip2q_u8(y0, y1)};
 }
-/* A code of each byte, as above: the bits from `high`, then the nibble put below them, by a shift
- * that keeps the upper half of its target or by a choice of bits. */
-INLINE uint8x16_t code(uint8x16_t nibbles, int shift, uint8x16_t high, int by, uint8_t mask) {
-    uint8x16_t h = vandq_u8(by < 0 ? high << (uint8_t)-by : high >> (uint8_t)by, vdupq_n_u8(mask));
-    return shift == 4 ? vsriq_n_u8(h, nibbles, 4) : vbslq_u8(vdupq_n_u8(15), nibbles, h);
+INLINE uint8x16_t shift(uint8x16_t x, int by) {
+    return by < 0 ? x << (uint8_t)-by : x >> (uint8_t)by;
 }
-INLINE Line line_code(Line nibbles, int shift, Line high, int by, uint8_t mask) {
-    return (Line){
-        code(nibbles.a, shift, high.a, by, mask), code(nibbles.b, shift, high.b, by, mask),
-        code(nibbles.c, shift, high.c, by, mask), code(nibbles.d, shift, high.d, by, mask)};
+INLINE uint8x16_t bits(uint8x16_t x, int by, uint8_t mask) {
+    if (by >= 0 && mask == 255 >> by) return shift(x, by);
+    return vandq_u8(shift(x, by), vdupq_n_u8(mask));
+}
+INLINE Line line_bits(Line x, int by, uint8_t mask) {
+    return (Line){bits(x.a, by, mask), bits(x.b, by, mask), bits(x.c, by, mask),
+                  bits(x.d, by, mask)};
+}
+INLINE uint8x16_t or_bits(uint8x16_t to, uint8x16_t x, int by, uint8_t mask) {
+    return vbslq_u8(vdupq_n_u8(mask), shift(x, by), to);
+}
+INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
+    return (Line){or_bits(to.a, x.a, by, mask), or_bits(to.b, x.b, by, mask),
+                  or_bits(to.c, x.c, by, mask), or_bits(to.d, x.d, by, mask)};
 }
 /* Codes up to 63 are the same signed and unsigned. */
 INLINE int32x4_t dot(int32x4_t s, uint8x16_t x, uint8x16_t y, int8x8_t q) {
@@ -994,7 +1002,7 @@ const Kernels *kernels_select(const char *name, Error *e) {
 }
 
 uint32_t kernels_fetch_ahead(void) {
-    enum { NEAR = 512, FAR = 4096 };
+    enum { NEAR = 1408, FAR = 4096 };
 #if defined(__x86_64__)
     enum { FAMILY_OF_ZEN_5 = 0x1a };
     uint32_t a = 0, b = 0, c = 0, d = 0;

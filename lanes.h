@@ -219,33 +219,46 @@ INLINE void matmul_plain(Type type, const Panels *w, const Operand *a, float *y)
 
 /* ---- matmul with block formats -----------------------------------------------------------------
  *
- * All of them are walked in chunks of 256 columns: four units of 64 (a pair of 32-wide blocks), in
- * q5 and q6 behind four lines of scales. One token reads the codes straight from two panels at
- * once: two long streams, which is what the memory likes best. For more tokens a chunk is first
+ * All of them are walked in chunks of 256 columns, eight blocks: one unit of q5, four of the other
+ * formats. A few tokens read the codes straight from two panels at once: two long streams, each in
+ * the order in which it lies, which is what the memory likes best. For more tokens a chunk is first
  * unpacked to plain bytes, in the first-level cache, and every tile of tokens runs over these. */
 
 INLINE int is_super(Type type) { return type == TYPE_Q5 || type == TYPE_Q6; }
 
-INLINE size_t chunk_head_bytes(Type type) { return is_super(type) ? 4 * LINE_BYTES : 0; }
-
-/* Bytes of the codes and scales of 64 columns. */
-INLINE size_t pair_bytes(Type type) {
-    size_t lines = is_super(type) ? (type_info(type)->lines - 4) / 4 : type_info(type)->lines;
-    return lines * LINE_BYTES;
+INLINE size_t chunk_bytes(Type type) {
+    return 256 / type_info(type)->unit * type_info(type)->lines * LINE_BYTES;
 }
 
-INLINE size_t chunk_bytes(Type type) { return chunk_head_bytes(type) + 4 * pair_bytes(type); }
+/* The unit that block b of the chunk is in, and the block's codes there. */
+INLINE const uint8_t *unit_of(Type type, const uint8_t *chunk, size_t b) {
+    return chunk + 32 * b / type_info(type)->unit * type_info(type)->lines * LINE_BYTES;
+}
+INLINE const uint8_t *codes_of(Type type, const uint8_t *chunk, size_t b) {
+    const TypeInfo *info = type_info(type);
+    size_t line = info->scales + b % (info->unit / 32) * info->codes;
+    return unit_of(type, chunk, b) + line * LINE_BYTES;
+}
 
-/* Codes of columns 4r..4r+3 of block `half` of the pair at `pair`; see model.h. */
-INLINE Line block_line(Type type, const uint8_t *pair, int half, int r) {
-    int z = 8 * half + r;
-    if (type == TYPE_Q8) return line_load_q8(pair + z * LINE_BYTES);
-    Line nibbles = line_load(pair + r * LINE_BYTES);
+/* Codes of columns 4r..4r+3 of the block whose lines of codes are at `codes`; see model.h. */
+INLINE Line block_line(Type type, const uint8_t *codes, int r) {
+    if (type == TYPE_Q8) return line_load_q8(codes + r * LINE_BYTES);
     if (type == TYPE_Q6) {
-        Line planes = line_load(pair + (8 + z / 4) * LINE_BYTES);
-        return line_code(nibbles, 4 * half, planes, 2 * (z % 4) - 4, 0x30);
+        codes += r / 4 * 3 * LINE_BYTES;
+        if (r % 4 < 3) return line_bits(line_load(codes + r % 4 * LINE_BYTES), 0, 0x3f);
+        Line x = line_bits(line_load(codes), 6, 0x03);
+        x = line_or_bits(x, line_load(codes + LINE_BYTES), 4, 0x0c);
+        return line_or_bits(x, line_load(codes + 2 * LINE_BYTES), 2, 0x30);
     }
-    return line_code(nibbles, 4 * half, line_load(pair + (8 + half) * LINE_BYTES), r - 4, 0x10);
+    const uint8_t *at = codes + (r - r / 3) * LINE_BYTES; /* lines 0, 1, -, 2, 3, -, 4, - */
+    if (r == 7) {
+        Line x = line_bits(line_load(codes + 4 * LINE_BYTES), 5, 0x07);
+        x = line_or_bits(x, line_load(codes + LINE_BYTES), 4, 0x08);
+        return line_or_bits(x, line_load(codes + 3 * LINE_BYTES), 3, 0x10);
+    }
+    if (r % 3 != 2) return line_bits(line_load(at), 0, 0x1f);
+    return line_or_bits(line_bits(line_load(at - 2 * LINE_BYTES), 5, 0x07),
+                        line_load(at - LINE_BYTES), 2, 0x18);
 }
 
 /* The scales of one block: q8, q5_0: d. q5_1: d, m. q5: sc, min. q6: sc of its two halves. */
@@ -261,22 +274,21 @@ typedef struct {
 INLINE void chunk_scales(Type type, const uint8_t *chunk, ChunkScales *out) {
     if (type != TYPE_Q5) return;
     UNROLL for (size_t i = 0; i < 2 * LINE_BYTES; i += LINE_BYTES) {
-        Line low = line_load(chunk + i), high = line_from_u4(chunk + 128 + i / 2);
-        line_store(out->sc + i, line_code(low, 0, high, -4, 0x30));
-        line_store(out->min + i, line_code(low, 4, high, -2, 0x30));
+        Line high = line_from_u4(chunk + i / 2), low = line_load(chunk + LINE_BYTES + i);
+        line_store(out->sc + i, line_or_bits(line_bits(low, 0, 0x0f), high, -4, 0x30));
+        line_store(out->min + i, line_or_bits(line_bits(low, 4, 0x0f), high, -2, 0x30));
     }
 }
 
-/* Block b = 0..7 of the chunk; `pair` is its pair of blocks, `q5` what chunk_scales gave. */
-INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const ChunkScales *q5,
-                                const uint8_t *pair, size_t b) {
+/* Block b = 0..7 of the chunk; `q5` is what chunk_scales gave. */
+INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const ChunkScales *q5, size_t b) {
     if (type == TYPE_Q5)
         return (BlockScales){lanes_from_sums(sums_from_u8(q5->sc + 16 * b)),
                              lanes_from_sums(sums_from_u8(q5->min + 16 * b))};
+    const uint8_t *d = unit_of(type, chunk, b) + b % 2 * 32;
     if (type == TYPE_Q6)
-        return (BlockScales){lanes_from_sums(sums_from_i8(chunk + 32 * b)),
-                             lanes_from_sums(sums_from_i8(chunk + 32 * b + 16))};
-    const uint8_t *d = pair + (type == TYPE_Q8 ? 16 : 10) * LINE_BYTES + b % 2 * 32;
+        return (BlockScales){lanes_from_sums(sums_from_i8(d)),
+                             lanes_from_sums(sums_from_i8(d + 16))};
     Lanes first = lanes_from_f16(d);
     return (BlockScales){first, type == TYPE_Q5_1 ? lanes_from_f16(d + LINE_BYTES) : first};
 }
@@ -295,11 +307,10 @@ INLINE Tokens tokens_at(const Operand *a, size_t first, size_t block) {
     return (Tokens){a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2, n};
 }
 
-/* Codes of columns 4r..4r+3 of a block: from a panel's pair of blocks, or unpacked at `at`, where
- * half is 0 and q8's lines are as in the panel. */
-INLINE Line tile_line(Type type, int unpacked, const uint8_t *at, int half, int r) {
-    return unpacked && type != TYPE_Q8 ? line_load(at + r * LINE_BYTES)
-                                       : block_line(type, at, half, r);
+/* Codes of columns 4r..4r+3 of a block: as it lies in a panel, or unpacked (q8 is the same). */
+INLINE Line tile_line(Type type, int unpacked, const uint8_t *codes, int r) {
+    return unpacked && type != TYPE_Q8 ? line_load(codes + r * LINE_BYTES)
+                                       : block_line(type, codes, r);
 }
 
 /* Sums of nt tokens start here. Codes are stored with an offset (q5_0 16, q6 32; q8 where the
@@ -317,30 +328,20 @@ INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t 
     }
 }
 
-/* q8 with AVX-512 (the island of the largest tiles) is multiplied so fast that lines can come from
- * the second level of the cache in time; the others need theirs in the first. */
-INLINE int fetch_to_second(Type type) { return type == TYPE_Q8 && TILE_TOKENS > 2; }
-
-INLINE void fetch_line(Type type, const uint8_t *line) {
-    if (fetch_to_second(type))
-        __builtin_prefetch(line, 0, 2);
-    else
-        __builtin_prefetch(line, 0, 3);
-}
-
-/* Fetch what is due at `step` 0..7 of a pair of blocks: an eighth of what the pair and its part of
- * the chunk's scales take. Spread evenly like this the memory is never idle while the arithmetic
- * runs, and has the time of Operand.fetch_ahead to deliver. (Bursts: docs/speed.md.) */
+/* Fetch what is due at `step` 0..7 of a quarter of a chunk, two blocks: an eighth of it, into the
+ * second level of the cache (the first has room for few lines that are under way). Spread evenly
+ * like this the memory is never idle while the arithmetic runs, and has the time of
+ * Operand.fetch_ahead to deliver. (Bursts, the first level: docs/speed.md.) */
 INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
     const size_t lines = chunk_bytes(type) / 4 / LINE_BYTES, k = (size_t)step;
     FORGET(quarter); /* or gcc keeps one address per line */
     UNROLL for (size_t i = k * lines / 8; i < (k + 1) * lines / 8; i++)
-        fetch_line(type, quarter + i * LINE_BYTES);
+        __builtin_prefetch(quarter + i * LINE_BYTES, 0, 2);
 }
 
 /* The integer sums of block b of np panels, whose codes are at `codes`, `apart` bytes from each
  * other, times tokens i to i + nt - 1, to s[p * nt + t]; np * nt <= 8. In q6 of its sub-block
- * `part` alone. `fetch`: see fetch_lines. */
+ * `part` alone. `fetch`: of this quarter of a chunk, see fetch_lines. */
 INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                       ptrdiff_t apart, int half, const Tokens *a, size_t b, size_t i, int part,
                       const uint8_t *fetch, Sums *s) {
@@ -350,8 +351,8 @@ INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
         if (type == TYPE_Q6 && r / 4 != part) continue;
         UNROLL for (size_t p = 0; p < np; p++) {
             const ptrdiff_t at = (ptrdiff_t)p * apart;
-            Line x = tile_line(type, unpacked, codes + at, half, r);
-            Line y = tile_line(type, unpacked, codes + at, half, r + 1);
+            Line x = tile_line(type, unpacked, codes + at, r);
+            Line y = tile_line(type, unpacked, codes + at, r + 1);
             if (!unpacked) fetch_lines(type, fetch + at, 4 * half + r / 2);
             UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
                 type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
@@ -418,7 +419,7 @@ INLINE const uint8_t *chunk_at(Type type, size_t cols, const uint8_t *panel, siz
     return panel + panel_head_lines(type, cols) * LINE_BYTES + c * chunk_bytes(type);
 }
 INLINE const uint8_t *super_at(Type type, const uint8_t *panel, const uint8_t *chunk, size_t c) {
-    return type == TYPE_Q6 ? panel + 32 * c : chunk + 192;
+    return type == TYPE_Q6 ? panel + 32 * c : chunk + chunk_bytes(type) - LINE_BYTES;
 }
 
 /* Bring lines of np streams, `apart` bytes from each other, into the second-level cache. */
@@ -430,41 +431,21 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
     }
 }
 
-/* Blocks b and b + 1, of panels at `pair` and `apart` behind it, times nt tokens, in the formats
- * whose line of scales is the last one: it is read last. In the order in which they lie, lines come
- * from memory a tenth faster. */
-INLINE void pair_in_order(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
-                          const uint8_t *pair, ptrdiff_t apart, size_t n_blocks, const Tokens *a,
-                          size_t b, const uint8_t *fetch, Lanes *acc) {
-    Sums s[2][2 * STREAMS];
-    Lanes both[2 * STREAMS]; /* of q6 alone */
-    UNROLL for (int half = 0; half < 2; half++) {
-        if (b + (size_t)half >= n_blocks) break;
-        tile_sums(type, 0, STREAMS, nt, pair, apart, half, a, b + (size_t)half, 0, 0, fetch,
-                  s[half]);
-    }
-    UNROLL for (size_t half = 0; half < 2; half++) {
-        if (b + half >= n_blocks) break;
-        const size_t at = (b + half) * a->n;
-        BlockScales w[STREAMS];
-        UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
-            block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, b + half);
-        tile_scale(type, STREAMS, nt, w, a->d + at, a->dq + at, s[half], both, acc);
-    }
-}
-
-/* The same block by block. m: q5's sums of min dq. (q5 and q6 always have a second block, but where
- * gcc knows that it orders the two differently, and a sixth of the speed is lost.) */
-INLINE void pair_by_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
-                           const uint8_t *pair, ptrdiff_t apart, size_t n_blocks, const Tokens *a,
-                           size_t b, const uint8_t *fetch, Lanes *s, Lanes *m) {
+/* Blocks b and b + 1 of a chunk, of a panel and the one `apart` bytes behind it, times nt tokens.
+ * m: q5's sums of min dq. (q5 and q6 always have a second block, but where gcc knows that it orders
+ * the two differently, and a sixth of the speed is lost.) */
+INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
+                        ptrdiff_t apart, size_t n_blocks, const Tokens *a, size_t b,
+                        const uint8_t *fetch, Lanes *s, Lanes *m) {
+    const uint8_t *codes = codes_of(type, chunk, b);
     UNROLL for (int half = 0; half < 2; half++) {
         size_t block = b + (size_t)half;
         if (block >= n_blocks) break;
         BlockScales w[STREAMS];
         UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
-            block_scales(type, chunk + p * apart, &q5[p], pair + p * apart, block);
-        tile_block(type, 0, STREAMS, nt, pair, apart, half, w, a, block, 0, fetch, s);
+            block_scales(type, chunk + p * apart, &q5[p], block);
+        tile_block(type, 0, STREAMS, nt, codes, apart, half, w, a, block, 0, fetch, s);
+        codes += type_info(type)->codes * LINE_BYTES;
         if (type != TYPE_Q5) continue;
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) m[j] =
             lanes_fma(w[j / nt].second, lanes_set1(a->dq[block * nt + j % nt]), m[j]);
@@ -478,12 +459,8 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff
     ChunkScales q5[STREAMS];
     UNROLL for (int p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
-        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
         const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + ahead;
-        if (is_super(type) || nt > 2) /* q8 of three and four tokens is slower in order */
-            pair_by_blocks(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s, m);
-        else
-            pair_in_order(type, nt, chunk, q5, pair, apart, n_blocks, a, b, fetch, s);
+        pair_blocks(type, nt, chunk, q5, apart, n_blocks, a, b, fetch, s, m);
     }
 }
 
@@ -492,7 +469,6 @@ INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff
 INLINE void few_tokens(Type type, size_t nt, const uint8_t *panel, ptrdiff_t apart,
                        const Operand *a, float *y) {
     const size_t n_blocks = a->cols / 32;
-    const size_t ahead = a->fetch_ahead + (fetch_to_second(type) ? SECOND_AHEAD : 0);
     Lanes acc[4 * STREAMS], s[4 * STREAMS], m[4 * STREAMS];
     UNROLL for (size_t j = 0; j < STREAMS * nt; j++) acc[j] = lanes_set1(0);
     for (size_t c = 0; 8 * c < n_blocks; c++) {
@@ -502,7 +478,8 @@ INLINE void few_tokens(Type type, size_t nt, const uint8_t *panel, ptrdiff_t apa
             s[j] = is_super(type) ? lanes_set1(0) : acc[j];
             m[j] = lanes_set1(0);
         }
-        few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, ahead, s, m);
+        few_tokens_chunk(type, nt, chunk, apart, min_size(n_blocks - 8 * c, 8), &t, a->fetch_ahead,
+                         s, m);
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) {
             const uint8_t *d = super_at(type, panel, chunk, c) + (ptrdiff_t)(j / nt) * apart;
             acc[j] = is_super(type) ? super_add(type, d, s[j], m[j], acc[j]) : s[j];
@@ -519,10 +496,10 @@ typedef struct {
     float first[16], second[16];
 } Block;
 
-/* Fetch pair `pair` of blocks of the chunk behind this one. */
-INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t pair) {
-    const size_t size = pair_bytes(type);
-    prefetch_streams(chunk + chunk_bytes(type) + chunk_head_bytes(type) + pair * size, 1, 0, size);
+/* Fetch quarter i of the chunk behind this one. */
+INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t i) {
+    const size_t quarter = chunk_bytes(type) / 4;
+    prefetch_streams(chunk + chunk_bytes(type) + i * quarter, 1, 0, quarter);
 }
 
 /* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
@@ -533,31 +510,25 @@ INLINE void chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_bl
     if (type == TYPE_Q8) return;
     ChunkScales q5;
     chunk_scales(type, chunk, &q5);
-    for (size_t b = 0; b < n_blocks; b += 2) {
-        const uint8_t *pair = chunk + chunk_head_bytes(type) + b / 2 * pair_bytes(type);
-        if (fetch) prefetch_next(type, chunk, b / 2);
-        UNROLL for (int half = 0; half < 2; half++) {
-            size_t block = b + (size_t)half;
-            if (block >= n_blocks) break;
-            UNROLL for (int r = 0; r < 8; r++)
-                line_store(out[block].codes + r * LINE_BYTES, block_line(type, pair, half, r));
-            BlockScales w = block_scales(type, chunk, &q5, pair, block);
-            lanes_store(out[block].first, w.first);
-            lanes_store(out[block].second, w.second);
-        }
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *codes = codes_of(type, chunk, b);
+        if (fetch && b % 2 == 0) prefetch_next(type, chunk, b / 2);
+        UNROLL for (int r = 0; r < 8; r++)
+            line_store(out[b].codes + r * LINE_BYTES, block_line(type, codes, r));
+        BlockScales w = block_scales(type, chunk, &q5, b);
+        lanes_store(out[b].first, w.first);
+        lanes_store(out[b].second, w.second);
     }
 }
 
 /* Codes of block b: q8's lie in the panel's chunk, the others' were unpacked. */
 INLINE const uint8_t *block_codes(Type type, const uint8_t *chunk, const Block *blocks, size_t b) {
-    if (type != TYPE_Q8) return blocks[b].codes;
-    return chunk + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
+    return type == TYPE_Q8 ? codes_of(type, chunk, b) : blocks[b].codes;
 }
 
 /* The scales of block b of a chunk that chunk_unpack went over, which left q8's where they are. */
 INLINE BlockScales unpacked_scales(Type type, const uint8_t *chunk, const Block *x, size_t b) {
-    if (type == TYPE_Q8)
-        return block_scales(type, chunk, NULL, chunk + b / 2 * pair_bytes(type), b);
+    if (type == TYPE_Q8) return block_scales(type, chunk, NULL, b);
     return (BlockScales){lanes_load(x[b].first), lanes_load(x[b].second)};
 }
 
@@ -575,12 +546,12 @@ typedef struct {
 } ChunkPair;
 
 /* What block b of a tile fetches. */
-INLINE void fetch_share(Type type, const ChunkPair *w, size_t b) {
+INLINE void fetch_share(const ChunkPair *w, size_t b) {
     const uint8_t *at = w->next + b * w->share * LINE_BYTES;
     const ptrdiff_t apart = w->chunk[1] - w->chunk[0];
     UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
-        fetch_line(type, at);
-        fetch_line(type, at + apart);
+        __builtin_prefetch(at, 0, 2);
+        __builtin_prefetch(at + apart, 0, 2);
     }
 }
 
@@ -623,7 +594,7 @@ INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, 
     }
     for (size_t b = 0; b < w->n_blocks; b++) {
         BlockScales scales[2];
-        fetch_share(TYPE_Q8, w, b);
+        fetch_share(w, b);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
         UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
             unpacked_scales(TYPE_Q8, w->chunk[p], NULL, b);
@@ -652,7 +623,7 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
     UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
         unpacked_scales(type, w->chunk[p], w->blocks[p], b);
     if (type == TYPE_Q8) {
-        codes = w->chunk[0] + b / 2 * pair_bytes(type) + b % 2 * 8 * LINE_BYTES;
+        codes = codes_of(type, w->chunk[0], b);
         apart = w->chunk[1] - w->chunk[0];
     }
     tile_block(type, 1, 2, nt, codes, apart, 0, scales, a, b, i, NULL, acc);
@@ -672,7 +643,7 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
     for (size_t b = 0; b < w->n_blocks; b++) {
-        fetch_share(type, w, b);
+        fetch_share(w, b);
         chunk_pair_block(type, nt, w, b, a, i, s);
     }
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {

@@ -182,7 +182,9 @@ static bool check_header(const ModelHeader *h, const Map *map, const char *path,
         return refuse_magic(map->data, map->bytes, path, e);
     if (h->version != MODEL_VERSION)
         return fail(e, path, "version", "expected %d, got %u%s", MODEL_VERSION, h->version,
-                    h->version == __builtin_bswap32(MODEL_VERSION) ? " (wrong byte order)" : "");
+                    h->version < MODEL_VERSION                        ? " (convert it again)"
+                    : h->version == __builtin_bswap32(MODEL_VERSION) ? " (wrong byte order)"
+                                                                      : "");
     if (h->file_bytes != map->bytes)
         return fail(e, path, "size", "the header says %llu bytes, the file has %zu%s",
                     (unsigned long long)h->file_bytes, map->bytes,

@@ -33,35 +33,45 @@
  *   bf16
  *
  *   q8    units of 64 columns, 17 lines (a last half unit has a second block of zeros, scale 0):
+ *           1 line    f16 d[2][16]
  *           8 lines   block 0, int8 q, as drawn above
  *           8 lines   block 1
- *           1 line    f16 d[2][16]
  *         w = d[b][n] * q                                              (= GGUF Q8_0, a permutation)
  *
  *   q5_0  units of 64 columns, 11 lines (last half unit as above):
- *           8 lines nibbles: byte 4n+j of line r: low nibble block 0, high nibble block 1, k = 4r+j
- *           2 lines   high bits: line b, bit r of byte 4n+j = bit 4 of block b, k = 4r+j
  *           1 line    f16 d[2][16]
- *         q = nibble | high << 4;  w = d[b][n] * (q - 16)                             (= GGUF Q5_0)
+ *           5 lines   block 0, 5-bit codes (see below)
+ *           5 lines   block 1
+ *         w = d[b][n] * (q - 16)                                                      (= GGUF Q5_0)
  *   q5_1    as q5_0, and 1 line f16 m[2][16] behind d; 12 lines
  *         w = d[b][n] * q + m[b][n]                                                   (= GGUF Q5_1)
  *
  *   q5    units of 256 columns, 44 lines:
- *           2 lines   byte[b][n] = sc & 15 | (m & 15) << 4            b = 0..7, 32-wide blocks
  *           1 line    byte[b][n/2], nibble n%2 (even = low) = sc >> 4 | (m >> 4) << 2
+ *           2 lines   byte[b][n] = sc & 15 | (m & 15) << 4            b = 0..7, 32-wide blocks
+ *           8 times 5 lines: 5-bit codes of block b
  *           1 line    f16 d[16], f16 dmin[16]
- *           4 times, u = 0..3, for columns 64u .. 64u+63:
- *             8 lines nibbles, 2 lines high bits, exactly as in q5_0 (block 0 is b = 2u)
  *         w = d[n] * sc[b][n] * q - dmin[n] * m[b][n]                                 (= GGUF Q5_K)
  *
  *   q6      ceil(cols/512) lines at the head of the panel: f16 d[cols/256][16], zero-filled
- *         then units of 256 columns, 52 lines:
- *           4 lines   int8 sc[s][n]                                   s = 0..15, 16-wide sub-blocks
- *           4 times, u = 0..3, for columns 64u .. 64u+63:
- *             8 lines nibbles as in q5_0
- *             4 lines two-bit planes: line h, bits 2i, 2i+1 of byte 4n+j = bits 4, 5 of
- *                     block z/8, k = 4(z%8)+j with z = 4h+i
- *         q = nibble | plane << 4;  w = d[n] * sc[s][n] * (q - 32)                    (= GGUF Q6_K)
+ *         then units of 64 columns, 13 lines:
+ *           1 line    int8 sc[s][n]                                    s = 0..3, 16-wide sub-blocks
+ *           6 lines   block 0, 6-bit codes
+ *           6 lines   block 1
+ *         w = d[n] * sc[s][n] * (q - 32)                                              (= GGUF Q6_K)
+ *
+ * Codes of 5 and 6 bits: bytes 4n+j of a block's lines hold what int8 has in bytes 4n+j of its
+ * lines r = 0..7. Every line has the code of one r in its low bits, and parts of others above:
+ *
+ *   5 bits         bits 0-4   bits 5-7                  6 bits           bits 0-5   bits 6-7
+ *         line 0   r = 0      r = 2, bits 0-2                  line 0    r = 0      r = 3, bits 0-1
+ *              1   r = 1      r = 2, bits 3-4; r = 7, bit 3         1    r = 1      r = 3, bits 2-3
+ *              2   r = 3      r = 5, bits 0-2                       2    r = 2      r = 3, bits 4-5
+ *              3   r = 4      r = 5, bits 3-4; r = 7, bit 4         3-5  the same of r = 4 to 7
+ *              4   r = 6      r = 7, bits 0-2
+ *
+ * Whoever reads a panel from its beginning to its end has every code complete as early as can be,
+ * and a code costs two or three instructions.
  *
  * Vectors (norms, biases) are plain f32 arrays: type f32 with rows = 1, not panels.
  */
@@ -73,7 +83,7 @@
 #include "base.h"
 
 #define MODEL_MAGIC "\x89QWEN\r\n\x1a" /* 8 bytes; shows text-mode damage, as PNG's does */
-#define MODEL_VERSION 1
+#define MODEL_VERSION 2
 #define TENSOR_ALIGN 4096
 #define PANEL_ROWS 16
 #define LINE_BYTES 64
@@ -186,18 +196,19 @@ typedef struct {
 /* ---- Sizes ----------------------------------------------------------------------------------- */
 
 /* What a format is made of. block: columns must be a multiple of it. A row is stored as units of
- * `unit` columns and `lines` lines each. */
+ * `unit` columns and `lines` lines each: of them the first `scales` (in q5 and the last one) are
+ * scales, each 32 columns have `codes` of the others. */
 typedef struct {
     const char *name;
-    uint32_t block, unit, lines;
+    uint32_t block, unit, lines, scales, codes;
 } TypeInfo;
 
 static inline const TypeInfo *type_info(Type t) {
     static const TypeInfo info[N_TYPES] = {
-        [TYPE_F32] = {"f32", 1, 1, 1},       [TYPE_F16] = {"f16", 1, 2, 1},
-        [TYPE_BF16] = {"bf16", 1, 2, 1},     [TYPE_Q8] = {"q8", 32, 64, 17},
-        [TYPE_Q5] = {"q5", 256, 256, 44},    [TYPE_Q6] = {"q6", 256, 256, 52},
-        [TYPE_Q5_0] = {"q5_0", 32, 64, 11},  [TYPE_Q5_1] = {"q5_1", 32, 64, 12},
+        [TYPE_F32] = {"f32", 1, 1, 1, 0, 32},      [TYPE_F16] = {"f16", 1, 2, 1, 0, 16},
+        [TYPE_BF16] = {"bf16", 1, 2, 1, 0, 16},    [TYPE_Q8] = {"q8", 32, 64, 17, 1, 8},
+        [TYPE_Q5] = {"q5", 256, 256, 44, 3, 5},    [TYPE_Q6] = {"q6", 256, 64, 13, 1, 6},
+        [TYPE_Q5_0] = {"q5_0", 32, 64, 11, 1, 5},  [TYPE_Q5_1] = {"q5_1", 32, 64, 12, 2, 5},
     };
     return &info[t];
 }
@@ -274,19 +285,22 @@ static inline uint16_t load_u16(const uint8_t *p) {
 
 /* ---- The restoring formulas, as code --------------------------------------------------------- */
 
-/* Quant codes of row n at column k of a unit whose nibble lines start at `nib`, 0 <= k < 64. */
-static inline uint32_t panel_nibble(const uint8_t *nib, size_t n, size_t k) {
-    uint32_t byte = nib[k % 32 / 4 * LINE_BYTES + 4 * n + k % 4];
-    return k < 32 ? byte & 15 : byte >> 4;
+/* The 5-bit and 6-bit code of row n at column k = 0..31 of a block whose lines are at `lines`. */
+static inline uint32_t panel_code5(const uint8_t *lines, size_t n, size_t k) {
+    uint32_t line[5];
+    for (size_t i = 0; i < 5; i++) line[i] = lines[i * LINE_BYTES + 4 * n + k % 4];
+    switch (k / 4) {
+    case 2: return line[0] >> 5 | (line[1] >> 5 & 3) << 3;
+    case 5: return line[2] >> 5 | (line[3] >> 5 & 3) << 3;
+    case 7: return line[4] >> 5 | line[1] >> 7 << 3 | line[3] >> 7 << 4;
+    default: return line[k / 4 - k / 12] & 31;
+    }
 }
-static inline uint32_t panel_high_bit(const uint8_t *high, size_t n, size_t k) {
-    uint32_t byte = high[k / 32 * LINE_BYTES + 4 * n + k % 4];
-    return byte >> (k % 32 / 4) & 1;
-}
-static inline uint32_t panel_plane(const uint8_t *planes, size_t n, size_t k) {
-    size_t z = k / 4;
-    uint32_t byte = planes[z / 4 * LINE_BYTES + 4 * n + k % 4];
-    return byte >> (2 * (z % 4)) & 3;
+static inline uint32_t panel_code6(const uint8_t *lines, size_t n, size_t k) {
+    uint32_t line[3];
+    for (size_t i = 0; i < 3; i++) line[i] = lines[(k / 16 * 3 + i) * LINE_BYTES + 4 * n + k % 4];
+    if (k / 4 % 4 < 3) return line[k / 4 % 4] & 63;
+    return line[0] >> 6 | line[1] >> 6 << 2 | line[2] >> 6 << 4;
 }
 
 /* Weight of row n (0..15) at column k of the panel, exactly as the format defines it: products
@@ -295,6 +309,7 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
     const TypeInfo *info = type_info(t);
     size_t unit_bytes = (size_t)info->lines * LINE_BYTES, u = k % info->unit;
     const uint8_t *p = panel + panel_head_lines(t, cols) * LINE_BYTES + k / info->unit * unit_bytes;
+    const uint8_t *codes = p + (info->scales + u / 32 * info->codes) * LINE_BYTES;
     switch (t) {
     case TYPE_F32: {
         float f;
@@ -304,32 +319,30 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
     case TYPE_F16: return f16_to_f32(load_u16(p + 4 * n + 2 * u));
     case TYPE_BF16: return bf16_to_f32(load_u16(p + 4 * n + 2 * u));
     case TYPE_Q8: {
-        float d = f16_to_f32(load_u16(p + 16 * LINE_BYTES + 2 * (u / 32 * 16 + n)));
-        return d * (float)(int8_t)p[u / 4 * LINE_BYTES + 4 * n + u % 4];
+        float d = f16_to_f32(load_u16(p + 2 * (u / 32 * 16 + n)));
+        return d * (float)(int8_t)codes[u % 32 / 4 * LINE_BYTES + 4 * n + u % 4];
     }
     case TYPE_Q5_0: case TYPE_Q5_1: {
-        const uint8_t *scales = p + 10 * LINE_BYTES + 2 * (u / 32 * 16 + n);
-        uint32_t q = panel_nibble(p, n, u) | panel_high_bit(p + 8 * LINE_BYTES, n, u) << 4;
+        const uint8_t *scales = p + 2 * (u / 32 * 16 + n);
+        uint32_t q = panel_code5(codes, n, u % 32);
         float d = f16_to_f32(load_u16(scales));
         if (t == TYPE_Q5_0) return d * (float)((int)q - 16);
         return d * (float)q + f16_to_f32(load_u16(scales + LINE_BYTES));
     }
     case TYPE_Q5: {
         size_t b = u / 32;
-        const uint8_t *sub = p + 4 * LINE_BYTES + u / 64 * 10 * LINE_BYTES;
-        uint32_t low = p[16 * b + n], high = p[128 + 8 * b + n / 2];
+        uint32_t high = p[8 * b + n / 2], low = p[LINE_BYTES + 16 * b + n];
         high = high >> (n % 2 * 4) & 15;
         uint32_t sc = (low & 15) | (high & 3) << 4, m = low >> 4 | (high >> 2) << 4;
-        uint32_t q = panel_nibble(sub, n, u % 64) | panel_high_bit(sub + 512, n, u % 64) << 4;
-        float d = f16_to_f32(load_u16(p + 192 + 2 * n)) * (float)sc;
-        float min = f16_to_f32(load_u16(p + 224 + 2 * n)) * (float)m;
-        return d * (float)q - min;
+        const uint8_t *last = p + 43 * LINE_BYTES + 2 * n;
+        float d = f16_to_f32(load_u16(last)) * (float)sc;
+        float min = f16_to_f32(load_u16(last + 32)) * (float)m;
+        return d * (float)panel_code5(codes, n, u % 32) - min;
     }
     case TYPE_Q6: {
-        const uint8_t *sub = p + 4 * LINE_BYTES + u / 64 * 12 * LINE_BYTES;
-        uint32_t q = panel_nibble(sub, n, u % 64) | panel_plane(sub + 512, n, u % 64) << 4;
         float d = f16_to_f32(load_u16(panel + 2 * (k / 256 * 16 + n)));
-        return d * (float)(int8_t)p[u / 16 * 16 + n] * (float)((int)q - 32);
+        int q = (int)panel_code6(codes, n, u % 32) - 32;
+        return d * (float)(int8_t)p[u / 16 * 16 + n] * (float)q;
     }
     default: return 0;
     }

@@ -293,32 +293,25 @@ SourceType target_source_type(Type t) {
 
 /* ---- Into panels ----------------------------------------------------------------------------- */
 
-/* Row n's part of the lines of a 64-wide unit, from its codes c (64). A dword is four columns. */
-static void put_nibbles(uint8_t *lines, size_t n, const uint8_t *c) {
-    for (size_t r = 0; r < 8; r++) {
-        uint32_t low = load_u32(c + 4 * r) & 0x0f0f0f0f;
-        uint32_t high = load_u32(c + 32 + 4 * r) & 0x0f0f0f0f;
-        store_u32(lines + r * LINE_BYTES + 4 * n, low | high << 4);
-    }
+/* Row n's part of a block's lines of 5-bit codes, or of 6-bit ones, from its codes c (32). A dword
+ * is four columns. */
+static void put_codes5(uint8_t *lines, size_t n, const uint8_t *c) {
+    const uint32_t low = 0x07070707, one = 0x01010101;
+    uint32_t w[8], line[5];
+    for (size_t r = 0; r < 8; r++) w[r] = load_u32(c + 4 * r);
+    line[0] = w[0] | (w[2] & low) << 5;
+    line[1] = w[1] | (w[2] >> 3 & 3 * one) << 5 | (w[7] >> 3 & one) << 7;
+    line[2] = w[3] | (w[5] & low) << 5;
+    line[3] = w[4] | (w[5] >> 3 & 3 * one) << 5 | (w[7] >> 4 & one) << 7;
+    line[4] = w[6] | (w[7] & low) << 5;
+    for (size_t i = 0; i < 5; i++) store_u32(lines + i * LINE_BYTES + 4 * n, line[i]);
 }
 
-static void put_high_bits(uint8_t *lines, size_t n, const uint8_t *c) {
-    for (size_t b = 0; b < 2; b++) {
-        uint32_t bits = 0;
-        for (size_t r = 0; r < 8; r++) {
-            bits |= (load_u32(c + 32 * b + 4 * r) >> 4 & 0x01010101) << r;
-        }
-        store_u32(lines + b * LINE_BYTES + 4 * n, bits);
-    }
-}
-
-static void put_planes(uint8_t *lines, size_t n, const uint8_t *c) {
-    for (size_t h = 0; h < 4; h++) {
-        uint32_t bits = 0;
-        for (size_t i = 0; i < 4; i++) {
-            bits |= (load_u32(c + 4 * (4 * h + i)) >> 4 & 0x03030303) << 2 * i;
-        }
-        store_u32(lines + h * LINE_BYTES + 4 * n, bits);
+static void put_codes6(uint8_t *lines, size_t n, const uint8_t *c) {
+    for (size_t i = 0; i < 6; i++) {
+        size_t r = i / 3 * 4 + i % 3;
+        uint32_t part = load_u32(c + 4 * (i / 3 * 4 + 3)) >> 2 * (i % 3) & 0x03030303;
+        store_u32(lines + i * LINE_BYTES + 4 * n, load_u32(c + 4 * r) | part << 6);
     }
 }
 
@@ -334,60 +327,53 @@ static void pack_f16(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) 
 
 static void pack_q8(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
     for (size_t b = 0; b < cols / 32; b++, row += 34) {
-        uint8_t *unit = panel + b / 2 * (17 * LINE_BYTES), *lines = unit + b % 2 * (8 * LINE_BYTES);
-        for (size_t r = 0; r < 8; r++) memcpy(lines + r * LINE_BYTES + 4 * n, row + 2 + 4 * r, 4);
-        memcpy(unit + 16 * LINE_BYTES + 2 * (b % 2 * 16 + n), row, 2);
+        uint8_t *unit = panel + b / 2 * (17 * LINE_BYTES), *lines = unit + LINE_BYTES;
+        memcpy(unit + 2 * (b % 2 * 16 + n), row, 2);
+        for (size_t r = 0; r < 8; r++) {
+            memcpy(lines + (b % 2 * 8 + r) * LINE_BYTES + 4 * n, row + 2 + 4 * r, 4);
+        }
     }
 }
 
 /* q5_0 (heads of one f16: d) and q5_1 (heads of two: d, m). */
 static void pack_q5_01(size_t n, size_t cols, const uint8_t *row, size_t heads, uint8_t *panel) {
-    size_t block_bytes = 2 * heads + 20, n_blocks = cols / 32;
-    for (size_t b = 0; b < n_blocks; b += 2, panel += (10 + heads) * LINE_BYTES) {
-        uint8_t c[64] = {0};
-        for (size_t i = 0; i < 2 && b + i < n_blocks; i++, row += block_bytes) {
-            codes_q5(row + 2 * heads, c + 32 * i);
-            for (size_t h = 0; h < heads; h++) {
-                memcpy(panel + (10 + h) * LINE_BYTES + 2 * (16 * i + n), row + 2 * h, 2);
-            }
+    for (size_t b = 0; b < cols / 32; b++, row += 2 * heads + 20) {
+        uint8_t *unit = panel + b / 2 * (10 + heads) * LINE_BYTES, c[32];
+        codes_q5(row + 2 * heads, c);
+        for (size_t h = 0; h < heads; h++) {
+            memcpy(unit + h * LINE_BYTES + 2 * (b % 2 * 16 + n), row + 2 * h, 2);
         }
-        put_nibbles(panel, n, c);
-        put_high_bits(panel + 8 * LINE_BYTES, n, c);
+        put_codes5(unit + (heads + b % 2 * 5) * LINE_BYTES, n, c);
     }
 }
 
 static void pack_q5(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
     for (size_t k = 0; k < cols; k += SUPER, row += 176, panel += 44 * LINE_BYTES) {
-        uint8_t c[SUPER];
+        uint8_t c[SUPER], *last = panel + 43 * LINE_BYTES + 2 * n;
         codes_k5(row + 16, row + 48, c);
         for (size_t b = 0; b < 8; b++) {
             uint32_t sc, m;
             scale_min(row + 4, b, &sc, &m);
-            panel[16 * b + n] = (uint8_t)((sc & 15) | (m & 15) << 4);
-            uint8_t *high = panel + 2 * LINE_BYTES + 8 * b + n / 2;
+            uint8_t *high = panel + 8 * b + n / 2;
             *high = (uint8_t)(*high | (sc >> 4 | m >> 4 << 2) << (n % 2 * 4));
+            panel[LINE_BYTES + 16 * b + n] = (uint8_t)((sc & 15) | (m & 15) << 4);
+            put_codes5(panel + (3 + 5 * b) * LINE_BYTES, n, c + 32 * b);
         }
-        memcpy(panel + 3 * LINE_BYTES + 2 * n, row, 2);
-        memcpy(panel + 3 * LINE_BYTES + 32 + 2 * n, row + 2, 2);
-        for (size_t u = 0; u < 4; u++) {
-            uint8_t *lines = panel + (4 + 10 * u) * LINE_BYTES;
-            put_nibbles(lines, n, c + 64 * u);
-            put_high_bits(lines + 8 * LINE_BYTES, n, c + 64 * u);
-        }
+        memcpy(last, row, 2);
+        memcpy(last + 32, row + 2, 2);
     }
 }
 
 static void pack_q6(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
     uint8_t *p = panel + panel_head_lines(TYPE_Q6, cols) * LINE_BYTES;
-    for (size_t s = 0; s < cols / SUPER; s++, row += 210, p += 52 * LINE_BYTES) {
+    for (size_t s = 0; s < cols / SUPER; s++, row += 210) {
         uint8_t c[SUPER];
         codes_k6(row, row + 128, c);
         memcpy(panel + 2 * (16 * s + n), row + 208, 2);
-        for (size_t i = 0; i < 16; i++) p[16 * i + n] = row[192 + i];
-        for (size_t u = 0; u < 4; u++) {
-            uint8_t *lines = p + (4 + 12 * u) * LINE_BYTES;
-            put_nibbles(lines, n, c + 64 * u);
-            put_planes(lines + 8 * LINE_BYTES, n, c + 64 * u);
+        for (size_t u = 0; u < 4; u++, p += 13 * LINE_BYTES) {
+            for (size_t i = 0; i < 4; i++) p[16 * i + n] = row[192 + 4 * u + i];
+            put_codes6(p + LINE_BYTES, n, c + 64 * u);
+            put_codes6(p + 7 * LINE_BYTES, n, c + 64 * u + 32);
         }
     }
 }
@@ -412,66 +398,80 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
 
 /* ---- Out of panels, for the proof: panel_weight of model.h for whole pieces of a row --------- */
 
-/* The codes c (64) that row n has in a 64-wide unit: nibbles, then `extra` lines of high bits (2)
- * or of two-bit planes (4). */
-static void get_codes(const uint8_t *lines, size_t n, size_t extra, uint8_t *c) {
-    const uint8_t *high = lines + 8 * LINE_BYTES;
-    size_t bits = extra / 2, per_line = 8 / bits;
-    uint32_t mask = extra == 2 ? 0x01010101 : 0x03030303, dword[16];
-    for (size_t r = 0; r < 8; r++) {
-        uint32_t w = load_u32(lines + r * LINE_BYTES + 4 * n);
-        dword[r] = w & 0x0f0f0f0f;
-        dword[r + 8] = w >> 4 & 0x0f0f0f0f;
+/* The codes c (32) that row n has in a block's lines of 5-bit codes, or of 6-bit ones. */
+static void get_codes5(const uint8_t *lines, size_t n, uint8_t *c) {
+    const uint32_t five = 0x1f1f1f1f, one = 0x01010101;
+    uint32_t line[5], top[5];
+    for (size_t i = 0; i < 5; i++) {
+        line[i] = load_u32(lines + i * LINE_BYTES + 4 * n);
+        top[i] = line[i] >> 5 & 7 * one;
+        store_u32(c + 4 * (i + i / 2), line[i] & five); /* r = 0, 1, 3, 4, 6 */
     }
-    for (size_t z = 0; z < 16; z++) {
-        uint32_t w = load_u32(high + z / per_line * LINE_BYTES + 4 * n);
-        store_u32(c + 4 * z, dword[z] | (w >> bits * (z % per_line) & mask) << 4);
+    store_u32(c + 8, top[0] | (top[1] & 3 * one) << 3);
+    store_u32(c + 20, top[2] | (top[3] & 3 * one) << 3);
+    store_u32(c + 28, top[4] | (top[1] >> 2 & one) << 3 | (top[3] >> 2 & one) << 4);
+}
+
+static void get_codes6(const uint8_t *lines, size_t n, uint8_t *c) {
+    for (size_t half = 0; half < 32; half += 16, lines += 3 * LINE_BYTES) {
+        uint32_t last = 0;
+        for (size_t i = 0; i < 3; i++) {
+            uint32_t w = load_u32(lines + i * LINE_BYTES + 4 * n);
+            store_u32(c + half + 4 * i, w & 0x3f3f3f3f);
+            last |= (w >> 6 & 0x03030303) << 2 * i;
+        }
+        store_u32(c + half + 12, last);
     }
 }
 
 static void unpack_q8(const uint8_t *unit, size_t n, size_t n_cols, float *out) {
     for (size_t b = 0; b < n_cols / 32; b++, out += 32) {
-        float d = load_f16(unit + 16 * LINE_BYTES + 2 * (16 * b + n));
+        float d = load_f16(unit + 2 * (16 * b + n));
         int8_t c[32];
-        const uint8_t *lines = unit + 8 * b * LINE_BYTES + 4 * n;
+        const uint8_t *lines = unit + (1 + 8 * b) * LINE_BYTES + 4 * n;
         for (size_t r = 0; r < 8; r++) memcpy(c + 4 * r, lines + r * LINE_BYTES, 4);
         for (size_t i = 0; i < 32; i++) out[i] = d * (float)c[i];
     }
 }
 
 static void unpack_q5_01(const uint8_t *unit, size_t n, size_t heads, size_t n_cols, float *out) {
-    uint8_t c[64];
-    get_codes(unit, n, 2, c);
-    for (size_t k = 0; k < n_cols; k += 32) {
-        const uint8_t *head = unit + 10 * LINE_BYTES + k + 2 * n;
+    for (size_t b = 0; b < n_cols / 32; b++, out += 32) {
+        const uint8_t *head = unit + 2 * (16 * b + n);
         float d = load_f16(head), m = heads == 2 ? load_f16(head + LINE_BYTES) : 0;
+        uint8_t c[32];
+        get_codes5(unit + (heads + 5 * b) * LINE_BYTES, n, c);
         if (heads == 1) {
-            for (size_t i = k; i < k + 32; i++) out[i] = d * (float)(c[i] - 16);
+            for (size_t i = 0; i < 32; i++) out[i] = d * (float)(c[i] - 16);
         } else {
-            for (size_t i = k; i < k + 32; i++) out[i] = d * (float)c[i] + m;
+            for (size_t i = 0; i < 32; i++) out[i] = d * (float)c[i] + m;
         }
     }
 }
 
 static void unpack_q5(const uint8_t *p, size_t n, float *out) {
-    float d = load_f16(p + 192 + 2 * n), dmin = load_f16(p + 224 + 2 * n);
-    uint8_t c[SUPER];
-    for (size_t u = 0; u < 4; u++) get_codes(p + (4 + 10 * u) * LINE_BYTES, n, 2, c + 64 * u);
-    for (size_t b = 0; b < 8; b++) {
-        uint32_t low = p[16 * b + n], two = p[128 + 8 * b + n / 2], high = two >> (n % 2 * 4) & 15;
+    const uint8_t *last = p + 43 * LINE_BYTES + 2 * n;
+    float d = load_f16(last), dmin = load_f16(last + 32);
+    for (size_t b = 0; b < 8; b++, out += 32) {
+        uint32_t two = p[8 * b + n / 2], low = p[LINE_BYTES + 16 * b + n];
+        uint32_t high = two >> (n % 2 * 4) & 15;
         float step = d * (float)((low & 15) | (high & 3) << 4);
         float min = dmin * (float)(low >> 4 | high >> 2 << 4);
-        for (size_t i = 32 * b; i < 32 * b + 32; i++) out[i] = step * (float)c[i] - min;
+        uint8_t c[32];
+        get_codes5(p + (3 + 5 * b) * LINE_BYTES, n, c);
+        for (size_t i = 0; i < 32; i++) out[i] = step * (float)c[i] - min;
     }
 }
 
-static void unpack_q6(const uint8_t *p, const uint8_t *scale, size_t n, float *out) {
+static void unpack_q6(const uint8_t *unit, const uint8_t *scale, size_t n, float *out) {
     float d = load_f16(scale + 2 * n);
-    uint8_t c[SUPER];
-    for (size_t u = 0; u < 4; u++) get_codes(p + (4 + 12 * u) * LINE_BYTES, n, 4, c + 64 * u);
-    for (size_t s = 0; s < 16; s++) {
-        float step = d * (float)(int8_t)p[16 * s + n];
-        for (size_t i = 16 * s; i < 16 * s + 16; i++) out[i] = step * (float)(c[i] - 32);
+    for (size_t u = 0; u < 4; u++, unit += 13 * LINE_BYTES, out += 64) {
+        uint8_t c[64];
+        get_codes6(unit + LINE_BYTES, n, c);
+        get_codes6(unit + 7 * LINE_BYTES, n, c + 32);
+        for (size_t i = 0; i < 64; i++) {
+            float step = d * (float)(int8_t)unit[i / 16 * 16 + n];
+            out[i] = step * (float)(c[i] - 32);
+        }
     }
 }
 
@@ -503,7 +503,7 @@ static void unpack(Type t, size_t cols, const uint8_t *panel, size_t n, size_t k
 bool panel_matches(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, size_t n_rows,
                    const uint8_t *panel) {
     SourceType source = target_source_type(t);
-    size_t step = max_size(64, type_info(t)->unit);
+    size_t step = max_size(64, type_info(t)->block);
     float want[SUPER], got[SUPER];
     for (size_t k = 0; k < cols; k += step) {
         size_t n_cols = min_size(step, cols - k), at = source_row_bytes(source, k);

@@ -37,9 +37,9 @@ static uint8_t *place_of(uint8_t *data, Type type, bool vector, size_t cols, siz
     case TYPE_F32: return panel + col * LINE_BYTES + 4 * n;
     case TYPE_F16:
     case TYPE_BF16: return panel + col / 2 * LINE_BYTES + 4 * n + col % 2 * 2;
-    case TYPE_Q8: return panel + (col / 64 * 17 + 16) * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
-    case TYPE_Q5_1: return panel + (col / 64 * 12 + 11) * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
-    case TYPE_Q5: return panel + col / 256 * 44 * LINE_BYTES + 192 + 2 * n;
+    case TYPE_Q8: return panel + col / 64 * 17 * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
+    case TYPE_Q5_1: return panel + (col / 64 * 12 + 1) * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
+    case TYPE_Q5: return panel + (col / 256 * 44 + 43) * LINE_BYTES + 2 * n;
     case TYPE_Q6: return panel + 2 * (col / 256 * 16 + n);
     default: return NULL;
     }

@@ -64,10 +64,9 @@ static void put_panel_scales(Type t, size_t cols, uint8_t *panel, Kind kind) {
     for (size_t u = 0; u < units; u++) {
         uint8_t *p = first + u * size;
         size_t n = cols - u * info->unit > 32 ? 32 : 16; /* the last unit may be half */
-        if (t == TYPE_Q8) put_scales(p + 16 * LINE_BYTES, n, kind);
-        if (t == TYPE_Q5_0 || t == TYPE_Q5_1) put_scales(p + 10 * LINE_BYTES, n, kind);
-        if (t == TYPE_Q5_1) put_scales(p + 11 * LINE_BYTES, n, kind);
-        if (t == TYPE_Q5) put_scales(p + 192, 32, kind);
+        if (t == TYPE_Q8 || t == TYPE_Q5_0 || t == TYPE_Q5_1) put_scales(p, n, kind);
+        if (t == TYPE_Q5_1) put_scales(p + LINE_BYTES, n, kind);
+        if (t == TYPE_Q5) put_scales(p + 43 * LINE_BYTES, 32, kind);
     }
 }
 
@@ -258,38 +257,28 @@ typedef struct {
 
 static Weight weight_at(const Mat *w, const uint8_t *panel, size_t n, size_t k) {
     const TypeInfo *info = type_info(w->type);
-    size_t u = k % info->unit, b = u / 32, super = w->type == TYPE_Q6 ? 12 : 10;
+    size_t u = k % info->unit, b = u / 32;
     const uint8_t *p = panel + panel_head_lines(w->type, w->cols) * LINE_BYTES +
                        k / info->unit * info->lines * LINE_BYTES;
-    const uint8_t *pair =
-        p + (w->type == TYPE_Q5 || w->type == TYPE_Q6 ? (4 + u / 64 * super) * LINE_BYTES : 0);
-    Weight r = {0};
+    const uint8_t *codes = p + (info->scales + b * info->codes) * LINE_BYTES;
+    Weight r = {.d = f16_to_f32(load_u16(p + 2 * (16 * b + n)))}; /* q8, q5_0 and q5_1 */
     if (w->type == TYPE_Q8) {
-        r.code = (int8_t)p[u / 4 * 64 + 4 * n + u % 4];
-        r.d = f16_to_f32(load_u16(p + 16 * 64 + 2 * (16 * b + n)));
-        return r;
-    }
-    r.code = (int)panel_nibble(pair, n, u % 64);
-    if (w->type == TYPE_Q6) {
-        r.code = (r.code | (int)panel_plane(pair + 512, n, u % 64) << 4) - 32;
+        r.code = (int8_t)codes[u % 32 / 4 * 64 + 4 * n + u % 4];
+    } else if (w->type == TYPE_Q6) {
+        r.code = (int)panel_code6(codes, n, u % 32) - 32;
         r.sc = (int8_t)p[u / 16 * 16 + n];
         r.d = f16_to_f32(load_u16(panel + 2 * (k / 256 * 16 + n)));
-        return r;
+    } else {
+        r.code = (int)panel_code5(codes, n, u % 32) - (w->type == TYPE_Q5_0 ? 16 : 0);
     }
-    r.code |= (int)panel_high_bit(pair + 512, n, u % 64) << 4;
+    if (w->type == TYPE_Q5_1) r.m = f16_to_f32(load_u16(p + 64 + 2 * (16 * b + n)));
     if (w->type == TYPE_Q5) {
-        int low = p[16 * b + n], high = p[128 + 8 * b + n / 2] >> (n % 2 * 4) & 15;
+        int high = p[8 * b + n / 2] >> (n % 2 * 4) & 15, low = p[64 + 16 * b + n];
         r.sc = (low & 15) | (high & 3) << 4;
         r.min = low >> 4 | (high >> 2) << 4;
-        r.d = f16_to_f32(load_u16(p + 192 + 2 * n));
-        r.m = f16_to_f32(load_u16(p + 224 + 2 * n));
-        return r;
+        r.d = f16_to_f32(load_u16(p + 43 * 64 + 2 * n));
+        r.m = f16_to_f32(load_u16(p + 43 * 64 + 32 + 2 * n));
     }
-    r.d = f16_to_f32(load_u16(p + 640 + 2 * (16 * b + n)));
-    if (w->type == TYPE_Q5_0)
-        r.code -= 16;
-    else
-        r.m = f16_to_f32(load_u16(p + 704 + 2 * (16 * b + n)));
     return r;
 }
 
