@@ -503,8 +503,9 @@ INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t i) {
 }
 
 /* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
- * to unpack: see block_codes.) */
-INLINE void chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_blocks, Block *out) {
+ * to unpack: see block_codes.) Not inlined, or gcc keeps its masks in registers that tiles need. */
+TARGET static __attribute__((noinline)) void
+chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_blocks, Block *out) {
     for (size_t b = 0; fetch && type == TYPE_Q8 && b < n_blocks; b += 2)
         prefetch_next(type, chunk, b / 2);
     if (type == TYPE_Q8) return;
@@ -545,13 +546,19 @@ typedef struct {
     bool words;          /* q8: blocks has them as words */
 } ChunkPair;
 
-/* What block b of a tile fetches. */
-INLINE void fetch_share(const ChunkPair *w, size_t b) {
+/* What block b of a tile fetches, into the first level of the cache; q8, which nobody unpacks at
+ * one go, into the second where the registers hold large tiles. (docs/speed.md) */
+INLINE void fetch_share(Type type, const ChunkPair *w, size_t b) {
     const uint8_t *at = w->next + b * w->share * LINE_BYTES;
     const ptrdiff_t apart = w->chunk[1] - w->chunk[0];
     UNROLL_NOT for (size_t i = 0; i < w->share; i++, at += LINE_BYTES) {
-        __builtin_prefetch(at, 0, 2);
-        __builtin_prefetch(at + apart, 0, 2);
+        if (type == TYPE_Q8 && TILE_TOKENS > 2) {
+            __builtin_prefetch(at, 0, 2);
+            __builtin_prefetch(at + apart, 0, 2);
+        } else {
+            __builtin_prefetch(at, 0, 3);
+            __builtin_prefetch(at + apart, 0, 3);
+        }
     }
 }
 
@@ -594,7 +601,7 @@ INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, 
     }
     for (size_t b = 0; b < w->n_blocks; b++) {
         BlockScales scales[2];
-        fetch_share(w, b);
+        fetch_share(TYPE_Q8, w, b);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] = sums_set1(0);
         UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
             unpacked_scales(TYPE_Q8, w->chunk[p], NULL, b);
@@ -643,7 +650,7 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
     UNROLL for (size_t j = 0; j < 2 * nt; j++) s[j] =
         is_super(type) ? lanes_set1(0) : lanes_load(y + j / nt * y_panel + j % nt * 16);
     for (size_t b = 0; b < w->n_blocks; b++) {
-        fetch_share(w, b);
+        fetch_share(type, w, b);
         chunk_pair_block(type, nt, w, b, a, i, s);
     }
     UNROLL for (size_t j = 0; j < 2 * nt; j++) {
