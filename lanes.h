@@ -432,8 +432,7 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
 }
 
 /* Blocks b and b + 1 of a chunk, of a panel and the one `apart` bytes behind it, times nt tokens.
- * m: q5's sums of min dq. (q5 and q6 always have a second block, but where gcc knows that it orders
- * the two differently, and a sixth of the speed is lost.) */
+ * m: q5's sums of min dq. */
 INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
                         ptrdiff_t apart, size_t n_blocks, const Tokens *a, size_t b,
                         const uint8_t *fetch, Lanes *s, Lanes *m) {
