@@ -624,14 +624,11 @@ INLINE void words_tile(const ChunkPair *w, const Tokens *a, size_t i, float *y, 
 INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b, const Tokens *a,
                              size_t i, Lanes *acc) {
     BlockScales scales[2];
-    const uint8_t *codes = w->blocks[0][b].codes;
+    const uint8_t *codes = block_codes(type, w->chunk[0], w->blocks[0], b);
     ptrdiff_t apart = sizeof w->blocks[0];
+    if (type == TYPE_Q8) apart = w->chunk[1] - w->chunk[0];
     UNROLL for (size_t p = 0; p < 2; p++) scales[p] =
         unpacked_scales(type, w->chunk[p], w->blocks[p], b);
-    if (type == TYPE_Q8) {
-        codes = codes_of(type, w->chunk[0], b);
-        apart = w->chunk[1] - w->chunk[0];
-    }
     tile_block(type, 1, 2, nt, codes, apart, 0, scales, a, b, i, NULL, acc);
 }
 

@@ -296,14 +296,14 @@ SourceType target_source_type(Type t) {
 /* Row n's part of a block's lines of 5-bit codes, or of 6-bit ones, from its codes c (32). A dword
  * is four columns. */
 static void put_codes5(uint8_t *lines, size_t n, const uint8_t *c) {
-    const uint32_t low = 0x07070707, one = 0x01010101;
+    const uint32_t one = 0x01010101;
     uint32_t w[8], line[5];
     for (size_t r = 0; r < 8; r++) w[r] = load_u32(c + 4 * r);
-    line[0] = w[0] | (w[2] & low) << 5;
+    line[0] = w[0] | (w[2] & 7 * one) << 5;
     line[1] = w[1] | (w[2] >> 3 & 3 * one) << 5 | (w[7] >> 3 & one) << 7;
-    line[2] = w[3] | (w[5] & low) << 5;
+    line[2] = w[3] | (w[5] & 7 * one) << 5;
     line[3] = w[4] | (w[5] >> 3 & 3 * one) << 5 | (w[7] >> 4 & one) << 7;
-    line[4] = w[6] | (w[7] & low) << 5;
+    line[4] = w[6] | (w[7] & 7 * one) << 5;
     for (size_t i = 0; i < 5; i++) store_u32(lines + i * LINE_BYTES + 4 * n, line[i]);
 }
 
@@ -400,12 +400,12 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
 
 /* The codes c (32) that row n has in a block's lines of 5-bit codes, or of 6-bit ones. */
 static void get_codes5(const uint8_t *lines, size_t n, uint8_t *c) {
-    const uint32_t five = 0x1f1f1f1f, one = 0x01010101;
+    const uint32_t one = 0x01010101;
     uint32_t line[5], top[5];
     for (size_t i = 0; i < 5; i++) {
         line[i] = load_u32(lines + i * LINE_BYTES + 4 * n);
         top[i] = line[i] >> 5 & 7 * one;
-        store_u32(c + 4 * (i + i / 2), line[i] & five); /* r = 0, 1, 3, 4, 6 */
+        store_u32(c + 4 * (i + i / 2), line[i] & 31 * one); /* r = 0, 1, 3, 4, 6 */
     }
     store_u32(c + 8, top[0] | (top[1] & 3 * one) << 3);
     store_u32(c + 20, top[2] | (top[3] & 3 * one) << 3);
