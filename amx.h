@@ -268,8 +268,8 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
         Expansion e = expansion(type, chunk, &q5, super, b);
         if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
         UNROLL for (int r = 0; r < 8; r++) {
-            Line x = type == TYPE_Q8 ? line_load(codes + r * LINE_BYTES)
-                                     : block_line(type, codes, r);
+            Line x =
+                type == TYPE_Q8 ? line_load(codes + r * LINE_BYTES) : block_line(type, codes, r);
             expand_line(x, e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
         }
     }
@@ -355,7 +355,7 @@ MATMUL(amx_prompt_q5_1, TYPE_Q5_1, amx_prompt)
  * products of tiles, 256 rows and 256 keys at a time, with the softmax's maximum and sum carried
  * from one part of the keys to the next (Milakov and Gimelshein, arXiv 1805.02867; Dao et al.,
  * arXiv 2205.14135). Scores go into an exponential, so 8 bits are not enough for them: q and k are
- * split in two bf16 each, k = k_high + k_low exactly, and
+ * split in two bf16 each, k = k_high + k_low to 16 bits, and
  *     q k = q_high k_high + q_low k_high + q_high k_low
  * to 16 bits, as one product of rows (q_high, q_low, q_high) and keys (k_high, k_high, k_low). */
 
@@ -364,19 +364,19 @@ MATMUL(amx_prompt_q5_1, TYPE_Q5_1, amx_prompt)
 #define MAX_STEPS (MAX_HEAD_DIM / 32)
 /* From 16 columns of sums to the next 16: one line more, so that they fall into different sets of
  * the first-level cache. */
-#define SUMS_APART (PROMPT_ROWS * 16 + 16)
+#define SUMS_APART (ATTEND_ROWS * 16 + 16)
 
 typedef struct {
-    Bf16Tile q[PROMPT_ROWS / 16 * 3 * MAX_STEPS];    /* (row tile, 3 D/32) */
+    Bf16Tile q[ATTEND_ROWS / 16 * 3 * MAX_STEPS];    /* (row tile, 3 D/32) */
     Bf16Tile k[2 * 3 * MAX_STEPS];                   /* (2 blocks of 16 keys, 3 D/32) */
-    Bf16Tile weights[PROMPT_ROWS / 16 * PART_STEPS]; /* (row tile, steps) exp(score - max) */
+    Bf16Tile weights[ATTEND_ROWS / 16 * PART_STEPS]; /* (row tile, steps) exp(score - max) */
     Bf16Tile v[MAX_HEAD_DIM / 16 * PART_STEPS];      /* (16 columns of v, PART_STEPS) */
     float scores[PART_KEYS / 16 * SUMS_APART];       /* (16 keys, row, key) */
     float out[MAX_HEAD_DIM / 16 * SUMS_APART];       /* (16 columns of v, row, column) */
-    float max[PROMPT_ROWS], sum[PROMPT_ROWS];
+    float max[ATTEND_ROWS], sum[ATTEND_ROWS];
 } PartScratch;
 
-_Static_assert(PROMPT_ATTEND_BYTES >= sizeof(PartScratch), "room for the scratch");
+_Static_assert(ATTEND_BYTES >= sizeof(PartScratch), "room for the scratch");
 
 INLINE Lanes upper_half(Lanes x) {
     return lanes_from_bits(sums_and(lanes_bits(x), sums_set1(-65536)));
@@ -396,23 +396,26 @@ INLINE void split_query(PartScratch *s, size_t r, const float *q, size_t steps) 
     }
 }
 
-/* Split 16 keys k (D, 16) of f16. */
-INLINE void split_keys(Bf16Tile *tiles, const uint16_t *k, size_t steps) {
-    for (size_t d = 0; d < 32 * steps; d += 2) {
-        Lanes even = lanes_from_f16((const uint8_t *)(k + 16 * d));
-        Lanes odd = lanes_from_f16((const uint8_t *)(k + 16 * d + 16));
+/* The even and the odd words of a line, times their scales. */
+INLINE Lanes even_words(const uint8_t *line, Lanes scale) {
+    return lanes_mul(lanes_from_sums(_mm512_srai_epi32(_mm512_slli_epi32(sums_load(line), 16), 16)),
+                     scale);
+}
+INLINE Lanes odd_words(const uint8_t *line, Lanes scale) {
+    return lanes_mul(lanes_from_sums(_mm512_srai_epi32(sums_load(line), 16)), scale);
+}
+
+/* Split 16 keys of a block. */
+INLINE void split_keys(Bf16Tile *tiles, const uint8_t *keys, size_t steps) {
+    Lanes scale = lanes_load((const float *)(const void *)(keys + 32 * steps * LINE_BYTES));
+    for (size_t d = 0; d < 32 * steps; d += 2, keys += 2 * LINE_BYTES) {
+        Lanes even = even_words(keys, scale), odd = odd_words(keys, scale);
         Sums high = upper_halves(even, odd);
         Sums low = upper_halves(lanes_sub(even, upper_half(even)), lanes_sub(odd, upper_half(odd)));
         line_store((uint8_t *)tiles[d / 32][d % 32 / 2], high);
         line_store((uint8_t *)tiles[steps + d / 32][d % 32 / 2], high);
         line_store((uint8_t *)tiles[2 * steps + d / 32][d % 32 / 2], low);
     }
-}
-
-/* 16 values of a key; zeros from key `end` on. */
-INLINE Lanes key_values(const PromptAttend *a, size_t key, size_t end, size_t d) {
-    if (key >= end) return lanes_set1(0);
-    return lanes_from_f16((const uint8_t *)(a->v + key * a->v_stride + d));
 }
 
 /* (odd, even) pairs of bf16, rounded to nearest. */
@@ -426,13 +429,25 @@ INLINE Sums rounded_pairs(Lanes even, Lanes odd) {
     return _mm512_permutexvar_epi16(_mm512_load_si512(order), words);
 }
 
-/* Keys first .. end - 1 of v as tiles. */
+/* A line of values of positions i and i + 1 of a block, of which the first n exist: zeros behind
+ * them. */
+INLINE Sums value_pairs(const uint8_t *line, const float *scale, size_t i, size_t n) {
+    const Lanes none = lanes_set1(0);
+    return rounded_pairs(i < n ? even_words(line, lanes_set1(scale[i])) : none,
+                         i + 1 < n ? odd_words(line, lanes_set1(scale[i + 1])) : none);
+}
+
+/* Values of keys first .. end - 1 as tiles. */
 INLINE void round_part_values(PartScratch *s, const PromptAttend *a, size_t first, size_t end) {
-    for (size_t d = 0; d < a->head_dim; d += 16)
-        for (size_t i = 0; i < (end - first + 31) / 32 * 32; i += 2)
-            line_store((uint8_t *)s->v[d / 16 * PART_STEPS + i / 32][i % 32 / 2],
-                       rounded_pairs(key_values(a, first + i, end, d),
-                                     key_values(a, first + i + 1, end, d)));
+    for (size_t j = first; j < end; j += KV_BLOCK) {
+        const uint8_t *values = a->v + j / KV_BLOCK * values_bytes(a->head_dim, false);
+        const float *scale = (const float *)(const void *)(values + a->head_dim * LINE_BYTES);
+        for (size_t d = 0; d < a->head_dim; d += 16)
+            for (size_t r = 0; r < KV_BLOCK / 2; r++)
+                line_store((uint8_t *)s->v[d / 16 * PART_STEPS + (j - first) / 32][r],
+                           value_pairs(values + (values_line(d) + 2 * r) * LINE_BYTES, scale, 2 * r,
+                                       end - j));
+    }
 }
 
 /* Row r's scores of n keys (0 .. PART_KEYS) of this part become weights, 0 behind the last: for
@@ -470,9 +485,9 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
     const size_t rows = (size_t)a->n_tok * a->n_heads, d_steps = a->head_dim / 32;
     const size_t blocks = (end - first + 15) / 16, steps = (end - first + 31) / 32;
     for (size_t j = 0; j < blocks; j += 2) {
-        const uint16_t *k = a->k + (first + 16 * j) * a->head_dim;
-        split_keys(s->k, k, d_steps);
-        if (j + 1 < blocks) split_keys(s->k + 3 * d_steps, k + 16 * a->head_dim, d_steps);
+        const uint8_t *keys = a->k + (first + 16 * j) / KV_BLOCK * keys_bytes(a->head_dim, false);
+        split_keys(s->k, keys, d_steps);
+        if (j + 1 < blocks) split_keys(s->k + 3 * d_steps, keys + LINE_BYTES, d_steps);
         float *scores = s->scores + j * SUMS_APART;
         for (size_t i = 0; i < 2; i++)
             memset(scores + i * SUMS_APART + row * 16, 0, (rows - row) * 16 * sizeof *scores);
@@ -480,8 +495,8 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
                  scores + row * 16, SUMS_APART);
     }
     for (size_t r = row; r < rows; r++) {
-        size_t n = row_keys(a, r);
-        part_weights(s, r, n > first ? min_size(n - first, PART_KEYS) : 0, steps, a->head_dim);
+        size_t n = min_size(row_keys(a->pos, a->n_heads, r, first), PART_KEYS);
+        part_weights(s, r, n, steps, a->head_dim);
     }
     round_part_values(s, a, first, end);
     for (size_t d = 0; d < a->head_dim / 16; d += 2)
@@ -491,7 +506,8 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
 
 TARGET static void amx_prompt_attend(const PromptAttend *a) {
     PartScratch *s = a->scratch;
-    const size_t rows = (size_t)a->n_tok * a->n_heads, end = row_keys(a, rows - 1);
+    const size_t rows = (size_t)a->n_tok * a->n_heads,
+                 end = row_keys(a->pos, a->n_heads, rows - 1, 0);
     tile_shapes(16, LINE_BYTES);
     for (size_t r = 0; r < rows; r++) {
         split_query(s, r, a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim,
@@ -502,7 +518,7 @@ TARGET static void amx_prompt_attend(const PromptAttend *a) {
     for (size_t d = 0; d < a->head_dim / 16; d++)
         memset(s->out + d * SUMS_APART, 0, rows * 16 * sizeof *s->out);
     for (size_t first = 0, row = 0; first < end; first += PART_KEYS) {
-        while (row + 32 <= rows && row_keys(a, row + 31) <= first) row += 32;
+        while (row + 32 <= rows && row_keys(a->pos, a->n_heads, row + 31, first) == 0) row += 32;
         attend_keys(s, a, row, first, min_size(end, first + PART_KEYS));
     }
     for (size_t r = 0; r < rows; r++) {

@@ -47,10 +47,6 @@ INLINE Lanes lanes_from_f16(const uint8_t *p) {
     return (Lanes){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                    _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 16)))};
 }
-INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
-    _mm_storeu_si128((__m128i *)h, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128((__m128i *)(h + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
-}
 INLINE Lanes lanes_from_bits(Sums s) {
     return (Lanes){_mm256_castsi256_ps(s.a), _mm256_castsi256_ps(s.b)};
 }
@@ -154,10 +150,7 @@ INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
     x = line_bits(x, by, mask);
     return (Line){_mm256_or_si256(to.a, x.a), _mm256_or_si256(to.b, x.b)};
 }
-INLINE Line line_from_words(Sums even, Sums odd) {
-    return (Line){_mm256_blend_epi16(even.a, _mm256_slli_epi32(odd.a, 16), 0xaa),
-                  _mm256_blend_epi16(even.b, _mm256_slli_epi32(odd.b, 16), 0xaa)};
-}
+INLINE Line line_load_words(const uint8_t *p) { return line_load(p); }
 
 #if defined(AVX_VNNI)
 /* test/emulate.c: the same instructions, on the same registers, in the encoding of AVX-512. */

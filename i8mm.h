@@ -154,7 +154,6 @@ static const Kernels table_i8mm = {
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = i8mm_q8, [TYPE_Q5] = i8mm_q5, [TYPE_Q6] = i8mm_q6,
                [TYPE_Q5_0] = i8mm_q5_0, [TYPE_Q5_1] = i8mm_q5_1},
-    .prompt_attend = kernel_prompt_attend,
     .dot_all = i8mm_dot_all,
 };
 static const Kernels *const table_of_i8mm = &table_i8mm;

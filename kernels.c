@@ -72,24 +72,26 @@
  */
 #define FORGET(p) __asm__("" : "+r"(p))
 
-/* prompt_attend's scratch. Rows of `scores` are a line longer than they need to be, so that they do
- * not all fall into the same sets of the first-level cache. */
-#define WORDS_NORM 32767.0f /* of vectors of int16; see lanes.h */
+/* The scratch of attend with int16 keys. Rows of `scores` are a line longer than they need to be,
+ * so that they do not all fall into the same sets of the first-level cache. */
 typedef struct {
-    int16_t q[PROMPT_ROWS][MAX_HEAD_DIM];
-    uint8_t k[2][MAX_HEAD_DIM / 2][LINE_BYTES];              /* pairs of columns, 16 keys each */
-    uint8_t v[MAX_HEAD_DIM / 16][WORD_KEYS / 2][LINE_BYTES]; /* 16 columns, pairs of values */
-    float scores[PROMPT_ROWS][WORD_KEYS + 16];
-    int16_t weights[PROMPT_ROWS][WORD_KEYS];
-    float out[PROMPT_ROWS][MAX_HEAD_DIM];
-    float q_scale[PROMPT_ROWS], k_scale[2][16], v_scale[WORD_KEYS];
-    float max[PROMPT_ROWS], sum[PROMPT_ROWS];
-    float before[PROMPT_ROWS], now[PROMPT_ROWS]; /* factors of what was found, and of what is */
+    int16_t q[ATTEND_ROWS][MAX_HEAD_DIM];
+    float scores[ATTEND_ROWS][WORD_KEYS + 16];
+    int16_t weights[ATTEND_ROWS][WORD_KEYS];
+    int32_t sums[8][MAX_HEAD_DIM]; /* weights times values, of a tile of rows */
+    float q_scale[ATTEND_ROWS], v_scale[WORD_KEYS];
+    uint32_t sees[ATTEND_ROWS]; /* keys of this part */
+    float now_max[ATTEND_ROWS], now_sum[ATTEND_ROWS];
+    float before[ATTEND_ROWS], now[ATTEND_ROWS]; /* factors of what was found, and of what is */
 } WordsScratch;
-_Static_assert(sizeof(WordsScratch) <= PROMPT_ATTEND_BYTES, "room for the scratch");
+_Static_assert(sizeof(WordsScratch) <= ATTEND_BYTES, "room for the scratch");
+#define WORDS_NORM 32767.0f
 
-/* How many keys a row of prompt_attend sees; row: token * G + head. */
-static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + row / a->n_heads; }
+/* How many keys from `first` on a row of tokens at `pos` and behind sees; row: token * G + head. */
+static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first) {
+    size_t end = pos + row / n_heads + 1;
+    return end > first ? end - first : 0;
+}
 
 /* How far ahead of itself read_all fetches, in each stream. */
 #define READ_AHEAD 1088
@@ -123,7 +125,6 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define lanes_max OWN(lanes_max)
 #define lanes_if_less OWN(lanes_if_less)
 #define lanes_from_f16 OWN(lanes_from_f16)
-#define lanes_to_f16 OWN(lanes_to_f16)
 #define lanes_from_bits OWN(lanes_from_bits)
 #define lanes_bits OWN(lanes_bits)
 #define lanes_from_sums OWN(lanes_from_sums)
@@ -152,7 +153,7 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define line_shift OWN(line_shift)
 #define sums_dot OWN(sums_dot)
 #define sums_dot_q8 OWN(sums_dot_q8)
-#define line_from_words OWN(line_from_words)
+#define line_load_words OWN(line_load_words)
 #define sums_dot_words OWN(sums_dot_words)
 #define sums_store_low_words OWN(sums_store_low_words)
 #define lanes_load_fill OWN(lanes_load_fill)
@@ -216,35 +217,33 @@ static size_t row_keys(const PromptAttend *a, size_t row) { return a->n_keys + r
 #define matmul_q6 OWN(matmul_q6)
 #define matmul_q5_0 OWN(matmul_q5_0)
 #define matmul_q5_1 OWN(matmul_q5_1)
-#define cache_load OWN(cache_load)
-#define tile_heads OWN(tile_heads)
-#define score_tile OWN(score_tile)
-#define value_tile OWN(value_tile)
-#define score_heads OWN(score_heads)
-#define value_heads OWN(value_heads)
-#define score_exp OWN(score_exp)
-#define attend_cache OWN(attend_cache)
-#define cache_prefetch OWN(cache_prefetch)
-#define attend_one OWN(attend_one)
-#define attend_several OWN(attend_several)
-#define attend_f16 OWN(attend_f16)
+#define tile_rows OWN(tile_rows)
+#define float_scores OWN(float_scores)
+#define float_exp OWN(float_exp)
+#define float_values OWN(float_values)
 #define attend_f32 OWN(attend_f32)
 #define words_round OWN(words_round)
 #define words_factor OWN(words_factor)
-#define words_from_query OWN(words_from_query)
-#define words_from_keys OWN(words_from_keys)
-#define words_value_factor OWN(words_value_factor)
-#define words_from_values OWN(words_from_values)
-#define word_score_tile OWN(word_score_tile)
+#define words_of OWN(words_of)
+#define word_scores OWN(word_scores)
 #define word_weights OWN(word_weights)
-#define word_value_tile OWN(word_value_tile)
+#define ValueBlocks OWN(ValueBlocks)
+#define word_max OWN(word_max)
+#define word_exp OWN(word_exp)
+#define word_round OWN(word_round)
+#define word_values OWN(word_values)
+#define word_join OWN(word_join)
+#define join_factors OWN(join_factors)
+#define word_scores_rows OWN(word_scores_rows)
+#define word_values_rows OWN(word_values_rows)
 #define word_part OWN(word_part)
-#define kernel_prompt_attend OWN(kernel_prompt_attend)
+#define attend_words OWN(attend_words)
+#define kernel_join OWN(kernel_join)
+#define kernel_words OWN(kernel_words)
 #define kernel_rmsnorm OWN(kernel_rmsnorm)
 #define kernel_rope OWN(kernel_rope)
 #define kernel_silu_mul OWN(kernel_silu_mul)
 #define kernel_add OWN(kernel_add)
-#define kernel_narrow OWN(kernel_narrow)
 #define kernel_max_finite OWN(kernel_max_finite)
 #define kernel_exp_sum OWN(kernel_exp_sum)
 #define kernel_read_all OWN(kernel_read_all)
@@ -320,7 +319,6 @@ INLINE Lanes lanes_from_f16(const uint8_t *p) {
     EACH x.f[n] = f16_to_f32(load_u16(p + 2 * n));
     return x;
 }
-INLINE void lanes_to_f16(uint16_t *h, Lanes x) { EACH h[n] = f16_from_f32(x.f[n]); }
 /* the same 32 bits, read as the other type */
 INLINE Lanes lanes_from_bits(Sums s) {
     Lanes x;
@@ -437,13 +435,8 @@ INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) {
         (int8_t)x.b[4 * n + j] * q[j] + (int8_t)y.b[4 * n + j] * q[4 + j];
     return s;
 }
-/* The low halves of 16 even and 16 odd numbers, as the next one wants them. */
-INLINE Line line_from_words(Sums even, Sums odd) {
-    int16_t w[32];
-    EACH w[2 * n] = (int16_t)(uint16_t)even.i[n];
-    EACH w[2 * n + 1] = (int16_t)(uint16_t)odd.i[n];
-    return line_load((const uint8_t *)w);
-}
+/* 16 pairs of words. */
+INLINE Line line_load_words(const uint8_t *p) { return line_load(p); }
 /* s[n] += even[n] q[0] + odd[n] q[1], wrapping around as the instructions do: what was a NaN can
  * be any number here. */
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
@@ -559,9 +552,6 @@ INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
 INLINE Lanes lanes_from_f16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
-INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
-    _mm256_storeu_si256((__m256i *)h, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-}
 INLINE Lanes lanes_from_bits(Sums s) { return _mm512_castsi512_ps(s); }
 INLINE Sums lanes_bits(Lanes x) { return _mm512_castps_si512(x); }
 INLINE Lanes lanes_from_sums(Sums s) { return _mm512_cvtepi32_ps(s); }
@@ -617,9 +607,7 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
     return s;
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
-INLINE Line line_from_words(Sums even, Sums odd) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
-}
+INLINE Line line_load_words(const uint8_t *p) { return line_load(p); }
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m512i pair = _mm512_set1_epi32(load_pair(q));
     __asm__("vpdpwssd %2, %1, %0" : "+v"(s) : "v"(x), "v"(pair));
@@ -768,12 +756,6 @@ INLINE Lanes lanes_from_f16(const uint8_t *p) {
     return (Lanes){from_f16(vget_low_u16(low)), from_f16(vget_high_u16(low)),
                    from_f16(vget_low_u16(high)), from_f16(vget_high_u16(high))};
 }
-INLINE void lanes_to_f16(uint16_t *h, Lanes x) {
-    vst1_u16(h, vreinterpret_u16_f16(vcvt_f16_f32(x.a)));
-    vst1_u16(h + 4, vreinterpret_u16_f16(vcvt_f16_f32(x.b)));
-    vst1_u16(h + 8, vreinterpret_u16_f16(vcvt_f16_f32(x.c)));
-    vst1_u16(h + 12, vreinterpret_u16_f16(vcvt_f16_f32(x.d)));
-}
 INLINE Lanes lanes_from_bits(Sums s) { return (Lanes){QUARTERS(vreinterpretq_f32_s32, s)}; }
 INLINE Sums lanes_bits(Lanes x) { return (Sums){QUARTERS(vreinterpretq_s32_f32, x)}; }
 INLINE Lanes lanes_from_sums(Sums s) { return (Lanes){QUARTERS(vcvtq_f32_s32, s)}; }
@@ -880,13 +862,12 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
                   dot(s.d, x.d, y.d, eight)};
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
-/* Even ones first: a quarter of a line is eight of either. */
-INLINE uint8x16_t words(int32x4_t x, int32x4_t y) {
-    return vreinterpretq_u8_s16(vuzp1q_s16(vreinterpretq_s16_s32(x), vreinterpretq_s16_s32(y)));
-}
-INLINE Line line_from_words(Sums even, Sums odd) {
-    return (Line){words(even.a, even.b), words(even.c, even.d), words(odd.a, odd.b),
-                  words(odd.c, odd.d)};
+/* Even ones first. */
+INLINE Line line_load_words(const uint8_t *p) {
+    uint16x8x2_t low = vld2q_u16((const uint16_t *)(const void *)p);
+    uint16x8x2_t high = vld2q_u16((const uint16_t *)(const void *)(p + 32));
+    return (Line){vreinterpretq_u8_u16(low.val[0]), vreinterpretq_u8_u16(high.val[0]),
+                  vreinterpretq_u8_u16(low.val[1]), vreinterpretq_u8_u16(high.val[1])};
 }
 INLINE int32x4_t dot_low(int32x4_t s, uint8x16_t even, uint8x16_t odd, int16x4_t q) {
     s = vmlal_lane_s16(s, vget_low_s16(vreinterpretq_s16_u8(even)), q, 0);

@@ -21,11 +21,11 @@
 #define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
 #define DOT_ROUND_OPS 65536
 #define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
-#define PROMPT_ROWS 256  /* of one prompt_attend() call, at most: a token's query head is one */
-#define PROMPT_ATTEND_BYTES (1280u << 10)
-#define WORD_KEYS 128   /* keys that prompt_attend() takes at once without a matrix unit */
-#define ATTEND_KEYS 512 /* keys of one attend() call: fixed, so results depend on nothing else */
-#define ATTEND_TOKENS 8 /* query tokens of one attend() call, if not a single one */
+#define ATTEND_ROWS 256  /* of one call of attend, at most: a token's query head is one */
+#define ATTEND_BYTES (1280u << 10)
+#define ATTEND_KEYS 512 /* of one call of attend(), at most: fixed, as results depend on it */
+#define WORD_KEYS 128   /* of those, as many as share a scale for their weights */
+#define KV_BLOCK 32     /* positions whose keys, and values, lie together */
 
 /* A weight matrix in panels: w (N rows, K cols). */
 typedef struct {
@@ -83,32 +83,61 @@ static inline size_t outputs_size(const Operand *a) {
     return groups * GROUP_TOKENS * PANEL_ROWS;
 }
 
-/* The G heads that share a KV head, of one query token or of ATTEND_TOKENS that follow each other,
- * against ATTEND_KEYS keys or fewer. Of several, token t sees t more keys than the first one, but
- * no more than ATTEND_KEYS. What comes out for a token is the same either way. */
+/* The cache holds the keys of one KV head, and its values, in blocks of KV_BLOCK positions, made of
+ * lines; vs = D rounded up to 16:
+ *   int16  keys    D lines    lines 2r, 2r + 1: position n's key[2r], key[2r+1] are words 2n, 2n+1
+ *                  2 lines    float scale[32]
+ *          values  vs lines   column c of positions 2r, 2r+1: words 2 (c % 16), 2 (c % 16) + 1 of
+ *                             line values_line(c) + r values_step(vs, c); zero behind D
+ *                  2 lines    float scale[32]
+ *   f32    keys    2 D lines  lines 2d, 2d + 1: position n's key[d] is float n
+ *          values  2 vs lines (32, vs), zero behind D
+ * What lies behind the last position may be anything. */
+static inline size_t kv_columns(uint32_t head_dim) { return ((size_t)head_dim + 15) / 16 * 16; }
+static inline size_t keys_bytes(uint32_t head_dim, bool f32) {
+    return LINE_BYTES * (size_t)(f32 ? 2 * head_dim : head_dim + 2);
+}
+static inline size_t values_bytes(uint32_t head_dim, bool f32) {
+    return LINE_BYTES * (f32 ? 2 * kv_columns(head_dim) : kv_columns(head_dim) + 2);
+}
+/* Two lines of 16 columns lie side by side, so that they can be read as one stream; the last one
+ * may be alone. */
+static inline size_t values_line(size_t c) { return c / 32 * 32 + c / 16 % 2; }
+static inline size_t values_step(size_t columns, size_t c) {
+    return c / 32 * 32 + 32 <= columns ? 2 : 1;
+}
+
+/* What attention found in a part of the context for some rows: a row is one query head of one
+ * token, and e[j] = exp(its score with key j - max). */
 typedef struct {
-    uint32_t head_dim, v_stride; /* v_stride: head_dim rounded up to 16 */
-    uint32_t n_heads, n_tok;     /* G; T: 1 or ATTEND_TOKENS */
-    uint32_t n_keys;             /* 1 .. ATTEND_KEYS: those that the first token sees */
-    const float *q;              /* (G, D, T), already rotated and scaled by 1/sqrt(D) */
-    const void *k;               /* (ceil(n/16), D, 16) f16 or f32: 16 keys side by side */
-    const void *v;               /* (n, v_stride) f16 or f32, zeros behind D */
-    float *scores;               /* (G, T, ATTEND_KEYS) scratch */
-    float *max, *sum;            /* out (G, T): largest score; sum of exp(score - max) */
-    float *out; /* out (G, T, v_stride): sum of exp(score - max) v, not yet divided by sum */
+    float *max, *sum; /* (rows) the largest score; the sum of e */
+    float *out;       /* (rows, vs) the sum of e[j] v[j] */
+} Found;
+
+/* The G heads that share a KV head, of T tokens of one sequence that follow each other, against
+ * ATTEND_KEYS keys or fewer. What comes out for a row is the same for any G and T. */
+typedef struct {
+    uint32_t head_dim;
+    uint32_t n_heads, n_tok; /* G; T: G T <= ATTEND_ROWS */
+    uint32_t first;          /* position of the first key: a multiple of ATTEND_KEYS */
+    uint32_t pos;            /* position of the first token: it sees no key behind it */
+    const float *q;          /* (T, q_stride): G heads of D each, rotated and scaled by 1/sqrt(D) */
+    size_t q_stride;
+    const uint8_t *k, *v; /* the blocks of the first key and value */
+    void *scratch;        /* ATTEND_BYTES, 64-byte aligned */
+    Found to;             /* (T, G) rows; those that see nothing: max -infinity, sum and out 0 */
 } Attend;
 
-/* Query tokens of one sequence that follow each other, a KV head's G heads of each, against all
- * keys that they may see: each token one more. */
+/* The same against all keys that the tokens see. */
 typedef struct {
-    uint32_t head_dim, v_stride; /* head_dim: a multiple of 32; v_stride: as in Attend */
-    uint32_t n_heads, n_tok;     /* G; T: G T <= PROMPT_ROWS */
-    size_t n_keys;               /* 1 and more: those that the first token sees */
-    const float *q;              /* (T, q_stride): G heads of D each, rotated and scaled */
+    uint32_t head_dim; /* a multiple of 32 */
+    uint32_t n_heads, n_tok;
+    uint32_t pos;
+    const float *q;
     size_t q_stride;
-    const uint16_t *k, *v; /* f16, as in Attend, from the first key on */
-    void *scratch;         /* PROMPT_ATTEND_BYTES, 64-byte aligned */
-    float *out;            /* (T, out_stride): G heads of D each */
+    const uint8_t *k, *v; /* the first blocks; int16 */
+    void *scratch;
+    float *out; /* (T, out_stride): G heads of D each */
     size_t out_stride;
 } PromptAttend;
 
@@ -150,20 +179,27 @@ typedef struct {
      * rounded to bf16 (to within a unit of its last place) times b, with float sums. */
     void (*round)(const Operand *a, const Piece *x);
     void (*prompt_matmul[N_TYPES])(const Panels *w, const Operand *a, float *y);
-    /* For tokens of a prompt, in all tables; those with `round` have their own bits, the others
-     * the same ones. out = sum over j of e[j] v[j] / sum of e[j], e[j] = exp(q k[j]).
-     * With `round`: q k to about 2^-16 of its terms, e and v rounded to bf16.
-     * The others make int16 of each head of q, each k[j] and each v[j]: x = norm / 32767 times x *
-     * (32767 / norm) rounded to nearest, ties to even; norm = sqrtf(sum of squares). Sums of their
-     * products are exact. WORD_KEYS keys at a time: e[j] = exp16(score[j] - the part's largest);
-     * weights e[j] * (v[j]'s norm / 32767) become int16 likewise, but by their sum, not a norm; and
-     * what is found is joined to what was found before, both times exp16(max - larger max). */
+    /* Likewise, if `round` is there: out = sum over j of e[j] v[j] / sum of e[j]; q k to about
+     * 2^-16 of its terms, e and v rounded to bf16. */
     void (*prompt_attend)(const PromptAttend *a);
 
-    /* [0]: f16 keys and values, [1]: f32. For each head and token: score[j] = fma over d ascending
-     * of q[d] k[j][d]; max exact; e[j] = exp16(score[j] - max); sum over lanes (key j in lane j %
-     * 16); out[d] = fma over j ascending of e[j] v[j][d]. */
+    /* [0]: int16 keys and values, [1]: f32.
+     * [1]: score[j] = fma over d ascending of q[d] k[j][d]; max exact; e[j] = exp16(score[j] -
+     * max); sum over lanes (key j in lane j % 16); out[d] = fma over j ascending of e[j] v[j][d].
+     * [0]: q becomes words() first. Sums of products of int16 are exact; score[j] = (float)sum *
+     * (k's scale * q's scale). For WORD_KEYS keys at a time e[j] is taken against the part's own
+     * maximum, its weights e[j] * v's scale become int16 as words() does, but by their sum
+     * instead of their norm, and what the part gives is joined to what was found before it. */
     void (*attend[2])(const Attend *a);
+    /* Join what was found further on to what was found before, n rows of each: with m the larger
+     * max, a.sum = a.sum * exp16(a.max - m) + b.sum * exp16(b.max - m), a.max = m, and a.out =
+     * fma(b.out, exp16(b.max - m), a.out * exp16(a.max - m)). a has seen a key. */
+    void (*join)(const Found *a, const Found *b, uint32_t n, uint32_t head_dim);
+    /* x (n) as int16 w (n, and room up to a multiple of 16) times the scale that it returns: norm
+     * / 32767, where norm = sqrtf(sum over lanes of squares, by fma); w = x * (32767 / norm) to
+     * the nearest, ties to even. So no w passes 2^15, and no sum of products of two such vectors
+     * 2^30 (Cauchy and Schwarz). Not all finite: the scale is NaN or infinite. */
+    float (*words)(int16_t *w, const float *x, uint32_t n);
 
     /* y = x * (1 / sqrtf(mean(x^2) + eps)) * w: squares by fma into lanes; (n). */
     void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n, float eps);
@@ -171,8 +207,7 @@ typedef struct {
     void (*rope)(float *x, uint32_t n_heads, uint32_t head_dim, const float *cos, const float *sin);
     /* g = g / (1 + exp16(-g)) * u; (n) */
     void (*silu_mul)(float *g, const float *u, uint32_t n);
-    void (*add)(float *x, const float *y, uint32_t n);       /* x += y */
-    void (*narrow)(uint16_t *h, const float *x, uint32_t n); /* f16_from_f32 of each */
+    void (*add)(float *x, const float *y, uint32_t n); /* x += y */
 
     /* Largest element; false when any element is NaN or infinite. n >= 1. */
     bool (*max_finite)(const float *x, uint32_t n, float *max);

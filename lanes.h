@@ -59,10 +59,11 @@ INLINE float lanes_sum(Lanes x) {
 
 /* The largest lane; lanes that are NaN do not count (-infinity when all are). */
 INLINE float lanes_largest(Lanes x) {
-    float f[16], top = -INFINITY;
-    lanes_store(f, x);
-    for (size_t i = 0; i < 16; i++) top = f[i] > top ? f[i] : top;
-    return top;
+    float f[16];
+    lanes_store(f, lanes_max(x, lanes_set1(-INFINITY)));
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) f[i] = f[i] > f[i + half] ? f[i] : f[i + half];
+    return f[0];
 }
 
 /* e^x: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by the first eight terms of its series (the rest is
@@ -748,99 +749,14 @@ MATMUL(matmul_q5_1, TYPE_Q5_1, matmul_blocks)
 
 /* ---- attend ---------------------------------------------------------------------------------- */
 
-/* 16 keys or values at element `at` of a cache of f16 (half = 1) or f32. */
-INLINE Lanes cache_load(int half, const void *cache, size_t at) {
-    if (half) return lanes_from_f16((const uint8_t *)cache + 2 * at);
-    return lanes_load((const float *)cache + at);
-}
-
-/* Heads of the next tile when `left` are left: as many as the registers hold, in even shares. */
-INLINE size_t tile_heads(size_t left) {
+/* Rows of the next tile when `left` are left: as many as the registers hold, in even shares. */
+INLINE size_t tile_rows(size_t left) {
     const size_t most = TILE_TOKENS > 2 ? 8 : 6;
     return left <= most ? left : min_size((left + 1) / 2, most);
 }
 
-/* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: two where registers
- * allow it, so that more sums are under way. */
-#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
-
-/* A single token's keys and values come from memory, and the next ones are asked for while these
- * are used: as many bytes ahead as come by in about the time that memory takes, and more than a
- * tile of keys takes. */
-#define KEYS_AHEAD (WIDE * 4096)
-#define VALUES_AHEAD 8192
-
-/* Ask for the line that lies `ahead` bytes behind element `at`, if it is the line's first. */
-INLINE void cache_prefetch(int half, const void *cache, size_t at, size_t ahead) {
-    if (ahead && (!half || at % 32 == 0))
-        __builtin_prefetch((const uint8_t *)cache + (half ? 2 : 4) * at + ahead, 0, 2);
-}
-
-/* Scores against the 16 np keys from key j on (lane = key), n rows of them: those of q, whose
- * elements lie row_step apart from row to row and d_step from one to the next. n np <= 16. */
-INLINE void score_tile(int half, size_t n, size_t np, const Attend *a, const float *q,
-                       size_t row_step, size_t d_step, size_t j, float *scores, size_t ahead) {
-    Lanes acc[16], k[2];
-    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = lanes_set1(0);
-    for (size_t d = 0; d < a->head_dim; d++, q += d_step) {
-        UNROLL for (size_t p = 0; p < np; p++) {
-            size_t at = (j + 16 * p) * a->head_dim + d * 16;
-            k[p] = cache_load(half, a->k, at);
-            cache_prefetch(half, a->k, at, ahead);
-        }
-        UNROLL for (size_t p = 0; p < np; p++) {
-            FORGET(q); /* or gcc broadcasts to a register once for all p, a slower way on a Zen 4 */
-            UNROLL for (size_t i = p; i < n * np; i += np) acc[i] =
-                lanes_fma(lanes_set1(q[i / np * row_step]), k[p], acc[i]);
-        }
-    }
-    UNROLL for (size_t i = 0; i < n * np; i++)
-        lanes_store(scores + i / np * ATTEND_KEYS + j + i % np * 16, acc[i]);
-}
-
-/* Add e[j] v[j] for keys j0 .. j1-1 to out[d .. d + 16 np - 1] of n rows of scores: lane = d.
- * n np <= 16. */
-INLINE void value_tile(int half, size_t n, size_t np, const Attend *a, size_t row, size_t d,
-                       size_t j0, size_t j1, size_t ahead) {
-    float *out = a->out + row * a->v_stride + d;
-    const float *e = a->scores + row * ATTEND_KEYS;
-    Lanes acc[16], v[2];
-    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-        j0 == 0 ? lanes_set1(0) : lanes_load(out + i / np * a->v_stride + i % np * 16);
-    for (size_t j = j0; j < j1; j++) {
-        UNROLL for (size_t p = 0; p < np; p++) {
-            size_t at = j * a->v_stride + d + 16 * p;
-            v[p] = cache_load(half, a->v, at);
-            cache_prefetch(half, a->v, at, ahead);
-        }
-        UNROLL for (size_t p = 0; p < np; p++) {
-            FORGET(e); /* as in score_tile */
-            UNROLL for (size_t i = p; i < n * np; i += np) acc[i] =
-                lanes_fma(lanes_set1(e[i / np * ATTEND_KEYS + j]), v[p], acc[i]);
-        }
-    }
-    UNROLL for (size_t i = 0; i < n * np; i++)
-        lanes_store(out + i / np * a->v_stride + i % np * 16, acc[i]);
-}
-
-/* One row: scores of n keys to exp(score - max), their sum. Lanes behind them hold whatever the
- * cache held: they become -infinity for the maximum and stay out of the sum. */
-INLINE void score_exp(const Attend *a, size_t row, size_t n) {
-    float *s = a->scores + row * ATTEND_KEYS;
-    Lanes top = lanes_set1(-INFINITY), sum = lanes_set1(0);
-    for (size_t j = 0; j < n; j += 16)
-        top = lanes_max(lanes_load_fill(s + j, n - j, -INFINITY), top);
-    a->max[row] = lanes_largest(top);
-    for (size_t j = 0; j < n; j += 16) {
-        Lanes e = lanes_exp(lanes_sub(lanes_load(s + j), lanes_set1(a->max[row])));
-        lanes_store(s + j, e);
-        sum = lanes_add(sum, lanes_first(e, n - j));
-    }
-    a->sum[row] = lanes_sum(sum);
-}
-
 /* tile(n) with an n of 1 .. 8, known only now, as a constant: what it holds stays in registers. */
-#define WITH_HEADS(n, tile)                                                                        \
+#define WITH_ROWS(n, tile)                                                                         \
     switch (n) {                                                                                   \
     case 1: tile(1); break;                                                                        \
     case 2: tile(2); break;                                                                        \
@@ -852,77 +768,80 @@ INLINE void score_exp(const Attend *a, size_t row, size_t n) {
     default: tile(8);                                                                              \
     }
 
-/* A single token: a tile is a number of heads, times np blocks. */
-INLINE void score_heads(int half, size_t np, const Attend *a, size_t j) {
-    for (size_t h = 0, n; h < a->n_heads; h += n) {
-        const float *q = a->q + h * a->head_dim;
-        float *s = a->scores + h * ATTEND_KEYS;
-        n = tile_heads(a->n_heads - h);
-#define SCORES(heads) score_tile(half, heads, np, a, q, a->head_dim, 1, j, s, KEYS_AHEAD)
-        WITH_HEADS(n, SCORES)
+/* Floats: n heads q (n, D) of one token against 16 keys of a block: lane = key. */
+INLINE void float_scores(size_t n, size_t head_dim, const float *q, const float *keys,
+                         float *scores) {
+    Lanes acc[8];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] = lanes_set1(0);
+    for (size_t d = 0; d < head_dim; d++, q++) {
+        Lanes k = lanes_load(keys + KV_BLOCK * d);
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
+            lanes_fma(lanes_set1(q[i * head_dim]), k, acc[i]);
+    }
+    UNROLL for (size_t i = 0; i < n; i++) lanes_store(scores + i * ATTEND_KEYS, acc[i]);
+}
+
+/* A row's scores of n keys become e; what the cache held behind them stays out of it. */
+INLINE void float_exp(float *s, size_t n, float *max, float *sum) {
+    Lanes top = lanes_set1(-INFINITY), all = lanes_set1(0);
+    for (size_t j = 0; j < n; j += 16)
+        top = lanes_max(lanes_load_fill(s + j, n - j, -INFINITY), top);
+    *max = lanes_largest(top);
+    for (size_t j = 0; j < n; j += 16) {
+        Lanes e = lanes_exp(lanes_sub(lanes_load(s + j), lanes_set1(*max)));
+        lanes_store(s + j, e);
+        all = lanes_add(all, lanes_first(e, n - j));
+    }
+    *sum = lanes_sum(all);
+}
+
+/* n rows e (n, ATTEND_KEYS) of one token times 16 columns of its n_keys values: lane = column. */
+INLINE void float_values(size_t n, const Attend *a, const float *e, size_t n_keys, size_t d,
+                         float *out) {
+    const size_t columns = kv_columns(a->head_dim);
+    const float *v = (const float *)(const void *)a->v + d;
+    Lanes acc[8];
+    UNROLL for (size_t i = 0; i < n; i++) acc[i] = lanes_set1(0);
+    for (size_t j = 0; j < n_keys; j++, e++, v += columns) {
+        Lanes x = lanes_load(v);
+        UNROLL for (size_t i = 0; i < n; i++) acc[i] =
+            lanes_fma(lanes_set1(e[i * ATTEND_KEYS]), x, acc[i]);
+    }
+    UNROLL for (size_t i = 0; i < n; i++) lanes_store(out + i * columns + d, acc[i]);
+}
+
+/* Token by token. */
+TARGET static void attend_f32(const Attend *a) {
+    const size_t dim = a->head_dim, columns = kv_columns(a->head_dim);
+    float *scores = a->scratch;
+    for (size_t row = 0, n; row < (size_t)a->n_tok * a->n_heads; row += n) {
+        size_t t = row / a->n_heads, h = row % a->n_heads;
+        size_t n_keys = min_size(row_keys(a->pos, a->n_heads, row, a->first), ATTEND_KEYS);
+        const float *q = a->q + t * a->q_stride + h * dim;
+        float *out = a->to.out + row * columns;
+        n = tile_rows(a->n_heads - h);
+        for (size_t j = 0; j < n_keys; j += 16) {
+            const float *keys =
+                (const float *)(const void *)a->k + j / KV_BLOCK * KV_BLOCK * dim + j % KV_BLOCK;
+#define SCORES(rows) float_scores(rows, dim, q, keys, scores + j)
+            WITH_ROWS(n, SCORES)
+        }
+        for (size_t i = 0; i < n; i++)
+            float_exp(scores + i * ATTEND_KEYS, n_keys, a->to.max + row + i, a->to.sum + row + i);
+        for (size_t d = 0; d < columns; d += 16) {
+#define VALUES(rows) float_values(rows, a, scores, n_keys, d, out)
+            WITH_ROWS(n, VALUES)
+        }
     }
 }
-INLINE void value_heads(int half, size_t np, const Attend *a, size_t d, size_t j0, size_t j1) {
-    for (size_t h = 0, n; h < a->n_heads; h += n) {
-        n = tile_heads(a->n_heads - h);
-#define VALUES(heads) value_tile(half, heads, np, a, h, d, j0, j1, VALUES_AHEAD)
-        WITH_HEADS(n, VALUES)
-    }
-}
 
-/* Values in runs of 32 keys, so that a run stays in the first-level cache over all of d and h. */
-INLINE void attend_one(int half, const Attend *a) {
-    const size_t wide = 16 * WIDE;
-    size_t j = 0, d;
-    for (; WIDE > 1 && j + 16 < a->n_keys; j += wide) score_heads(half, WIDE, a, j);
-    for (; j < a->n_keys; j += 16) score_heads(half, 1, a, j);
-    for (size_t h = 0; h < a->n_heads; h++) score_exp(a, h, a->n_keys);
-    for (j = 0; j < a->n_keys; j += 32) {
-        size_t end = min_size(j + 32, a->n_keys);
-        for (d = 0; WIDE > 1 && d + wide <= a->v_stride; d += wide)
-            value_heads(half, WIDE, a, d, j, end);
-        for (; d < a->v_stride; d += 16) value_heads(half, 1, a, d, j, end);
-    }
-}
-
-/* ATTEND_TOKENS tokens: a tile is one head of as many of them as the registers hold, for each of
- * which a key or value is loaded and widened once. */
-INLINE void attend_several(int half, const Attend *a) {
-    const size_t n = ATTEND_TOKENS, tile = 2 * TILE_TOKENS, rows = n * a->n_heads;
-    const size_t all = min_size(a->n_keys + n - 1, ATTEND_KEYS);
-    for (size_t j = 0; j < all; j += 16)
-        for (size_t row = 0; row < rows; row += tile)
-            score_tile(half, tile, 1, a, a->q + row / n * n * a->head_dim + row % n, 1, n, j,
-                       a->scores + row * ATTEND_KEYS, 0);
-    for (size_t row = 0; row < rows; row++)
-        score_exp(a, row, min_size(a->n_keys + row % n, ATTEND_KEYS));
-    for (size_t j = 0; j < a->n_keys; j += 32) /* the keys that all of them see, */
-        for (size_t row = 0; row < rows; row += tile)
-            for (size_t d = 0; d < a->v_stride; d += 16)
-                value_tile(half, tile, 1, a, row, d, j, min_size(j + 32, a->n_keys), 0);
-    for (size_t row = 0; row < rows; row++) /* and the others */
-        for (size_t d = 0; d < a->v_stride; d += 16)
-            value_tile(half, 1, 1, a, row, d, a->n_keys, min_size(a->n_keys + row % n, ATTEND_KEYS),
-                       0);
-}
-
-INLINE void attend_cache(int half, const Attend *a) {
-    if (a->n_tok == 1)
-        attend_one(half, a);
-    else
-        attend_several(half, a);
-}
-
-TARGET static void attend_f16(const Attend *a) { attend_cache(1, a); }
-TARGET static void attend_f32(const Attend *a) { attend_cache(0, a); }
-
-/* ---- prompt_attend ---------------------------------------------------------------------------
+/* Heads of queries, keys and values as vectors of int16 with a scale each (words() in kernels.h):
+ * products are summed two at a time, and exactly. A row's weights for a part of the keys are scaled
+ * by their sum instead of their norm, which bounds the sum of their products with values likewise.
  *
- * Heads of queries, keys and values become vectors of int16 with a scale each: products of int16
- * are summed two at a time, and exactly. Their norm is WORDS_NORM, so that no element passes 2^15,
- * and no sum of products 2^30 (Cauchy and Schwarz). A row's weights for a part of the keys are
- * scaled by their sum instead, which bounds the sum of their products with values likewise. What a
- * part gives is joined to what was found before as the engine does with attend(). */
+ * Rows meet WORD_KEYS keys, then their values. What comes from memory is asked for a part ahead,
+ * line by line in the order in which it lies: with the keys their values, with the values the keys
+ * of the next part. */
 
 /* The low 16 bits of each lane: x scale, to the nearest int16. */
 INLINE Sums words_round(Lanes x, Lanes scale) {
@@ -933,176 +852,248 @@ INLINE Sums words_round(Lanes x, Lanes scale) {
  * norm, in their scale, will say so. */
 INLINE float words_factor(float norm) { return norm > 0 ? WORDS_NORM / norm : 0; }
 
-/* One head of a query, x (n), as row r. */
-INLINE void words_from_query(WordsScratch *s, size_t r, const float *x, size_t n) {
+INLINE float words_of(int16_t *w, const float *x, size_t n) {
     Lanes squares = lanes_set1(0);
-    for (size_t d = 0; d < n; d += 16)
-        squares = lanes_fma(lanes_load(x + d), lanes_load(x + d), squares);
+    for (size_t i = 0; i < n; i += 16) {
+        Lanes v = lanes_load_some(x + i, n - i);
+        squares = lanes_fma(v, v, squares);
+    }
     float norm = sqrtf(lanes_sum(squares));
     Lanes by = lanes_set1(words_factor(norm));
-    for (size_t d = 0; d < n; d += 16)
-        sums_store_low_words(s->q[r] + d, words_round(lanes_load(x + d), by));
-    s->q_scale[r] = norm / WORDS_NORM;
+    for (size_t i = 0; i < n; i += 16)
+        sums_store_low_words(w + i, words_round(lanes_load_some(x + i, n - i), by));
+    return norm / WORDS_NORM;
 }
 
-/* 16 keys k (D, 16) of f16, as block p: lane = key. */
-INLINE void words_from_keys(WordsScratch *s, size_t p, const uint8_t *k, size_t head_dim) {
-    Lanes squares = lanes_set1(0);
-    float norm[16], factor[16];
-    for (size_t d = 0; d < head_dim; d++) {
-        Lanes x = lanes_from_f16(k + 32 * d);
-        squares = lanes_fma(x, x, squares);
-    }
-    lanes_store(norm, squares);
-    for (size_t i = 0; i < 16; i++) {
-        norm[i] = sqrtf(norm[i]);
-        factor[i] = words_factor(norm[i]);
-        s->k_scale[p][i] = norm[i] / WORDS_NORM;
-    }
-    Lanes by = lanes_load(factor);
-    for (size_t d = 0; d < head_dim; d += 2, k += 64)
-        line_store(s->k[p][d / 2], line_from_words(words_round(lanes_from_f16(k), by),
-                                                   words_round(lanes_from_f16(k + 32), by)));
-}
+/* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: two where registers
+ * allow it, so that more sums are under way. */
+#define WIDE (TILE_TOKENS > 2 ? 2 : 1)
 
-/* The factor of value i of this part, n of which exist. */
-INLINE float words_value_factor(WordsScratch *s, const uint16_t *v, size_t i, size_t n,
-                                size_t stride) {
-    Lanes squares = lanes_set1(0);
-    for (size_t d = 0; i < n && d < stride; d += 16) {
-        Lanes x = lanes_from_f16((const uint8_t *)(v + i * stride + d));
-        squares = lanes_fma(x, x, squares);
-    }
-    float norm = sqrtf(lanes_sum(squares));
-    s->v_scale[i] = norm / WORDS_NORM;
-    return words_factor(norm);
-}
-
-/* n values v (n, v_stride) of f16: lane = d, pairs of values; a zero behind an odd last one. */
-INLINE void words_from_values(WordsScratch *s, const uint16_t *v, size_t n, size_t stride) {
-    for (size_t i = 0; i < n; i += 2) {
-        Lanes even = lanes_set1(words_value_factor(s, v, i, n, stride));
-        Lanes odd = lanes_set1(words_value_factor(s, v, i + 1, n, stride));
-        const uint8_t *from = (const uint8_t *)(v + i * stride), *next = from + 2 * stride;
-        if (i + 1 == n) next = from; /* times 0 */
-        for (size_t d = 0; d < stride; d += 16)
-            line_store(s->v[d / 16][i / 2],
-                       line_from_words(words_round(lanes_from_f16(from + 2 * d), even),
-                                       words_round(lanes_from_f16(next + 2 * d), odd)));
-    }
-}
-
-/* Scores of n rows against the np blocks of 16 keys in s->k, of which the first is of the part's
- * keys j .. j + 15. */
-INLINE void word_score_tile(WordsScratch *s, size_t n, size_t np, size_t row, size_t j,
-                            size_t head_dim) {
-    Sums acc[16];
+/* Scores of rows row .. row + n - 1 against 16 np keys of a block, the part's j .. j + 16 np - 1:
+ * lane = key. n np <= 16. With each line of keys the one at `fetch` is asked for. */
+INLINE void word_scores(const Attend *a, size_t n, size_t np, size_t row, size_t j,
+                        const uint8_t *keys, const uint8_t *fetch) {
+    WordsScratch *s = a->scratch;
     const int16_t *q = s->q[row];
+    Sums acc[16];
     UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
-    for (size_t d = 0; d < head_dim / 2; d++, q += 2)
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-            sums_dot_words(acc[i], line_load(s->k[i % np][d]), q + i / np * MAX_HEAD_DIM);
+    for (size_t d = 0; d < a->head_dim; d += 2, q += 2) {
+        UNROLL for (size_t p = 0; p < np; p++) __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
+            acc[i], line_load_words(keys + i % np * LINE_BYTES), q + i / np * MAX_HEAD_DIM);
+        keys += 2 * LINE_BYTES;
+        fetch += 2 * LINE_BYTES;
+    }
     UNROLL for (size_t i = 0; i < n * np; i++) {
-        Lanes scale =
-            lanes_mul(lanes_load(s->k_scale[i % np]), lanes_set1(s->q_scale[row + i / np]));
+        Lanes k_scale = lanes_load((const float *)(const void *)(keys + i % np * LINE_BYTES));
+        Lanes scale = lanes_mul(k_scale, lanes_set1(s->q_scale[row + i / np]));
         lanes_store(s->scores[row + i / np] + j + i % np * 16,
                     lanes_mul(lanes_from_sums(acc[i]), scale));
     }
 }
 
-/* Row r's scores of n keys become int16 weights, zeros behind them; 0: it sees nothing here. */
-INLINE void word_weights(WordsScratch *s, size_t r, size_t n) {
-    Lanes top = lanes_set1(-INFINITY), sum = lanes_set1(0), weights = sum;
-    float *score = s->scores[r];
+/* Row r's largest score. */
+INLINE void word_max(WordsScratch *s, size_t r) {
+    const size_t n = s->sees[r];
+    Lanes top = lanes_set1(-INFINITY);
     for (size_t j = 0; j < n; j += 16)
-        top = lanes_max(lanes_load_fill(score + j, n - j, -INFINITY), top);
-    float part = lanes_largest(top), max = s->max[r] > part ? s->max[r] : part;
+        top = lanes_max(lanes_load_fill(s->scores[r] + j, n - j, -INFINITY), top);
+    s->now_max[r] = lanes_largest(top);
+}
+
+/* Its scores become weights, and their sum a factor of what they will find. */
+INLINE void word_exp(WordsScratch *s, size_t r) {
+    const size_t n = s->sees[r];
+    Lanes sum = lanes_set1(0), weights = sum, max = lanes_set1(s->now_max[r]);
     for (size_t j = 0; j < n; j += 16) {
-        Lanes x = lanes_load_fill(score + j, n - j, -INFINITY);
-        Lanes e = lanes_exp(lanes_sub(x, lanes_set1(part)));
+        Lanes x = lanes_load_fill(s->scores[r] + j, n - j, -INFINITY);
+        Lanes e = lanes_exp(lanes_sub(x, max));
         Lanes w = lanes_first(lanes_mul(e, lanes_load(s->v_scale + j)), n - j);
         sum = lanes_add(sum, e);
         weights = lanes_add(weights, w);
-        lanes_store(score + j, w);
+        lanes_store(s->scores[r] + j, w);
     }
-    float total = lanes_sum(weights), join[16] = {s->max[r] - max, part - max};
-    Lanes factor = lanes_set1(words_factor(total));
-    for (size_t j = 0; j < n; j += 16)
-        sums_store_low_words(s->weights[r] + j, words_round(lanes_load(score + j), factor));
-    for (size_t j = (n + 15) / 16 * 16; j < WORD_KEYS; j += 16)
-        sums_store_low_words(s->weights[r] + j, sums_set1(0));
-    lanes_store(join, lanes_exp(lanes_load(join)));
-    s->max[r] = max;
-    s->sum[r] = s->sum[r] * join[0] + lanes_sum(sum) * join[1];
-    s->before[r] = join[0];
-    s->now[r] = total / WORDS_NORM * join[1];
+    s->now_sum[r] = lanes_sum(sum);
+    s->now[r] = lanes_sum(weights);
 }
 
-/* Join what n rows find in n_pairs pairs of values, columns d .. d + 16 np - 1. */
-INLINE void word_value_tile(WordsScratch *s, size_t n, size_t np, size_t row, size_t d,
-                            size_t n_pairs) {
+/* They become int16, with zeros behind them. */
+INLINE void word_round(WordsScratch *s, size_t r) {
+    const size_t n = s->sees[r];
+    Lanes factor = lanes_set1(words_factor(s->now[r]));
+    size_t j = 0;
+    for (; j < n; j += 16)
+        sums_store_low_words(s->weights[r] + j, words_round(lanes_load(s->scores[r] + j), factor));
+    for (; j < WORD_KEYS; j += 16) sums_store_low_words(s->weights[r] + j, sums_set1(0));
+    s->now[r] /= WORDS_NORM;
+}
+
+/* exp(a - max) and exp(b - max) for n maxima, 8 at most, where max is the larger one of each, which
+ * becomes a: as factor[i] and factor[8 + i]. */
+INLINE void join_factors(float *a, const float *b, size_t n, float *factor) {
+    memset(factor, 0, 16 * sizeof *factor);
+    for (size_t i = 0; i < n; i++) {
+        float before = a[i], max = before > b[i] ? before : b[i];
+        factor[i] = before - max;
+        factor[8 + i] = b[i] - max;
+        a[i] = max;
+    }
+    lanes_store(factor, lanes_exp(lanes_load(factor)));
+}
+
+/* The factors that join a part to what was found before. */
+INLINE void word_join(const Attend *a, size_t row, size_t rows) {
+    WordsScratch *s = a->scratch;
+    float factor[16];
+    for (; row < rows; row += 8) {
+        size_t n = min_size(rows - row, 8);
+        join_factors(a->to.max + row, s->now_max + row, n, factor);
+        for (size_t i = 0; i < n; i++) {
+            float *sum = &a->to.sum[row + i];
+            *sum = *sum * factor[i] + s->now_sum[row + i] * factor[8 + i];
+            s->before[row + i] = factor[i];
+            s->now[row + i] *= factor[8 + i];
+        }
+    }
+}
+
+/* The part's scores become weights: each step for all rows before the next one, as those of one row
+ * wait for each other. */
+INLINE void word_weights(const Attend *a, size_t row, size_t rows, size_t first, size_t n,
+                         const uint8_t *values) {
+    WordsScratch *s = a->scratch;
+    const uint8_t *scales = values + kv_columns(a->head_dim) * LINE_BYTES;
+    for (size_t j = 0; j < n; j += KV_BLOCK, scales += values_bytes(a->head_dim, false))
+        memcpy(s->v_scale + j, scales, KV_BLOCK * sizeof *s->v_scale);
+    for (size_t r = row; r < rows; r++)
+        s->sees[r] = (uint32_t)min_size(row_keys(a->pos, a->n_heads, r, first), n);
+    for (size_t r = row; r < rows; r++) word_max(s, r);
+    for (size_t r = row; r < rows; r++) word_exp(s, r);
+    for (size_t r = row; r < rows; r++) word_round(s, r);
+    word_join(a, row, rows);
+}
+
+/* Some of a part's blocks of values: first .. end - 1, of `all`. */
+typedef struct {
+    const uint8_t *values; /* of the part */
+    size_t first, end, all;
+} ValueBlocks;
+
+/* What n rows find in columns d .. d + 16 np - 1: lane = column. It is summed up in the scratch,
+ * and with the last block joined to what was found before. */
+INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t d,
+                        const ValueBlocks *v, const uint8_t *fetch) {
+    WordsScratch *s = a->scratch;
+    const size_t columns = kv_columns(a->head_dim), block = values_bytes(a->head_dim, false);
+    const size_t step = values_step(columns, d) * LINE_BYTES;
+    const int16_t *weights = s->weights[row] + v->first * KV_BLOCK;
     Sums acc[16];
-    const int16_t *weights = s->weights[row];
-    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
-    for (size_t j = 0; j < n_pairs; j++, weights += 2)
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
-            acc[i], line_load(s->v[d / 16 + i % np][j]), weights + i / np * WORD_KEYS);
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
+        v->first == 0 ? sums_set1(0)
+                      : sums_load((const uint8_t *)(s->sums[i / np] + d + i % np * 16));
+    for (size_t b = v->first; b < v->end; b++) {
+        const uint8_t *at = v->values + b * block + values_line(d) * LINE_BYTES;
+        for (size_t r = 0; r < KV_BLOCK / 2; r++, weights += 2, at += step, fetch += step) {
+            UNROLL for (size_t p = 0; p < np; p++) __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
+            UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
+                acc[i], line_load_words(at + i % np * LINE_BYTES), weights + i / np * WORD_KEYS);
+        }
+    }
     UNROLL for (size_t i = 0; i < n * np; i++) {
-        float *out = s->out[row + i / np] + d + i % np * 16;
+        if (v->end < v->all) {
+            sums_store(s->sums[i / np] + d + i % np * 16, acc[i]);
+            continue;
+        }
+        float *out = a->to.out + (row + i / np) * columns + d + i % np * 16;
         Lanes old = lanes_mul(lanes_load(out), lanes_set1(s->before[row + i / np]));
         lanes_store(out, lanes_fma(lanes_from_sums(acc[i]), lanes_set1(s->now[row + i / np]), old));
     }
 }
 
-/* Rows `row` and up, a multiple of a tile, meet the keys first .. first + n - 1. */
-INLINE void word_part(WordsScratch *s, const PromptAttend *a, size_t row, size_t first, size_t n) {
-    const size_t rows = (size_t)a->n_tok * a->n_heads, tile = 2 * TILE_TOKENS;
-    for (size_t j = 0, np; j < n; j += 16 * np) {
-        np = n - j > 16 ? WIDE : 1;
-        for (size_t p = 0; p < np; p++)
-            words_from_keys(s, p, (const uint8_t *)(a->k + (first + j + 16 * p) * a->head_dim),
-                            a->head_dim);
-        for (size_t r = row; r < rows; r += tile)
-            if (np == WIDE)
-                word_score_tile(s, tile, WIDE, r, j, a->head_dim);
-            else
-                word_score_tile(s, tile, 1, r, j, a->head_dim);
+/* Rows row .. rows - 1, tile by tile. The first tile has what comes next fetched, for all of them;
+ * to the others `fetch` is what they read anyway. */
+INLINE void word_scores_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t j,
+                             const uint8_t *keys, const uint8_t *fetch) {
+    for (size_t n; row < rows; row += n, fetch = keys) {
+        n = tile_rows(rows - row);
+#define WORD_SCORES(n) word_scores(a, n, np, row, j, keys, fetch)
+        WITH_ROWS(n, WORD_SCORES)
     }
-    words_from_values(s, a->v + first * a->v_stride, n, a->v_stride);
-    for (size_t r = row; r < rows; r++) {
-        size_t sees = row_keys(a, r);
-        word_weights(s, r, sees > first ? min_size(sees - first, n) : 0);
-    }
-    for (size_t d = 0, np; d < a->v_stride; d += 16 * np) {
-        np = a->v_stride - d > 16 ? WIDE : 1;
-        for (size_t r = row; r < rows; r += tile)
-            if (np == WIDE)
-                word_value_tile(s, tile, WIDE, r, d, (n + 1) / 2);
-            else
-                word_value_tile(s, tile, 1, r, d, (n + 1) / 2);
+}
+INLINE void word_values_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t d,
+                             const ValueBlocks *v, const uint8_t *fetch) {
+    for (size_t n; row < rows; row += n, fetch = v->values) {
+        n = tile_rows(rows - row);
+#define WORD_VALUES(n) word_values(a, n, np, row, d, v, fetch)
+        WITH_ROWS(n, WORD_VALUES)
     }
 }
 
-TARGET static void kernel_prompt_attend(const PromptAttend *a) {
+/* Rows `row` and up meet a part: n keys from `first` on. */
+INLINE void word_part(const Attend *a, size_t row, size_t first, size_t n) {
+    const size_t rows = (size_t)a->n_tok * a->n_heads, columns = kv_columns(a->head_dim);
+    const size_t n_blocks = (n + KV_BLOCK - 1) / KV_BLOCK, before = (first - a->first) / KV_BLOCK;
+    const size_t block = keys_bytes(a->head_dim, false);
+    const uint8_t *keys = a->k + before * block, *next = keys + n_blocks * block;
+    const uint8_t *values = a->v + before * values_bytes(a->head_dim, false);
+    for (size_t j = 0, np; j < n; j += 16 * np) {
+        size_t at = j / KV_BLOCK * block + j % KV_BLOCK / 16 * LINE_BYTES;
+        np = n - j > 16 ? WIDE : 1;
+        if (np == WIDE)
+            word_scores_rows(a, WIDE, row, rows, j, keys + at, values + at);
+        else
+            word_scores_rows(a, 1, row, rows, j, keys + at, values + at);
+    }
+    word_weights(a, row, rows, first, n, values);
+    /* A single tile of rows reads the values as they lie. With more of them, sums of all columns
+     * would not fit: column by column. */
+    const size_t at_once = rows - row == tile_rows(rows - row) ? 1 : n_blocks;
+    for (size_t b = 0; b < n_blocks; b += at_once)
+        for (size_t d = 0, np; d < columns; d += 16 * np) {
+            ValueBlocks v = {values, b, b + at_once, n_blocks};
+            const uint8_t *fetch = next + b * block + values_line(d) * LINE_BYTES;
+            np = columns - d > 16 ? WIDE : 1;
+            if (np == WIDE)
+                word_values_rows(a, WIDE, row, rows, d, &v, fetch);
+            else
+                word_values_rows(a, 1, row, rows, d, &v, fetch);
+        }
+}
+
+TARGET static void attend_words(const Attend *a) {
     WordsScratch *s = a->scratch;
-    const size_t tile = 2 * TILE_TOKENS, rows = (size_t)a->n_tok * a->n_heads;
-    const size_t end = row_keys(a, rows - 1);
+    const size_t rows = (size_t)a->n_tok * a->n_heads;
     for (size_t r = 0; r < rows; r++) {
-        words_from_query(s, r, a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim,
-                         a->head_dim);
-        s->max[r] = -INFINITY;
-        s->sum[r] = 0;
-        memset(s->out[r], 0, a->v_stride * sizeof *s->out[r]);
+        const float *q = a->q + r / a->n_heads * a->q_stride + r % a->n_heads * a->head_dim;
+        s->q_scale[r] = words_of(s->q[r], q, a->head_dim);
+        a->to.max[r] = -INFINITY;
+        a->to.sum[r] = 0;
     }
-    for (size_t first = 0, row = 0; first < end; first += WORD_KEYS) {
-        while (row + tile <= rows && row_keys(a, row + tile - 1) <= first) row += tile;
-        word_part(s, a, row, first, min_size(end - first, WORD_KEYS));
+    memset(a->to.out, 0, rows * kv_columns(a->head_dim) * sizeof *a->to.out);
+    size_t n = min_size(row_keys(a->pos, a->n_heads, rows - 1, a->first), ATTEND_KEYS);
+    for (size_t at = 0, row = 0; at < n; at += WORD_KEYS) {
+        while (row_keys(a->pos, a->n_heads, row, a->first + at) == 0) row++;
+        word_part(a, row, a->first + at, min_size(n - at, WORD_KEYS));
     }
-    for (size_t r = 0; r < rows; r++) {
-        float *out = a->out + r / a->n_heads * a->out_stride + r % a->n_heads * a->head_dim;
-        for (size_t d = 0; d < a->head_dim; d += 16)
-            lanes_store(out + d, lanes_div(lanes_load(s->out[r] + d), lanes_set1(s->sum[r])));
+}
+
+TARGET static void kernel_join(const Found *a, const Found *b, uint32_t n, uint32_t head_dim) {
+    const size_t columns = kv_columns(head_dim);
+    float factor[16];
+    for (size_t row = 0; row < n; row++) {
+        if (row % 8 == 0) join_factors(a->max + row, b->max + row, min_size(n - row, 8), factor);
+        Lanes before = lanes_set1(factor[row % 8]), more = lanes_set1(factor[8 + row % 8]);
+        const float *from = b->out + row * columns;
+        float *to = a->out + row * columns;
+        a->sum[row] = a->sum[row] * factor[row % 8] + b->sum[row] * factor[8 + row % 8];
+        for (size_t d = 0; d < columns; d += 16)
+            lanes_store(to + d, lanes_fma(lanes_load(from + d), more,
+                                          lanes_mul(lanes_load(to + d), before)));
     }
+}
+
+TARGET static float kernel_words(int16_t *w, const float *x, uint32_t n) {
+    return words_of(w, x, n);
 }
 
 /* ---- Operations on rows ---------------------------------------------------------------------- */
@@ -1148,14 +1139,6 @@ TARGET static void kernel_add(float *x, const float *y, uint32_t n) {
     for (size_t i = 0; i < n; i += 16)
         lanes_store_some(x + i, n - i,
                          lanes_add(lanes_load_some(x + i, n - i), lanes_load_some(y + i, n - i)));
-}
-
-TARGET static void kernel_narrow(uint16_t *h, const float *x, uint32_t n) {
-    for (size_t i = 0; i < n; i += 16) {
-        uint16_t part[16];
-        lanes_to_f16(part, lanes_load_some(x + i, n - i));
-        memcpy(h + i, part, min_size(n - i, 16) * sizeof *h);
-    }
 }
 
 /* x * 0 is 0 for a number and NaN for everything else: one fma each gathers whether all are
@@ -1243,15 +1226,15 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
 /* What tables made from this one (amx.h, i8mm.h) have from it. */
 #define PLAIN_MATMULS [TYPE_F32] = matmul_f32, [TYPE_F16] = matmul_f16, [TYPE_BF16] = matmul_bf16
 #define SAME_KERNELS                                                                               \
-    .quantize = kernel_quantize, .attend = {attend_f16, attend_f32}, .rmsnorm = kernel_rmsnorm,    \
-    .rope = kernel_rope, .silu_mul = kernel_silu_mul, .add = kernel_add, .narrow = kernel_narrow,  \
-    .max_finite = kernel_max_finite, .exp_sum = kernel_exp_sum, .read_all = kernel_read_all
+    .quantize = kernel_quantize, .attend = {attend_words, attend_f32}, .join = kernel_join,        \
+    .words = kernel_words, .rmsnorm = kernel_rmsnorm, .rope = kernel_rope,                         \
+    .silu_mul = kernel_silu_mul, .add = kernel_add, .max_finite = kernel_max_finite,               \
+    .exp_sum = kernel_exp_sum, .read_all = kernel_read_all
 
 static const Kernels table = {
     .name = STRING(ISLAND),
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
                [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1},
-    .prompt_attend = kernel_prompt_attend,
     .dot_all = kernel_dot_all,
 };

@@ -75,9 +75,9 @@ typedef struct {
     size_t token_bytes; /* weights read per generated token */
 } Model;
 
-/* Keys and values of one sequence. Plane p = layer * B + kv head: keys in blocks of 16 positions,
- * (ctx/16, D, 16), at k + p * k_plane; values (ctx, v_stride) at v + p * v_plane; f16 or f32. The
- * memory is reserved, and taken by the system only as positions are written. */
+/* Keys and values of one sequence, in blocks (kernels.h). Plane p = layer * B + kv head: keys at
+ * k + p * k_plane, values at v + p * v_plane. The memory is reserved, and taken by the system only
+ * as positions are written. */
 typedef struct {
     uint8_t *memory;
     size_t bytes, k_plane, v_plane; /* planes in bytes */
@@ -114,7 +114,7 @@ typedef struct {
     Pool *pool;
     EngineOptions options;
     KvCache *caches;   /* (n_seq) */
-    uint32_t v_stride; /* D rounded up to 16 */
+    uint32_t v_stride; /* kv_columns(D) */
     double *inv_freq;  /* (D/2) radians per position */
     float rope_scale;  /* YaRN's factor on cos and sin */
     /* Scratch for one pass of up to `chunk` tokens, allocated once. */
@@ -122,24 +122,25 @@ typedef struct {
     size_t scratch_bytes;
     uint32_t chunk;
     size_t x_stride, q_stride, kv_stride, f_stride;
-    float *x;            /* (T, H) the residual stream */
-    bool rounds_prompts; /* prompts take bf16 activations (kernels.h: prompt_matmul) */
-    uint32_t terms;      /* rows per token of `normed`: 2 with int8 activations, see prepare() */
-    float *normed;       /* (terms T, H) */
-    float *q, *k, *v;    /* (T, A D), (T, B D), (T, B D) */
-    float *heads;        /* (T, A D) what attention found */
-    float *gated;        /* (T, F) input of down_proj, if that is f32, f16 or bf16 */
-    float *outputs;      /* (threads, outputs_room) what matmul() gave to a unit of work */
+    float *x;              /* (T, H) the residual stream */
+    bool rounds_prompts;   /* prompts take bf16 activations (kernels.h: prompt_matmul) */
+    bool rounds_attention; /* and prompt_attend() */
+    uint32_t terms;        /* rows per token of `normed`: 2 with int8 activations, see prepare() */
+    float *normed;         /* (terms T, H) */
+    float *q, *k, *v;      /* (T, A D), (T, B D), (T, B D) */
+    float *heads;          /* (T, A D) what attention found */
+    float *gated;          /* (T, F) input of down_proj, if that is f32, f16 or bf16 */
+    float *outputs;        /* (threads, outputs_room) what matmul() gave to a unit of work */
     size_t outputs_room;
-    float *cos, *sin;      /* (T, D/2) */
-    float *logits;         /* (DECODE_ROWS, V) of a decoding pass, rows logits_stride() apart */
-    Operand act;           /* room for terms T tokens of H, or T tokens of A D */
-    Operand hidden;        /* (T, F) input of down_proj */
-    float *attend_scratch; /* (threads, attend_room) */
-    size_t attend_room;
+    float *cos, *sin; /* (T, D/2) */
+    float *logits;    /* (DECODE_ROWS, V) of a decoding pass, rows logits_stride() apart */
+    Operand act;      /* room for terms T tokens of H, or T tokens of A D */
+    Operand hidden;   /* (T, F) input of down_proj */
     Pace pace;
     Span *spans;             /* (T) tokens that go through attention together */
-    uint8_t *prompt_scratch; /* (threads, PROMPT_ATTEND_BYTES); NULL: prompts too use attend() */
+    uint8_t *attend_scratch; /* (threads, ATTEND_BYTES) */
+    float *found;            /* (threads, 2, rows of attend()) what it found; see Found */
+    size_t found_room;       /* floats of one */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
 } Engine;
@@ -534,33 +535,58 @@ static size_t n_planes(const Engine *e) {
     return (size_t)e->model->config->num_hidden_layers * e->model->config->num_key_value_heads;
 }
 
-static size_t kv_item(const Engine *e) {
-    return e->options.kv_f32 ? sizeof(float) : sizeof(uint16_t);
+/* Bytes of n positions of one plane: whole blocks. */
+static size_t key_plane(const Engine *e, size_t n) {
+    return (n + KV_BLOCK - 1) / KV_BLOCK *
+           keys_bytes(e->model->config->head_dim, e->options.kv_f32);
+}
+static size_t value_plane(const Engine *e, size_t n) {
+    return (n + KV_BLOCK - 1) / KV_BLOCK *
+           values_bytes(e->model->config->head_dim, e->options.kv_f32);
 }
 
-/* Store the keys and values of one token: k, v (D) of plane p at position pos. */
+/* Store the key and the value of one token, k, v (D), in the blocks of its plane, at position pos
+ * of a block. */
+static void put_floats(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos,
+                       const float *k, const float *v) {
+    uint32_t d_head = e->model->config->head_dim;
+    float *to = (float *)(void *)keys + pos;
+    for (uint32_t d = 0; d < d_head; d++) to[d * KV_BLOCK] = k[d];
+    memcpy((float *)(void *)values + (size_t)pos * e->v_stride, v, d_head * sizeof *v);
+}
+static void put_words(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos, const float *k,
+                      const float *v) {
+    enum { LINE_WORDS = LINE_BYTES / sizeof(int16_t) };
+    uint32_t d_head = e->model->config->head_dim;
+    int16_t words[MAX_HEAD_DIM], *to = (int16_t *)(void *)keys;
+    float scale = e->kernels->words(words, k, d_head);
+    for (uint32_t d = 0; d < d_head; d++) to[d / 2 * 2 * KV_BLOCK + 2 * pos + d % 2] = words[d];
+    ((float *)(void *)keys)[(size_t)d_head * LINE_BYTES / sizeof(float) + pos] = scale;
+    to = (int16_t *)(void *)values;
+    scale = e->kernels->words(words, v, d_head);
+    for (uint32_t d = 0; d < d_head; d++) {
+        size_t line = values_line(d) + pos / 2 * values_step(e->v_stride, d);
+        to[line * LINE_WORDS + d % 16 * 2 + pos % 2] = words[d];
+    }
+    ((float *)(void *)values)[(size_t)e->v_stride * LINE_BYTES / sizeof(float) + pos] = scale;
+}
+
+static void block_put(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos, const float *k,
+                      const float *v) {
+    (e->options.kv_f32 ? put_floats : put_words)(e, keys, values, pos, k, v);
+}
+
+/* The same at position pos of the context. */
 static void kv_put(const Engine *e, const KvCache *kv, size_t plane, uint32_t pos, const float *k,
                    const float *v) {
-    uint32_t d_head = e->model->config->head_dim;
-    size_t k_at = (size_t)(pos / 16) * 16 * d_head + pos % 16, v_at = (size_t)pos * e->v_stride;
-    if (e->options.kv_f32) {
-        float *keys = (float *)(void *)(kv->k + plane * kv->k_plane) + k_at;
-        float *values = (float *)(void *)(kv->v + plane * kv->v_plane) + v_at;
-        for (uint32_t d = 0; d < d_head; d++) keys[d * 16] = k[d];
-        memcpy(values, v, d_head * sizeof *v);
-    } else {
-        uint16_t narrow[MAX_HEAD_DIM];
-        uint16_t *keys = (uint16_t *)(void *)(kv->k + plane * kv->k_plane) + k_at;
-        uint16_t *values = (uint16_t *)(void *)(kv->v + plane * kv->v_plane) + v_at;
-        e->kernels->narrow(narrow, k, d_head);
-        for (uint32_t d = 0; d < d_head; d++) keys[d * 16] = narrow[d];
-        e->kernels->narrow(values, v, d_head);
-    }
+    uint32_t first = pos / KV_BLOCK * KV_BLOCK;
+    block_put(e, kv->k + plane * kv->k_plane + key_plane(e, first),
+              kv->v + plane * kv->v_plane + value_plane(e, first), pos - first, k, v);
 }
 
 /* Take the bias of k_proj off the rotated keys k (B, D) of one token, in the pairs that hardly
  * turn. It adds the same to all of a query's scores, so attention does not see it; but it is what
- * most of Qwen2.5's large keys consist of, and what is left has more of f16's eleven bits. Pairs
+ * most of Qwen2.5's large keys consist of, and what is left has more of an int16's steps. Pairs
  * that turn by more than a radian over 4096 positions keep theirs: there it would come back as the
  * difference of two angles. */
 static void subtract_bias(const Engine *e, float *k, const float *bias) {
@@ -593,17 +619,10 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
                p->tokens[t].pos, k + b * c->head_dim, v + b * c->head_dim);
 }
 
-/* What G heads of T tokens found in one part of the context: see Attend in kernels.h. */
-typedef struct {
-    float *max, *sum, *out; /* (G, T), (G, T), (G, T, v_stride) */
-} Found;
+/* What attend() found for some rows, as floats: see Found in kernels.h. */
+static size_t found_floats(const Engine *e, size_t rows) { return rows * (e->v_stride + 2); }
 
-static size_t found_floats(const Engine *e, size_t n_tok) {
-    return group_size(e->model->config) * n_tok * (e->v_stride + 2);
-}
-
-static Found found_at(const Engine *e, size_t n_tok, float *memory) {
-    size_t rows = group_size(e->model->config) * n_tok;
+static Found found_at(size_t rows, float *memory) {
     return (Found){memory, memory + rows, memory + 2 * rows};
 }
 
@@ -613,65 +632,31 @@ static const float *query_heads(const Pass *p, uint32_t t, uint32_t kv_head) {
     return p->e->q + t * p->e->q_stride + (size_t)kv_head * group_size(c) * c->head_dim;
 }
 
-/* The same of a span's tokens, as attend() wants them: (G, D, T), in `room` if there are several.
- */
-static const float *query_span(const Pass *p, Span span, uint32_t kv_head, float *room) {
-    size_t n = group_size(p->e->model->config) * p->e->model->config->head_dim;
-    if (span.n == 1) return query_heads(p, span.first, kv_head);
-    for (uint32_t t = 0; t < span.n; t++) {
-        const float *q = query_heads(p, span.first + t, kv_head);
-        for (size_t i = 0; i < n; i++) room[i * span.n + t] = q[i];
-    }
-    return room;
-}
-
 /* Attention of a span's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far as
  * its tokens may look. */
-static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t first, const float *q,
-                        float *scores, Found to) {
+static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t first,
+                        uint8_t *scratch, Found to) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
     const Token *token = &p->tokens[span.first];
     const KvCache *kv = &e->caches[token->seq];
     size_t plane = (size_t)p->layer_index * c->num_key_value_heads + kv_head;
-    uint32_t left = token->pos + 1 - first;
+    const float *q = query_heads(p, span.first, kv_head);
     Attend a = {
         .head_dim = c->head_dim,
-        .v_stride = e->v_stride,
-        .n_heads = group_size(c),
         .n_tok = span.n,
-        .n_keys = left < ATTEND_KEYS ? left : ATTEND_KEYS,
-        .q = q,
-        .k = kv->k + plane * kv->k_plane + (size_t)first * c->head_dim * kv_item(e),
-        .v = kv->v + plane * kv->v_plane + (size_t)first * e->v_stride * kv_item(e),
-        .scores = scores,
-        .max = to.max,
-        .sum = to.sum,
-        .out = to.out,
+        .first = first,
+        .pos = token->pos,
+        .q_stride = e->q_stride,
+        .k = kv->k + plane * kv->k_plane + key_plane(e, first),
+        .v = kv->v + plane * kv->v_plane + value_plane(e, first),
+        .scratch = scratch,
     };
-    e->kernels->attend[e->options.kv_f32](&a);
-}
-
-/* Join what was found further on (b) to what was found before (a): both are brought to the larger
- * maximum. Eight rows' factors, (2, 8), are one call for the kernel. */
-static void found_merge(const Engine *e, size_t n_tok, Found a, Found b) {
-    size_t rows = group_size(e->model->config) * n_tok;
-    for (size_t at = 0; at < rows; at += 8) {
-        size_t n = min_size(rows - at, 8);
-        float w[16] = {0};
-        for (size_t i = 0; i < n; i++) {
-            float max = a.max[at + i] > b.max[at + i] ? a.max[at + i] : b.max[at + i];
-            w[i] = a.max[at + i] - max;
-            w[8 + i] = b.max[at + i] - max;
-            a.max[at + i] = max;
-        }
-        e->kernels->exp_sum(w, 16, 0, 1);
-        for (size_t i = 0; i < n; i++) {
-            float *out = a.out + (at + i) * e->v_stride;
-            const float *more = b.out + (at + i) * e->v_stride;
-            a.sum[at + i] = a.sum[at + i] * w[i] + b.sum[at + i] * w[8 + i];
-            for (uint32_t d = 0; d < e->v_stride; d++) out[d] = out[d] * w[i] + more[d] * w[8 + i];
-        }
+    for (uint32_t h = 0; h < group_size(c); h += a.n_heads) { /* a span of several has few enough */
+        a.n_heads = (uint32_t)min_size(group_size(c) - h, ATTEND_ROWS);
+        a.q = q + (size_t)h * c->head_dim;
+        a.to = (Found){to.max + h, to.sum + h, to.out + (size_t)h * e->v_stride};
+        e->kernels->attend[e->options.kv_f32](&a);
     }
 }
 
@@ -681,7 +666,7 @@ static void found_finish(const Pass *p, Span span, uint32_t kv_head, Found f) {
     const ModelConfig *c = e->model->config;
     uint32_t n = group_size(c);
     for (uint32_t row = 0; row < n * span.n; row++) {
-        uint32_t head = kv_head * n + row / span.n, t = span.first + row % span.n;
+        uint32_t head = kv_head * n + row % n, t = span.first + row / n;
         float *to = e->heads + t * e->q_stride + (size_t)head * c->head_dim;
         for (uint32_t d = 0; d < c->head_dim; d++)
             to[d] = f.out[row * e->v_stride + d] / f.sum[row];
@@ -695,21 +680,21 @@ static void attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const ModelConfig *c = e->model->config;
     uint32_t b = c->num_key_value_heads, kv_head = unit % b;
     Span span = e->spans[unit / b];
-    float *scores = e->attend_scratch + thread * e->attend_room;
-    float *memory = scores + (size_t)group_size(c) * span.n * ATTEND_KEYS;
-    Found all = found_at(e, span.n, memory);
-    Found more = found_at(e, span.n, memory + found_floats(e, span.n));
-    const float *q = query_span(p, span, kv_head, memory + 2 * found_floats(e, span.n));
-    attend_part(p, span, kv_head, 0, q, scores, all);
-    for (uint32_t at = ATTEND_KEYS; at <= p->tokens[span.first].pos; at += ATTEND_KEYS) {
-        attend_part(p, span, kv_head, at, q, scores, more);
-        found_merge(e, span.n, all, more);
+    uint32_t rows = group_size(c) * span.n, last = p->tokens[span.first].pos + span.n - 1;
+    uint8_t *scratch = e->attend_scratch + (size_t)thread * ATTEND_BYTES;
+    float *memory = e->found + 2 * thread * e->found_room;
+    Found all = found_at(rows, memory), more = found_at(rows, memory + e->found_room);
+    attend_part(p, span, kv_head, 0, scratch, all);
+    for (uint32_t at = ATTEND_KEYS; at <= last; at += ATTEND_KEYS) {
+        attend_part(p, span, kv_head, at, scratch, more);
+        e->kernels->join(&all, &more, rows, c->head_dim);
     }
     found_finish(p, span, kv_head, all);
 }
 
 static Found partial_at(const Engine *e, size_t unit) {
-    return found_at(e, 1, e->partials + unit * found_floats(e, 1));
+    size_t rows = group_size(e->model->config);
+    return found_at(rows, e->partials + unit * found_floats(e, rows));
 }
 
 /* One part of one token's context for one KV head: when there are more threads than heads. */
@@ -719,8 +704,8 @@ static void attend_split_unit(void *ctx, uint32_t unit, uint32_t thread) {
     uint32_t pair = unit / p->n_splits, first = unit % p->n_splits * ATTEND_KEYS;
     uint32_t b = e->model->config->num_key_value_heads, t = pair / b;
     if (first > p->tokens[t].pos) return;
-    attend_part(p, (Span){t, 1}, pair % b, first, query_heads(p, t, pair % b),
-                e->attend_scratch + thread * e->attend_room, partial_at(e, unit));
+    attend_part(p, (Span){t, 1}, pair % b, first, e->attend_scratch + (size_t)thread * ATTEND_BYTES,
+                partial_at(e, unit));
 }
 
 static void attend_splits(Pass *p) {
@@ -729,8 +714,10 @@ static void attend_splits(Pass *p) {
     parallel_for(e->pool, p->n * b * p->n_splits, attend_split_unit, p);
     for (uint32_t pair = 0; pair < p->n * b; pair++) {
         Found all = partial_at(e, (size_t)pair * p->n_splits);
-        for (uint32_t s = 1; s <= p->tokens[pair / b].pos / ATTEND_KEYS; s++)
-            found_merge(e, 1, all, partial_at(e, (size_t)pair * p->n_splits + s));
+        for (uint32_t s = 1; s <= p->tokens[pair / b].pos / ATTEND_KEYS; s++) {
+            Found more = partial_at(e, (size_t)pair * p->n_splits + s);
+            e->kernels->join(&all, &more, group_size(e->model->config), e->model->config->head_dim);
+        }
         found_finish(p, (Span){pair / b, 1}, pair % b, all);
     }
 }
@@ -746,51 +733,36 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     size_t plane = (size_t)p->layer_index * b + kv_head;
     PromptAttend a = {
         .head_dim = c->head_dim,
-        .v_stride = e->v_stride,
         .n_heads = g,
         .n_tok = span->n,
-        .n_keys = (size_t)p->tokens[span->first].pos + 1,
+        .pos = p->tokens[span->first].pos,
         .q = query_heads(p, span->first, kv_head),
         .q_stride = e->q_stride,
-        .k = (const uint16_t *)(const void *)(kv->k + plane * kv->k_plane),
-        .v = (const uint16_t *)(const void *)(kv->v + plane * kv->v_plane),
-        .scratch = e->prompt_scratch + (size_t)thread * PROMPT_ATTEND_BYTES,
+        .k = kv->k + plane * kv->k_plane,
+        .v = kv->v + plane * kv->v_plane,
+        .scratch = e->attend_scratch + (size_t)thread * ATTEND_BYTES,
         .out = e->heads + span->first * e->q_stride + (size_t)kv_head * g * c->head_dim,
         .out_stride = e->q_stride,
     };
     e->kernels->prompt_attend(&a);
 }
 
-/* How many tokens from t on belong to one sequence, one behind the other, `most` at most. With
- * `within`, only those that begin to see the same part of the context. */
-static uint32_t run_length(const Pass *p, uint32_t t, uint32_t most, bool within) {
-    const Token *token = &p->tokens[t];
-    uint32_t n = 1;
-    while (n < most && t + n < p->n && token[n].seq == token->seq &&
-           token[n].pos == token->pos + n &&
-           (!within || token[n].pos / ATTEND_KEYS == token->pos / ATTEND_KEYS))
-        n++;
-    return n;
-}
-
-/* Cut the pass into spans for attention, each of as many tokens as the kernel takes at once; a
- * token's result is the same in any. There are to be units for all threads: prompt_attend's spans
- * are even and get shorter for that, and for attend each token goes alone. Returns how many. */
-static uint32_t cut_spans(const Pass *p, bool rounded) {
+/* Cut the pass into spans for attention, of tokens of one sequence that follow each other: as many
+ * as the kernel takes at once, but so that there are units for all threads, and even. A token's
+ * result is the same in any. Returns how many. */
+static uint32_t cut_spans(const Pass *p) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
-    uint32_t n = 0, most = ATTEND_TOKENS, units = p->n * c->num_key_value_heads;
-    if (rounded) {
-        most = (uint32_t)min_size(PROMPT_ROWS / group_size(c), units / e->options.threads);
-        if (most == 0) most = 1;
-        uint32_t spans = (p->n + most - 1) / most;
-        most = (p->n + spans - 1) / spans;
-    } else if (units / most < 2 * e->options.threads) {
-        most = 1;
-    }
-    for (uint32_t t = 0; t < p->n; t += e->spans[n++].n) {
-        uint32_t length = run_length(p, t, most, !rounded);
-        e->spans[n] = (Span){t, rounded || length == most ? length : 1};
+    uint32_t units = p->n * c->num_key_value_heads, n = 0;
+    uint32_t most = (uint32_t)min_size(ATTEND_ROWS / group_size(c), units / e->options.threads);
+    if (most == 0) most = 1;
+    uint32_t spans = (p->n + most - 1) / most;
+    most = (p->n + spans - 1) / spans;
+    for (uint32_t t = 0, length; t < p->n; t += length) {
+        const Token *token = &p->tokens[t];
+        for (length = 1; length < most && t + length < p->n; length++)
+            if (token[length].seq != token->seq || token[length].pos != token->pos + length) break;
+        e->spans[n++] = (Span){t, length};
     }
     return n;
 }
@@ -800,15 +772,14 @@ static uint32_t cut_spans(const Pass *p, bool rounded) {
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
-    bool rounded = p->given && e->prompt_scratch;
+    bool rounded = p->given && e->rounds_attention;
     for (uint32_t t = 0; t < p->n; t++)
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
     p->n_splits = longest / ATTEND_KEYS + 1;
     if (!rounded && p->n_splits > 1 && p->n * b < e->options.threads)
         attend_splits(p);
     else
-        parallel_for(e->pool, cut_spans(p, rounded) * b, rounded ? prompt_attend_unit : attend_unit,
-                     p);
+        parallel_for(e->pool, cut_spans(p) * b, rounded ? prompt_attend_unit : attend_unit, p);
 }
 
 /* down_proj's input: silu(gate) * up, 32 of its columns at a time, which are a block to quantize. A
@@ -968,10 +939,8 @@ static uint8_t *memory_reserve(size_t bytes, Error *err) {
 }
 
 static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
-    const ModelConfig *c = e->model->config;
-    size_t ctx = round_up(e->options.ctx, 16);
-    kv->k_plane = round_up(ctx * c->head_dim * kv_item(e), LINE_BYTES);
-    kv->v_plane = ctx * e->v_stride * kv_item(e);
+    kv->k_plane = key_plane(e, e->options.ctx);
+    kv->v_plane = value_plane(e, e->options.ctx);
     if (!mul_ok(kv->k_plane + kv->v_plane, n_planes(e), &kv->bytes))
         return fail(err, NULL, "context", "%u positions do not fit in memory", e->options.ctx);
     kv->memory = memory_reserve(kv->bytes, err);
@@ -1008,13 +977,6 @@ static void operand_layout(Operand *o, Arena *a, size_t n, size_t cols) {
     o->dq = arena_floats(a, n, cols / 32);
 }
 
-/* Do tokens of a prompt meet prompt_attend() instead of attend()? */
-static bool prompt_attention(const Engine *e) {
-    const ModelConfig *c = e->model->config;
-    return e->model->quantized && !e->options.exact && !e->options.kv_f32 &&
-           c->head_dim % 32 == 0 && group_size(c) <= PROMPT_ROWS;
-}
-
 static void engine_layout(Engine *e, Arena *a) {
     const ModelConfig *c = e->model->config;
     size_t n = e->chunk, heads = (size_t)c->num_attention_heads * c->head_dim;
@@ -1030,14 +992,13 @@ static void engine_layout(Engine *e, Arena *a) {
     e->cos = arena_floats(a, n, c->head_dim / 2);
     e->sin = arena_floats(a, n, c->head_dim / 2);
     e->logits = arena_floats(a, DECODE_ROWS, logits_stride(e->model));
-    e->attend_scratch = arena_floats(a, e->options.threads, e->attend_room);
-    e->partials = arena_floats(a, e->partial_units, found_floats(e, 1));
+    e->attend_scratch = arena_take(a, (size_t)e->options.threads * ATTEND_BYTES);
+    e->found = arena_floats(a, 2 * (size_t)e->options.threads, e->found_room);
+    e->partials = arena_floats(a, e->partial_units, found_floats(e, group_size(c)));
     e->spans = arena_take(a, n * sizeof *e->spans);
     if (!e->model->quantized) return; /* what follows is for int8 activations */
     operand_layout(&e->act, a, n, max_size(e->terms * round_up(c->hidden_size, 64), heads));
     operand_layout(&e->hidden, a, n, c->intermediate_size);
-    if (prompt_attention(e))
-        e->prompt_scratch = arena_take(a, (size_t)e->options.threads * PROMPT_ATTEND_BYTES);
     if (!e->rounds_prompts) return;
     n = round_up(n, GROUP_TOKENS);
     e->act.b = arena_take(a, n * round_up(max_size(c->hidden_size, heads), 32) * sizeof(uint16_t));
@@ -1046,7 +1007,6 @@ static void engine_layout(Engine *e, Arena *a) {
 
 static bool engine_scratch(Engine *e, Error *err) {
     const ModelConfig *c = e->model->config;
-    size_t g = group_size(c);
     e->x_stride = round_up(c->hidden_size, 16);
     e->q_stride = round_up((size_t)c->num_attention_heads * c->head_dim, 16);
     e->kv_stride = round_up((size_t)c->num_key_value_heads * c->head_dim, 16);
@@ -1054,8 +1014,7 @@ static bool engine_scratch(Engine *e, Error *err) {
     e->hidden.cols = c->intermediate_size;
     size_t outputs = UNIT_PANELS * round_up(e->terms * e->chunk, GROUP_TOKENS);
     e->outputs_room = PANEL_ROWS * max_size(outputs, FEW_PANELS * GROUP_TOKENS);
-    e->attend_room = g * ATTEND_TOKENS * (ATTEND_KEYS + 2 * (e->v_stride + 2) + c->head_dim);
-    e->attend_room = round_up(e->attend_room, 16);
+    e->found_room = round_up(found_floats(e, max_size(ATTEND_ROWS, group_size(c))), 16);
     /* Split passes have fewer (token, head) pairs than threads. */
     e->partial_units = (size_t)e->options.threads * (e->options.ctx / ATTEND_KEYS + 1);
     Arena arena = {0};
@@ -1092,9 +1051,11 @@ static bool engine_fill(Engine *e, Error *err) {
     if (!e->kernels) return false;
     e->act.fetch_ahead = e->hidden.fetch_ahead = kernels_fetch_ahead();
     e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
-    e->v_stride = (uint32_t)round_up(c->head_dim, 16);
+    e->v_stride = (uint32_t)kv_columns(c->head_dim);
     e->terms = e->model->quantized ? 2 : 1;
     e->rounds_prompts = e->model->quantized && e->kernels->round && !o->exact;
+    e->rounds_attention =
+        e->rounds_prompts && !o->kv_f32 && c->head_dim % 32 == 0 && group_size(c) <= ATTEND_ROWS;
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;
@@ -1427,18 +1388,17 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
  *
  *   CacheHeader
  *   i32 ids[n]       the prompt, as far as it was read
- *   keys of every plane, as in memory: (ceil(n/16), D, 16), zero behind the last token
- *   values of every plane, as in memory: (n, v_stride)
+ *   of every plane the keys, then the values, in blocks as in memory, zero behind the last token
  *
  * The same ids have the same keys and values, bit for bit, under the same weights and arithmetic
  * alone, so the header says which these were. The file is not trusted: its checksum covers all of
  * it, and nothing of it is used as a size before it was compared with what this model asks for. It
  * tells the prompt to whoever can read it. */
 #define CACHE_MAGIC "\x89QKV\r\n\x1a\n" /* 8 bytes */
-#define CACHE_VERSION 1                 /* to be raised when keys or values get other bits */
+#define CACHE_VERSION 2                 /* to be raised when keys or values get other bits */
 
-/* How prompts are read: as generated tokens are; with prompt_attend(); with bf16 besides. */
-enum { ARITHMETIC_EXACT = 1, ARITHMETIC_BF16 = 2, ARITHMETIC_WORDS = 3 };
+/* How prompts are read: as generated tokens are, or with bf16. */
+enum { ARITHMETIC_EXACT = 1, ARITHMETIC_BF16 = 2 };
 
 typedef struct {
     uint64_t model_bytes; /* size of the model's file, and the checksum of its header, */
@@ -1460,44 +1420,34 @@ typedef struct {
 
 _Static_assert(sizeof(CacheHeader) == 88, "CacheHeader has no holes");
 
-static uint32_t prompt_arithmetic(const Engine *e) {
-    if (e->rounds_prompts) return ARITHMETIC_BF16;
-    return e->prompt_scratch ? ARITHMETIC_WORDS : ARITHMETIC_EXACT;
-}
-
 static const char *arithmetic_name(uint32_t arithmetic) {
     switch (arithmetic) {
     case ARITHMETIC_EXACT: return "as with --exact";
     case ARITHMETIC_BF16: return "on AMX";
-    case ARITHMETIC_WORDS: return "without --exact";
     default: return "in another way";
     }
 }
+
+static const char *kv_name(bool f32) { return f32 ? "f32" : "i16"; }
 
 static CacheKey cache_key(const Engine *e) {
     const ModelHeader *h = e->model->file.header;
     CacheKey key = {.model_bytes = h->file_bytes,
                     .model_crc32c = h->crc32c,
-                    .arithmetic = prompt_arithmetic(e),
+                    .arithmetic = e->rounds_prompts ? ARITHMETIC_BF16 : ARITHMETIC_EXACT,
                     .kv_f32 = e->options.kv_f32,
                     .yarn_factor = yarn_in_force(&h->config, e->options.yarn_factor)};
     memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
     return key;
 }
 
-/* Bytes of n positions of one plane; keys are kept in whole blocks. */
-static size_t key_bytes(const Engine *e, size_t n) {
-    return round_up(n, 16) * e->model->config->head_dim * kv_item(e);
-}
-static size_t value_bytes(const Engine *e, size_t n) { return n * e->v_stride * kv_item(e); }
-
 /* Take over the first n tokens of another session of the same engine, keys and values and all. */
 static bool session_copy(Session *to, const Session *from, size_t n, Error *err) {
     const Engine *e = to->engine;
     const KvCache *a = &e->caches[to->seq], *b = &e->caches[from->seq];
     for (size_t p = 0; p < n_planes(e); p++) {
-        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_bytes(e, n));
-        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_bytes(e, n));
+        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_plane(e, n));
+        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_plane(e, n));
     }
     to->ids.n = 0;
     for (size_t i = 0; i < n; i++)
@@ -1506,7 +1456,7 @@ static bool session_copy(Session *to, const Session *from, size_t n, Error *err)
 }
 
 static bool cache_size(const Engine *e, size_t n, size_t *bytes) {
-    return mul_ok(key_bytes(e, n) + value_bytes(e, n), n_planes(e), bytes) &&
+    return mul_ok(key_plane(e, n) + value_plane(e, n), n_planes(e), bytes) &&
            add_ok(*bytes, sizeof(CacheHeader) + n * sizeof(int32_t), bytes);
 }
 
@@ -1541,9 +1491,8 @@ static bool cache_prove(const Engine *e, const Map *m, const char *path, Error *
         return fail(err, path, "model", "expected the cache of %s, got another's", e->model->path);
     if (h->key.kv_f32 != key.kv_f32 || h->key.yarn_factor != key.yarn_factor)
         return fail(err, path, "settings",
-                    "expected --kv %s and a YaRN factor of %g, got %s and %g",
-                    key.kv_f32 ? "f32" : "f16", (double)key.yarn_factor,
-                    h->key.kv_f32 ? "f32" : "f16", (double)h->key.yarn_factor);
+                    "expected --kv %s and a YaRN factor of %g, got %s and %g", kv_name(key.kv_f32),
+                    (double)key.yarn_factor, kv_name(h->key.kv_f32), (double)h->key.yarn_factor);
     if (h->key.arithmetic != key.arithmetic)
         return fail(err, path, "arithmetic", "expected a prompt read %s, got one read %s",
                     arithmetic_name(key.arithmetic), arithmetic_name(h->key.arithmetic));
@@ -1562,11 +1511,10 @@ static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error
     size_t most = min_size(min_size(n, prompt->n), e->options.ctx);
     while (s->ids.n < most && ids[s->ids.n] == prompt->ids[s->ids.n])
         if (!ids_add(&s->ids, prompt->ids[s->ids.n], err)) return false;
-    const uint8_t *keys = (const uint8_t *)(ids + n);
-    const uint8_t *values = keys + n_planes(e) * key_bytes(e, n);
-    for (size_t p = 0; p < n_planes(e); p++) {
-        memcpy(kv->k + p * kv->k_plane, keys + p * key_bytes(e, n), key_bytes(e, s->ids.n));
-        memcpy(kv->v + p * kv->v_plane, values + p * value_bytes(e, n), value_bytes(e, s->ids.n));
+    const uint8_t *from = (const uint8_t *)(ids + n);
+    for (size_t p = 0; p < n_planes(e); p++, from += key_plane(e, n) + value_plane(e, n)) {
+        memcpy(kv->k + p * kv->k_plane, from, key_plane(e, s->ids.n));
+        memcpy(kv->v + p * kv->v_plane, from + key_plane(e, n), value_plane(e, s->ids.n));
     }
     return true;
 }
@@ -1606,17 +1554,21 @@ static bool cache_put(CacheWriter *w, const void *bytes, size_t n, Error *err) {
     return newfile_write(&w->file, bytes, n, err);
 }
 
-/* n positions of a plane's keys: the last block may hold later ones too, of the answer. */
-static bool cache_put_keys(CacheWriter *w, const Engine *e, const uint8_t *keys, size_t n,
-                           Error *err) {
-    _Alignas(float) uint8_t block[16 * MAX_HEAD_DIM * sizeof(float)];
-    size_t whole = key_bytes(e, n / 16 * 16), lane = key_bytes(e, 16) / 16, used = n % 16;
-    if (!cache_put(w, keys, whole, err)) return false;
-    if (used == 0) return true;
-    memcpy(block, keys + whole, 16 * lane);
-    for (size_t d = 0; d < e->model->config->head_dim; d++)
-        memset(block + (d * 16 + used) * kv_item(e), 0, (16 - used) * kv_item(e));
-    return cache_put(w, block, 16 * lane, err);
+/* n positions of a plane. Its last blocks may hold later ones too, of the answer: not in the file.
+ */
+static bool cache_put_plane(CacheWriter *w, const Engine *e, const uint8_t *keys,
+                            const uint8_t *values, size_t n, Error *err) {
+    static const float zeros[MAX_HEAD_DIM];
+    size_t whole_keys = key_plane(e, n / KV_BLOCK * KV_BLOCK), more_keys = key_plane(e, n);
+    size_t whole_values = value_plane(e, n / KV_BLOCK * KV_BLOCK), more_values = value_plane(e, n);
+    more_keys -= whole_keys, more_values -= whole_values;
+    uint8_t *k = e->attend_scratch, *v = k + more_keys; /* idle now; there is room for much more */
+    memcpy(k, keys + whole_keys, more_keys);
+    memcpy(v, values + whole_values, more_values);
+    for (uint32_t pos = n % KV_BLOCK; pos > 0 && pos < KV_BLOCK; pos++)
+        block_put(e, k, v, pos, zeros, zeros);
+    return cache_put(w, keys, whole_keys, err) && cache_put(w, k, more_keys, err) &&
+           cache_put(w, values, whole_values, err) && cache_put(w, v, more_values, err);
 }
 
 /* Write the first n tokens of the session. */
@@ -1634,9 +1586,7 @@ static bool cache_write(const Session *s, const char *path, size_t n, Error *err
     bool ok =
         cache_put(&w, &h, sizeof h, err) && cache_put(&w, s->ids.ids, n * sizeof *s->ids.ids, err);
     for (size_t p = 0; ok && p < n_planes(e); p++)
-        ok = cache_put_keys(&w, e, kv->k + p * kv->k_plane, n, err);
-    for (size_t p = 0; ok && p < n_planes(e); p++)
-        ok = cache_put(&w, kv->v + p * kv->v_plane, value_bytes(e, n), err);
+        ok = cache_put_plane(&w, e, kv->k + p * kv->k_plane, kv->v + p * kv->v_plane, n, err);
     h.crc32c = w.crc;
     if (ok && newfile_pwrite(&w.file, &h, sizeof h, 0, err)) return newfile_commit(&w.file, err);
     newfile_abort(&w.file);
@@ -1800,8 +1750,8 @@ static bool is_eos(const Model *m, int32_t id) {
 
 /* Bytes of keys and values of n positions. */
 static double kv_bytes(const ModelConfig *c, bool kv_f32, size_t n) {
-    return (double)n * c->num_hidden_layers * c->num_key_value_heads *
-           (double)(c->head_dim + round_up(c->head_dim, 16)) * (kv_f32 ? 4 : 2);
+    double block = (double)(keys_bytes(c->head_dim, kv_f32) + values_bytes(c->head_dim, kv_f32));
+    return (double)n / KV_BLOCK * c->num_hidden_layers * c->num_key_value_heads * block;
 }
 
 /* Bytes that one decoding pass reads for a token at position pos, weights aside. */
@@ -2772,8 +2722,9 @@ static const Option option_table[] = {
      "lines of --prompts that are answered at the same time, each with -c positions of its own; "
      "the "
      "answers do not depend on it (default 16, or as many as fit into memory)"},
-    {OPT_CHOICE, "kv", 0, "f16|f32", AT(kv), 0, 0,
-     "precision of the cached keys and values (default f16)"},
+    {OPT_CHOICE, "kv", 0, "i16|f32", AT(kv), 0, 0,
+     "keys and values in the cache: integers of 16 bits, with a scale for each head, or f32 "
+     "(default i16)"},
     {OPT_REAL, "yarn", 0, "F", AT(yarn), 1, 1024,
      "stretch the context F times by YaRN; costs a little accuracy on short texts"},
     {OPT_FLAG, "exact", 0, 0, AT(exact), 0, 0,
@@ -3085,7 +3036,7 @@ static bool engine_options(const Options *o, const Model *m, EngineOptions *to, 
 static bool batch_size(const Options *o, const Model *m, size_t n_prompts, EngineOptions *to,
                        Error *e) {
     if (!o->prompts) return true;
-    double each = kv_bytes(m->config, to->kv_f32, round_up(to->ctx, 16));
+    double each = kv_bytes(m->config, to->kv_f32, round_up(to->ctx, KV_BLOCK));
     double room = allowed_memory() - (double)m->file.map.bytes;
     uint32_t n = o->batch != UNSET ? (uint32_t)o->batch : DEFAULT_BATCH;
     if (n > n_prompts) n = (uint32_t)n_prompts;
@@ -3252,9 +3203,9 @@ static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e
                ",\"top_p\":%.7g,\"min_p\":%.7g,\"repeat_penalty\":%.7g,\"repeat_last_n\":%" PRId64
                ",\"presence_penalty\":%.7g,\"frequency_penalty\":%.7g}",
                p->engine.kernels->name, p->engine.options.threads, p->engine.options.ctx,
-               p->engine.options.kv_f32 ? "f32" : "f16", p->options.exact ? "true" : "false",
-               s->seed, s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty,
-               s->repeat_last_n, s->presence_penalty, s->frequency_penalty) &&
+               kv_name(p->engine.options.kv_f32), p->options.exact ? "true" : "false", s->seed,
+               s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty, s->repeat_last_n,
+               s->presence_penalty, s->frequency_penalty) &&
            buffer_printf(b, e,
                          ",\"prompt_tokens\":%zu,\"cached_tokens\":%zu,\"generated_tokens\":%zu,"
                          "\"drafted_tokens\":%zu,\"accepted_tokens\":%zu,"
@@ -3880,8 +3831,7 @@ static void chat_show_info(const Chat *chat) {
            c->num_key_value_heads, c->intermediate_size, c->vocab_size);
     printf("context %u of %u positions, %zu used; %s keys and values; %s, %u threads\n",
            p->engine.options.ctx, context_limit(c, p->engine.options.yarn_factor), chat_used(chat),
-           p->engine.options.kv_f32 ? "f32" : "f16", p->engine.kernels->name,
-           p->engine.options.threads);
+           kv_name(p->engine.options.kv_f32), p->engine.kernels->name, p->engine.options.threads);
     if (p->session.drafter)
         printf("guesses by %s (%s), from %s\n", p->draft_model.file.header->name,
                p->draft_model.file.header->quant, p->options.draft);

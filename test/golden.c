@@ -698,9 +698,9 @@ static bool is_quantized(const char *model_path) {
 
 static void check_checkpoint(const char *dir) {
     static const Tolerance exact = {"f32 weights, f32 kv", true, true, 3e-4, 3e-5};
-    static const Tolerance narrow = {"f32 weights, f16 kv", false, false, 0.15, 4e-3};
+    static const Tolerance narrow = {"f32 weights, i16 kv", false, false, 0.03, 1e-3};
     static const Tolerance blocks = {"blocks, f32 kv", true, false, 0.45, 0.06};
-    static const Tolerance both = {"blocks, f16 kv", false, false, 0.45, 0.06};
+    static const Tolerance both = {"blocks, i16 kv", false, false, 0.45, 0.06};
     char cases[4200], source[4200], model[4200];
     if (!exists(join(cases, sizeof cases, dir, "cases.txt"))) return;
     snprintf(now.dir, sizeof now.dir, "%s", dir);

@@ -66,7 +66,7 @@ case $line in *Second*) [ -z "$FAKE_MEDDLE" ] || echo >>"$FAKE_MEDDLE" ;; esac
 case $FAKE_MENDED$line in This*fails*) echo "qwen: logits: not a finite number" >&2; exit 3 ;; esac
 cat >"$stats" <<END
 {"model":"$model","name":"Fake \\"1B\\"","quant":"q8","isa":"avx2","threads":4,"context":4096,\
-"kv":"f16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,\
+"kv":"i16","exact":false,"seed":${seed:-0},"sampler":{"temperature":${temp:-0.7},"top_k":40,\
 "top_p":0.949999988,"min_p":0.05,"repeat_penalty":1.31,"repeat_last_n":64,"presence_penalty":0,\
 "frequency_penalty":0},"prompt_tokens":120,"cached_tokens":20,"generated_tokens":11,\
 "load_ms":1.500,"first_token_ms":50.250,"prompt_tokens_s":1990.049,"decode_tokens_s":25.004,\

@@ -586,252 +586,390 @@ static void test_prompt(const Kernels *k) {
 
 /* ---- attend ---------------------------------------------------------------------------------- */
 
-/* Element i of a cache, f16 or f32. */
-static float cached(const void *p, size_t i, int f32) {
-    if (f32) return ((const float *)p)[i];
-    return f16_to_f32(((const uint16_t *)p)[i]);
+static float tree_sum(float lane[16]) {
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
+    return lane[0];
 }
 
-static void *make_cache(size_t n, int f32) {
-    float *x = make_floats(n, RANDOM);
-    uint16_t *h = make(n, sizeof *h);
-    for (size_t i = 0; i < n; i++) h[i] = f16_from_f32(x[i]);
-    if (f32) {
-        free(h);
-        return x;
+static int16_t rounded_word(float x, float factor) {
+    return (int16_t)(uint16_t)bits_from_float(fmaf(x, factor, 0x1.8p23f));
+}
+
+static float plain_words(int16_t *w, const float *x, size_t n) {
+    float lane[16] = {0};
+    for (size_t i = 0; i < n; i++) lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    float norm = sqrtf(tree_sum(lane));
+    for (size_t i = 0; i < n; i++) w[i] = rounded_word(x[i], norm > 0 ? 32767 / norm : 0);
+    return norm / 32767;
+}
+
+/* Keys and values of n positions; behind them the blocks are full of NaN. */
+typedef struct {
+    uint32_t dim;
+    bool f32;
+    size_t n, keys_size, values_size; /* sizes of a block */
+    uint8_t *k, *v;
+} Cache;
+
+static void set_float(uint8_t *p, size_t i, float f) { memcpy(p + 4 * i, &f, sizeof f); }
+static void set_word(uint8_t *p, size_t i, int16_t w) { memcpy(p + 2 * i, &w, sizeof w); }
+static float float_at(const uint8_t *p, size_t i) {
+    float f;
+    memcpy(&f, p + 4 * i, sizeof f);
+    return f;
+}
+static int16_t word_at(const uint8_t *p, size_t i) {
+    int16_t w;
+    memcpy(&w, p + 2 * i, sizeof w);
+    return w;
+}
+
+static uint8_t *key_block(const Cache *c, size_t j) { return c->k + j / 32 * c->keys_size; }
+static uint8_t *value_block(const Cache *c, size_t j) { return c->v + j / 32 * c->values_size; }
+/* Where a block holds element d of position j: an index of a float or a word. */
+static size_t key_index(const Cache *c, size_t j, size_t d) {
+    return c->f32 ? 32 * d + j % 32 : d / 2 * 64 + j % 32 * 2 + d % 2;
+}
+static size_t value_index(const Cache *c, size_t j, size_t d) {
+    size_t vs = kv_columns(c->dim), alone = d / 32 == vs / 32; /* 16 columns without neighbours */
+    if (c->f32) return j % 32 * vs + d;
+    size_t line = d / 32 * 32 + (alone ? j % 32 / 2 : j % 32 / 2 * 2 + d / 16 % 2);
+    return line * 32 + d % 16 * 2 + j % 2;
+}
+/* The scale of an int16 key or value: an index of a float. */
+static size_t key_scale(const Cache *c, size_t j) { return (size_t)c->dim * 16 + j % 32; }
+static size_t value_scale(const Cache *c, size_t j) { return kv_columns(c->dim) * 16 + j % 32; }
+
+static double cached_key(const Cache *c, size_t j, size_t d) {
+    const uint8_t *b = key_block(c, j);
+    size_t i = key_index(c, j, d);
+    return c->f32 ? (double)float_at(b, i) : word_at(b, i) * (double)float_at(b, key_scale(c, j));
+}
+static double cached_value(const Cache *c, size_t j, size_t d) {
+    const uint8_t *b = value_block(c, j);
+    size_t i = value_index(c, j, d);
+    return c->f32 ? (double)float_at(b, i) : word_at(b, i) * (double)float_at(b, value_scale(c, j));
+}
+
+static void put_key(Cache *c, size_t j, const float *x) {
+    int16_t w[MAX_HEAD_DIM];
+    if (!c->f32) set_float(key_block(c, j), key_scale(c, j), plain_words(w, x, c->dim));
+    for (size_t d = 0; d < c->dim; d++)
+        if (c->f32)
+            set_float(key_block(c, j), key_index(c, j, d), x[d]);
+        else
+            set_word(key_block(c, j), key_index(c, j, d), w[d]);
+}
+static void put_value(Cache *c, size_t j, const float *x) { /* x: zeros behind dim */
+    int16_t w[MAX_HEAD_DIM];
+    if (!c->f32) set_float(value_block(c, j), value_scale(c, j), plain_words(w, x, c->dim));
+    for (size_t d = 0; d < kv_columns(c->dim); d++)
+        if (c->f32)
+            set_float(value_block(c, j), value_index(c, j, d), x[d]);
+        else
+            set_word(value_block(c, j), value_index(c, j, d), d < c->dim ? w[d] : 0);
+}
+
+static Cache make_cache(uint32_t dim, size_t n, bool f32) {
+    size_t blocks = (n + 31) / 32;
+    Cache c = {dim, f32, n, keys_bytes(dim, f32), values_bytes(dim, f32), NULL, NULL};
+    c.k = make(blocks * c.keys_size, 1);
+    c.v = make(blocks * c.values_size, 1);
+    memset(c.k, 0xff, blocks * c.keys_size);
+    memset(c.v, 0xff, blocks * c.values_size);
+    for (size_t j = 0; j < n; j++) {
+        float x[MAX_HEAD_DIM] = {0};
+        for (size_t d = 0; d < dim; d++) x[d] = 3 * random_float();
+        put_key(&c, j, x);
+        for (size_t d = 0; d < dim; d++) x[d] = 3 * random_float();
+        put_value(&c, j, x);
     }
-    free(x);
-    return h;
+    return c;
 }
 
-static void set_cached(void *p, size_t i, int f32, float f) {
-    if (f32)
-        ((float *)p)[i] = f;
-    else
-        ((uint16_t *)p)[i] = f16_from_f32(f);
+static void free_cache(Cache *c) {
+    free(c->k);
+    free(c->v);
 }
 
-/* The contract; also the weighted mean in float64 where all is finite. */
-static void plain_attend(const Attend *a, int f32) {
-    for (size_t h = 0; h < a->n_heads; h++) {
-        float *s = a->scores + h * ATTEND_KEYS, top = -INFINITY, lane[16] = {0};
-        for (size_t j = 0; j < a->n_keys; j++) {
-            s[j] = 0;
-            for (size_t d = 0; d < a->head_dim; d++) {
-                size_t at = (j / 16 * a->head_dim + d) * 16 + j % 16;
-                s[j] = fmaf(a->q[h * a->head_dim + d], cached(a->k, at, f32), s[j]);
-            }
-            if (s[j] > top) top = s[j];
-        }
-        a->max[h] = top;
-        for (size_t j = 0; j < a->n_keys; j++) lane[j % 16] += s[j] = exp16_scalar(s[j] - top);
-        for (size_t half = 8; half > 0; half /= 2)
-            for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
-        a->sum[h] = lane[0];
-        for (size_t d = 0; d < a->v_stride; d++) {
-            float *out = a->out + h * a->v_stride + d;
-            *out = 0;
-            for (size_t j = 0; j < a->n_keys; j++)
-                *out = fmaf(s[j], cached(a->v, j * a->v_stride + d, f32), *out);
-        }
+/* One row against keys 0 .. n - 1 of the cache, by the contract. */
+static void plain_floats(const Cache *c, const float *q, size_t n, float *max, float *sum,
+                         float *out) {
+    float s[ATTEND_KEYS], lane[16] = {0};
+    *max = -INFINITY;
+    for (size_t j = 0; j < n; j++) {
+        s[j] = 0;
+        for (size_t d = 0; d < c->dim; d++) s[j] = fmaf(q[d], (float)cached_key(c, j, d), s[j]);
+        if (s[j] > *max) *max = s[j];
+    }
+    for (size_t j = 0; j < n; j++) lane[j % 16] += s[j] = exp16_scalar(s[j] - *max);
+    *sum = tree_sum(lane);
+    for (size_t d = 0; d < kv_columns(c->dim); d++) {
+        out[d] = 0;
+        for (size_t j = 0; j < n; j++) out[d] = fmaf(s[j], (float)cached_value(c, j, d), out[d]);
     }
 }
 
-static void check_attend_exact(const Attend *a, int f32) {
-    for (size_t h = 0; h < a->n_heads; h++) {
-        double out[MAX_HEAD_DIM] = {0}, sum = 0, s[ATTEND_KEYS], top = -INFINITY;
-        size_t far_off = 0;
-        for (size_t j = 0; j < a->n_keys; j++) {
-            s[j] = 0;
-            for (size_t d = 0; d < a->head_dim; d++)
-                s[j] += (double)a->q[h * a->head_dim + d] *
-                        (double)cached(a->k, (j / 16 * a->head_dim + d) * 16 + j % 16, f32);
-            top = fmax(top, s[j]);
-        }
-        for (size_t j = 0; j < a->n_keys; j++) {
-            double e = exp(s[j] - top);
-            sum += e;
-            for (size_t d = 0; d < a->head_dim; d++)
-                out[d] += e * (double)cached(a->v, j * a->v_stride + d, f32);
-        }
-        for (size_t d = 0; d < a->head_dim; d++) {
-            double got = (double)a->out[h * a->v_stride + d] / (double)a->sum[h];
-            far_off += !(fabs(out[d] / sum - got) < 1e-4);
-        }
-        CHECK(far_off == 0, "attend, scalar: head_dim %u, %u keys: %zu outputs far from float64",
-              a->head_dim, a->n_keys, far_off);
+/* One part of WORD_KEYS keys or fewer from `first` on. */
+static void plain_part(const Cache *c, const int16_t *q, float q_scale, size_t first, size_t n,
+                       float *max, float *sum, float *out) {
+    float s[WORD_KEYS], sums[16] = {0}, totals[16] = {0}, top = -INFINITY;
+    for (size_t j = 0; j < n; j++) {
+        const uint8_t *b = key_block(c, first + j);
+        int32_t dot = 0;
+        for (size_t d = 0; d < c->dim; d++) dot += q[d] * word_at(b, key_index(c, first + j, d));
+        s[j] = (float)dot * (float_at(b, key_scale(c, first + j)) * q_scale);
+        if (s[j] > top) top = s[j];
+    }
+    for (size_t j = 0; j < n; j++) {
+        s[j] = exp16_scalar(s[j] - top);
+        sums[j % 16] += s[j];
+        s[j] *= float_at(value_block(c, first + j), value_scale(c, first + j));
+        totals[j % 16] += s[j];
+    }
+    float total = tree_sum(totals), m = *max > top ? *max : top;
+    float before = exp16_scalar(*max - m), more = exp16_scalar(top - m);
+    *max = m;
+    *sum = *sum * before + tree_sum(sums) * more;
+    for (size_t d = 0; d < kv_columns(c->dim); d++) {
+        int32_t dot = 0;
+        for (size_t j = 0; j < n; j++)
+            dot += rounded_word(s[j], total > 0 ? 32767 / total : 0) *
+                   word_at(value_block(c, first + j), value_index(c, first + j, d));
+        out[d] = fmaf((float)dot, total / 32767 * more, out[d] * before);
     }
 }
 
-static void one_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint32_t heads,
-                       uint32_t keys, int f32, int bad) {
-    size_t vs = (dim + 15) / 16 * 16, blocks = (keys + 15) / 16, n_out = heads * (vs + 2);
-    void *kc = make_cache(blocks * dim * 16, f32), *vc = make_cache(keys * vs, f32);
-    float *q = make_floats((size_t)heads * dim, RANDOM), *scores = make(heads * ATTEND_KEYS, 4);
-    float *got = make(n_out, 4), *want = make(n_out, 4);
-    for (size_t j = keys; j < 16 * blocks; j++) /* behind the keys: anything */
-        for (size_t d = 0; d < dim; d++)
-            set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, f32,
-                       bad == 0 ? 1000 * q[d]
-                       : d % 2  ? NAN
-                                : INFINITY);
-    for (size_t j = 0; j < keys; j++)
-        for (size_t d = dim; d < vs; d++) set_cached(vc, j * vs + d, f32, 0);
-    if (bad == 1) q[dim / 2] = NAN;
-    if (bad == 2) set_cached(kc, (keys / 2 / 16 * dim) * 16 + keys / 2 % 16, f32, INFINITY);
-    if (bad == 3) set_cached(vc, 0, f32, NAN);
-    if (bad == 5) set_cached(kc, ((keys - 1) / 16 * dim) * 16 + (keys - 1) % 16, f32, NAN);
-    if (bad == 4)
-        for (size_t i = 0; i < (size_t)heads * dim; i++) q[i] *= 1e4f;
-    Attend a = {dim, (uint32_t)vs, heads,  1,    keys,         q,
-                kc,  vc,           scores, want, want + heads, want + 2 * heads};
-    ref->attend[f32](&a);
-    if (ref == k && bad == 0) check_attend_exact(&a, f32);
-    a.max = got;
-    a.sum = got + heads;
-    a.out = got + 2 * heads;
-    for (size_t i = 0; i < heads * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
-    if (ref == k)
-        plain_attend(&a, f32);
-    else
-        k->attend[f32](&a);
-    CHECK_SAME(got, want, n_out, "attend %s, %s: head_dim %u, %u heads, %u keys, bad %d",
-               f32 ? "f32" : "f16", k->name, dim, heads, keys, bad);
-    free(kc);
-    free(vc);
-    free(q);
-    free(scores);
-    free(got);
-    free(want);
-}
-
-static void test_attend(const Kernels *ref, const Kernels *k) {
-    const uint32_t dims[] = {64, 128, 2, 34, 80, 256}, heads[] = {7, 6, 1, 8, 2, 9, 5, 4, 3};
-    const uint32_t keys[] = {1, 15, 16, 17, 31, 32, 33, 100, 511, 512};
-    for (size_t d = 0, i = 0; d < 6; d++)
-        for (size_t n = 0; n < 30; n++, i++)
-            for (int f32 = 0; f32 < 2; f32++)
-                one_attend(ref, k, dims[d], heads[i % 9], keys[n % 10], f32, (int)(i % 7 % 6));
-}
-
-/* ATTEND_TOKENS tokens at once, each as if it were alone. */
-static void one_attend_several(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t keys,
-                               int f32) {
-    enum { T = ATTEND_TOKENS };
-    size_t vs = (dim + 15) / 16 * 16, blocks = (keys + T + 15) / 16, rows = (size_t)heads * T;
-    void *kc = make_cache(blocks * dim * 16, f32), *vc = make_cache(blocks * 16 * vs, f32);
-    float *q = make_floats(rows * dim, RANDOM), *scores = make(rows * ATTEND_KEYS, 4);
-    float *got = make(rows * (vs + 2), 4), *want = make(heads * (vs + 2), 4);
-    float *alone = make((size_t)heads * dim, 4);
-    float row_got[MAX_HEAD_DIM + 2], row_want[MAX_HEAD_DIM + 2]; /* out, max, sum */
-    Attend a = {dim, (uint32_t)vs, heads,  T,   keys,       q,
-                kc,  vc,           scores, got, got + rows, got + 2 * rows};
-    for (size_t i = 0; i < rows * (size_t)ATTEND_KEYS; i++) scores[i] = NAN; /* scratch */
-    k->attend[f32](&a);
-    Attend one = {dim, (uint32_t)vs, heads,  1,    keys,         alone,
-                  kc,  vc,           scores, want, want + heads, want + 2 * heads};
-    for (size_t t = 0; t < T; t++) {
-        for (size_t i = 0; i < (size_t)heads * dim; i++) alone[i] = q[i * T + t];
-        one.n_keys = keys + t < ATTEND_KEYS ? keys + (uint32_t)t : ATTEND_KEYS;
-        k->attend[f32](&one);
-        for (size_t h = 0; h < heads; h++) {
-            size_t row = h * T + t;
-            memcpy(row_got, a.out + row * vs, vs * sizeof *row_got);
-            row_got[vs] = a.max[row];
-            row_got[vs + 1] = a.sum[row];
-            memcpy(row_want, one.out + h * vs, vs * sizeof *row_want);
-            row_want[vs] = one.max[h];
-            row_want[vs + 1] = one.sum[h];
-            CHECK_SAME(row_got, row_want, vs + 2,
-                       "attend %s, %s: head_dim %u, %u keys, head %zu of %u, token %zu of several",
-                       f32 ? "f32" : "f16", k->name, dim, keys, h, heads, t);
+static void plain_attend(const Attend *a, const Cache *c, Found to) {
+    size_t vs = kv_columns(c->dim);
+    for (size_t row = 0; row < (size_t)a->n_tok * a->n_heads; row++) {
+        size_t t = row / a->n_heads;
+        const float *q = a->q + t * a->q_stride + row % a->n_heads * c->dim;
+        float *max = to.max + row, *sum = to.sum + row, *out = to.out + row * vs;
+        int16_t w[MAX_HEAD_DIM];
+        float scale = plain_words(w, q, c->dim);
+        size_t n = a->pos + t + 1 > a->first ? a->pos + t + 1 - a->first : 0;
+        if (n > ATTEND_KEYS) n = ATTEND_KEYS;
+        if (c->f32) {
+            plain_floats(c, q, n, max, sum, out);
+            continue;
         }
+        *max = -INFINITY;
+        *sum = 0;
+        memset(out, 0, vs * sizeof *out);
+        for (size_t at = 0; at < n; at += WORD_KEYS)
+            plain_part(c, w, scale, at, n - at < WORD_KEYS ? n - at : WORD_KEYS, max, sum, out);
     }
-    free(kc);
-    free(vc);
-    free(q);
-    free(scores);
-    free(got);
-    free(want);
-    free(alone);
 }
 
-static void test_attend_several(const Kernels *k) {
-    const uint32_t dims[] = {64, 128, 34}, heads[] = {7, 6, 1};
-    const uint32_t keys[] = {1, 9, 16, 25, 32, 100, 500, 505, 510, 512};
-    for (size_t i = 0; i < 10; i++)
-        for (size_t d = 0; d < 3; d++)
-            one_attend_several(k, dims[d], heads[d], keys[i], (int)(i + d) % 2);
-}
-
-/* ---- prompt_attend --------------------------------------------------------------------------- */
-
-/* One row in float64. With bf16 its error may be that of e and v rounded to 8 bits, with int16 that
- * of vectors of 2^15 steps: of the values and their weights, and of q and k in a score. */
-static void check_row_exact(const Kernels *k, const PromptAttend *a, size_t t, size_t h) {
-    size_t d_head = a->head_dim, n = a->n_keys + t, far_off = 0;
-    const float *q = a->q + t * a->q_stride + h * d_head;
+/* How far a row's result may be from the float64 one because of vectors of 2^15 steps: of the
+ * values and their weights, and of q and k in a score; and the result of n keys itself. */
+static double row_exact(const Cache *c, const float *q, size_t n, double *out) {
     double *e = make(n, sizeof *e), sum = 0, top = -INFINITY, largest_k = 0, largest_v = 0;
+    double q_squares = 0;
     for (size_t j = 0; j < n; j++) {
         double k_squares = 0, v_squares = 0;
-        for (size_t d = 0; d < d_head; d++) {
-            double key = (double)cached(a->k, (j / 16 * d_head + d) * 16 + j % 16, 0);
-            e[j] += (double)q[d] * key;
-            k_squares += key * key;
-            v_squares += pow((double)cached(a->v, j * a->v_stride + d, 0), 2);
+        for (size_t d = 0; d < c->dim; d++) {
+            e[j] += (double)q[d] * cached_key(c, j, d);
+            k_squares += pow(cached_key(c, j, d), 2);
+            v_squares += pow(cached_value(c, j, d), 2);
         }
         top = fmax(top, e[j]);
         largest_k = fmax(largest_k, sqrt(k_squares));
         largest_v = fmax(largest_v, sqrt(v_squares));
     }
-    double q_squares = 0;
-    for (size_t d = 0; d < d_head; d++) q_squares += (double)q[d] * (double)q[d];
-    double steps = largest_v * (1 + sqrt(q_squares) * largest_k) / 32767;
+    for (size_t d = 0; d < c->dim; d++) q_squares += pow((double)q[d], 2), out[d] = 0;
     for (size_t j = 0; j < n; j++) sum += e[j] = exp(e[j] - top);
-    for (size_t d = 0; d < d_head; d++) {
-        double want = 0, most = 0, got = (double)a->out[t * a->out_stride + h * d_head + d];
-        for (size_t j = 0; j < n; j++) {
-            double p = e[j] / sum * (double)cached(a->v, j * a->v_stride + d, 0);
-            want += p;
-            most += p * p;
-        }
-        double allowed = k->round ? 0x1p-8 * 4 * sqrt(most) + 2e-4 : steps / 4;
-        if (!(fabs(got - want) <= allowed)) far_off++;
-    }
-    CHECK(far_off == 0, "prompt_attend, %s: head_dim %zu, %zu keys: %zu outputs far from float64",
-          k->name, d_head, n, far_off);
+    for (size_t d = 0; d < c->dim; d++)
+        for (size_t j = 0; j < n; j++) out[d] += e[j] / sum * cached_value(c, j, d);
     free(e);
+    return largest_v * (1 + sqrt(q_squares) * largest_k) / 32767;
 }
 
-/* n tokens, the first of which sees n_keys keys; behind the last one's the cache holds anything.
- * Each token alone gives the same bits, and so do all tables without bf16. */
-static void one_prompt_attend(const Kernels *ref, const Kernels *k, uint32_t dim, uint32_t heads,
-                              uint32_t n, size_t n_keys, float scale) {
-    size_t keys = n_keys + n - 1, blocks = (keys + 15) / 16, stride = (size_t)heads * dim + 7;
-    uint16_t *kc = make_cache(blocks * dim * 16, 0), *vc = make_cache(keys * dim, 0);
+static void check_attend_exact(const Attend *a, const Cache *c, const char *name) {
+    for (size_t row = 0; row < (size_t)a->n_tok * a->n_heads; row++) {
+        size_t t = row / a->n_heads, far_off = 0, n = a->pos + t + 1 - a->first;
+        const float *q = a->q + t * a->q_stride + row % a->n_heads * c->dim;
+        double want[MAX_HEAD_DIM];
+        double steps = row_exact(c, q, n < ATTEND_KEYS ? n : ATTEND_KEYS, want);
+        for (size_t d = 0; d < c->dim; d++) {
+            float got = a->to.out[row * kv_columns(c->dim) + d] / a->to.sum[row];
+            far_off +=
+                !(fabs(want[d] - (double)got) < (c->f32 ? 1e-4 : steps * fmax(0.25, 4.0 / c->dim)));
+        }
+        CHECK(far_off == 0, "attend, %s: head_dim %u, %zu keys: %zu outputs far from float64", name,
+              c->dim, n, far_off);
+    }
+}
+
+/* What is planted: NaN in q; infinity and NaN in keys and values; large scores. */
+enum { NOTHING, BAD_Q, BAD_KEY, BAD_VALUE, LARGE, BAD_LAST, N_PLANTED };
+
+static void plant_in_cache(Cache *c, int what) {
+    float x[MAX_HEAD_DIM] = {0};
+    x[c->dim / 2] = what == BAD_KEY ? INFINITY : NAN;
+    if (what == BAD_KEY) put_key(c, c->n / 2, x);
+    if (what == BAD_LAST) put_key(c, c->n - 1, x);
+    if (what == BAD_VALUE) put_value(c, 0, x);
+}
+
+static Attend make_attend(const Cache *c, uint32_t heads, uint32_t n_tok, uint32_t first,
+                          uint32_t pos) {
+    size_t rows = (size_t)heads * n_tok, stride = (size_t)heads * c->dim + 5;
+    float *found = make(rows * (kv_columns(c->dim) + 2), sizeof *found);
+    Attend a = {.head_dim = c->dim,
+                .n_heads = heads,
+                .n_tok = n_tok,
+                .first = first,
+                .pos = pos,
+                .q = make_floats(stride * n_tok, RANDOM),
+                .q_stride = stride,
+                .k = c->k,
+                .v = c->v,
+                .scratch = aligned_alloc(64, ATTEND_BYTES),
+                .to = {found, found + rows, found + 2 * rows}};
+    if (!a.scratch) exit(1);
+    memset(a.scratch, 0xff, ATTEND_BYTES); /* NaN everywhere */
+    return a;
+}
+
+static void free_attend(const Attend *a) {
+    free((void *)(uintptr_t)a->q);
+    free(a->scratch);
+    free(a->to.max);
+}
+
+static Found other_found(const Attend *a) {
+    size_t rows = (size_t)a->n_heads * a->n_tok;
+    float *found = make(rows * (kv_columns(a->head_dim) + 2), sizeof *found);
+    for (size_t i = 0; i < rows * (kv_columns(a->head_dim) + 2); i++) found[i] = NAN;
+    return (Found){found, found + rows, found + 2 * rows};
+}
+
+/* n_tok tokens, the last of which sees all of `keys` keys. */
+static void one_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t n_tok,
+                       uint32_t keys, bool f32, int planted) {
+    Cache c = make_cache(dim, keys, f32);
+    Attend a = make_attend(&c, heads, n_tok, 0, keys - n_tok);
+    float *q = (float *)(uintptr_t)a.q;
+    size_t n_out = (size_t)heads * n_tok * (kv_columns(dim) + 2);
+    for (size_t i = 0; i < a.q_stride * n_tok; i++) q[i] *= planted == LARGE ? 1e4f : 0.3f;
+    if (planted == BAD_Q) q[dim / 2] = NAN;
+    plant_in_cache(&c, planted);
+    k->attend[f32](&a);
+    if (planted == NOTHING) check_attend_exact(&a, &c, k->name);
+    Found want = other_found(&a);
+    plain_attend(&a, &c, want);
+    CHECK_SAME(a.to.max, want.max, n_out,
+               "attend %s, %s: head_dim %u, %u heads of %u tokens, %u keys, planted %d",
+               f32 ? "f32" : "int16", k->name, dim, heads, n_tok, keys, planted);
+    free(want.max);
+    free_attend(&a);
+    free_cache(&c);
+}
+
+static void test_attend(const Kernels *k) {
+    const uint32_t dims[] = {64, 128, 2, 34, 80, 256, 48}, heads[] = {7, 6, 1, 8, 2, 9, 5, 4, 3};
+    const uint32_t keys[] = {1, 15, 16, 17, 31, 32, 33, 100, 128, 129, 400, 511, 512};
+    for (size_t d = 0, i = 0; d < 7; d++)
+        for (size_t n = 0; n < 26; n++, i++)
+            for (int f32 = 0; f32 < 2; f32++)
+                one_attend(k, dims[d], heads[i % 9], 1, keys[n % 13], f32,
+                           (int)(i % 7 % N_PLANTED));
+    for (int f32 = 0; f32 < 2; f32++) {
+        one_attend(k, 64, 7, 5, 20, f32, NOTHING);
+        one_attend(k, 128, 6, 8, 131, f32, NOTHING); /* some see a part more than others */
+        one_attend(k, 34, 1, 40, 300, f32, NOTHING);
+        one_attend(k, 96, 9, 28, 512, f32, NOTHING);
+        one_attend(k, 32, ATTEND_ROWS, 1, 200, f32, NOTHING);
+        one_attend(k, 64, 4, 3, 40, f32, BAD_LAST); /* which the last one alone sees */
+    }
+}
+
+/* Tokens on both sides of a part's beginning, and beyond its end. */
+static void test_attend_edges(const Kernels *k) {
+    for (int f32 = 0; f32 < 2; f32++) {
+        Cache c = make_cache(48, ATTEND_KEYS, f32);
+        for (uint32_t pos = 1020; pos < 1540; pos += 510) {
+            Attend a = make_attend(&c, 3, 8, 1024, pos);
+            size_t n_out = (size_t)a.n_heads * a.n_tok * (kv_columns(48) + 2);
+            Found want = other_found(&a);
+            k->attend[f32](&a);
+            plain_attend(&a, &c, want);
+            CHECK_SAME(a.to.max, want.max, n_out, "attend %s, %s: from position %u on",
+                       f32 ? "f32" : "int16", k->name, pos);
+            bool nothing = a.to.max[0] == -INFINITY && a.to.sum[0] == 0 && a.to.out[0] == 0;
+            CHECK(nothing == (pos < 1024), "attend %s, %s: the token before the part",
+                  f32 ? "f32" : "int16", k->name);
+            free(want.max);
+            free_attend(&a);
+        }
+        free_cache(&c);
+    }
+}
+
+static void test_join(const Kernels *k) {
+    enum { ROWS = 19, D = 48 };
+    float a[ROWS * (D + 2)], b[ROWS * (D + 2)], want[ROWS * (D + 2)];
+    for (size_t i = 0; i < ROWS * (D + 2); i++)
+        a[i] = 9 * random_float(), b[i] = 9 * random_float();
+    b[3] = -INFINITY; /* a row that saw nothing */
+    b[ROWS + 3] = 0;
+    for (size_t d = 0; d < D; d++) b[2 * ROWS + 3 * D + d] = 0;
+    a[5] = b[7] = NAN;
+    for (size_t r = 0; r < ROWS; r++) {
+        float m = a[r] > b[r] ? a[r] : b[r];
+        float before = exp16_scalar(a[r] - m), more = exp16_scalar(b[r] - m);
+        want[r] = m;
+        want[ROWS + r] = a[ROWS + r] * before + b[ROWS + r] * more;
+        for (size_t i = 2 * ROWS + r * D; i < 2 * ROWS + (r + 1) * D; i++)
+            want[i] = fmaf(b[i], more, a[i] * before);
+    }
+    const Found to = {a, a + ROWS, a + 2 * ROWS}, more = {b, b + ROWS, b + 2 * ROWS};
+    k->join(&to, &more, ROWS, D);
+    CHECK_SAME(a, want, (size_t)ROWS * (D + 2), "join, %s", k->name);
+}
+
+/* ---- prompt_attend --------------------------------------------------------------------------- */
+
+/* One row in float64: its error may be that of e and v rounded to 8 bits. */
+static void check_row_exact(const Kernels *k, const PromptAttend *a, const Cache *c, size_t t,
+                            size_t h) {
+    size_t n = a->pos + t + 1, far_off = 0;
+    double want[MAX_HEAD_DIM], most = 0;
+    row_exact(c, a->q + t * a->q_stride + h * c->dim, n, want);
+    for (size_t j = 0; j < n; j++)
+        for (size_t d = 0; d < c->dim; d++) {
+            double v = fabs(cached_value(c, j, d));
+            if (v > most) most = v;
+        }
+    for (size_t d = 0; d < c->dim; d++) {
+        double got = (double)a->out[t * a->out_stride + h * c->dim + d];
+        if (!(fabs(got - want[d]) <= 0x1p-8 * 2 * most + 2e-4)) far_off++;
+    }
+    CHECK(far_off == 0, "prompt_attend, %s: head_dim %u, %zu keys: %zu outputs far from float64",
+          k->name, c->dim, n, far_off);
+}
+
+/* n tokens, the first of which sees n_keys keys. Each token alone gives the same bits. */
+static void one_prompt_attend(const Kernels *k, uint32_t dim, uint32_t heads, uint32_t n,
+                              uint32_t n_keys, float scale) {
+    size_t stride = (size_t)heads * dim + 7;
+    Cache c = make_cache(dim, n_keys + n - 1, false);
     float *q = make_floats(n * stride, RANDOM), *out = make(n * stride, 4);
     float *one = make(stride, 4);
-    void *scratch = aligned_alloc(64, PROMPT_ATTEND_BYTES);
+    void *scratch = aligned_alloc(64, ATTEND_BYTES);
     if (!scratch) exit(1);
-    for (size_t j = keys; j < 16 * blocks; j++)
-        for (size_t d = 0; d < dim; d++) set_cached(kc, (j / 16 * dim + d) * 16 + j % 16, 0, NAN);
     for (size_t i = 0; i < n * stride; i++) q[i] *= scale;
-    PromptAttend a = {dim, dim, heads, n, n_keys, q, stride, kc, vc, scratch, out, stride};
-    memset(scratch, 0xff, PROMPT_ATTEND_BYTES); /* NaN everywhere */
+    PromptAttend a = {dim, heads, n, n_keys - 1, q, stride, c.k, c.v, scratch, out, stride};
+    memset(scratch, 0xff, ATTEND_BYTES); /* NaN everywhere */
     k->prompt_attend(&a);
-    if (k->round == NULL) {
-        PromptAttend b = a;
-        b.out = make(n * stride, sizeof *b.out);
-        ref->prompt_attend(&b);
-        CHECK_SAME(out, b.out, n * stride, "prompt_attend, %s: head_dim %u, %u heads, %u tokens",
-                   k->name, dim, heads, n);
-        free(b.out);
-    }
     for (uint32_t t = 0; t < n; t++) {
-        for (uint32_t h = 0; h < heads; h++) check_row_exact(k, &a, t, h);
+        for (uint32_t h = 0; h < heads; h++) check_row_exact(k, &a, &c, t, h);
         PromptAttend b = a;
         b.n_tok = 1;
-        b.n_keys += t;
+        b.pos += t;
         b.q = q + t * stride;
         b.out = one;
         k->prompt_attend(&b);
@@ -839,8 +977,7 @@ static void one_prompt_attend(const Kernels *ref, const Kernels *k, uint32_t dim
                    "prompt_attend, %s: head_dim %u, %u heads, token %u of %u alone", k->name, dim,
                    heads, t, n);
     }
-    free(kc);
-    free(vc);
+    free_cache(&c);
     free(q);
     free(out);
     free(one);
@@ -850,90 +987,61 @@ static void one_prompt_attend(const Kernels *ref, const Kernels *k, uint32_t dim
 /* A single key: its value itself is the answer, and values are not cut off. */
 static void test_rounded_values(const Kernels *k) {
     enum { D = 256 };
-    uint16_t *kc = make_cache((size_t)D * 16, 0), *vc = make_cache(D, 0);
-    float *q = make_floats(D, RANDOM), out[D];
+    Cache c = make_cache(D, 1, false);
+    float *q = make_floats(D, RANDOM), out[D], x[D];
     double all = 0, surplus = 0;
-    void *scratch = aligned_alloc(64, PROMPT_ATTEND_BYTES);
+    void *scratch = aligned_alloc(64, ATTEND_BYTES);
     if (!scratch) exit(1);
-    PromptAttend a = {D, D, 1, 1, 1, q, D, kc, vc, scratch, out, D};
+    PromptAttend a = {D, 1, 1, 0, q, D, c.k, c.v, scratch, out, D};
     for (int i = 0; i < 64; i++) {
-        for (size_t d = 0; d < D; d++) set_cached(vc, d, 0, random_float());
+        for (size_t d = 0; d < D; d++) x[d] = random_float();
+        put_value(&c, 0, x);
         k->prompt_attend(&a);
         for (size_t d = 0; d < D; d++) {
-            double want = (double)cached(vc, d, 0), got = (double)out[d];
+            double want = cached_value(&c, 0, d), got = (double)out[d];
             all += fabs(want);
             surplus += want < 0 ? want - got : got - want;
         }
     }
     CHECK(fabs(surplus / all) < 0x1p-12, "prompt_attend, %s: values are %.2e too large", k->name,
           surplus / all);
-    free(kc);
-    free(vc);
+    free_cache(&c);
     free(q);
     free(scratch);
 }
 
-static void test_prompt_attend(const Kernels *scalar, const Kernels *k) {
+static void test_prompt_attend(const Kernels *k) {
+    if (!k->prompt_attend) return;
     test_rounded_values(k);
-    one_prompt_attend(scalar, k, 64, 6, 40, 1, 0.1f);
-    one_prompt_attend(scalar, k, 32, 1, 40, 1, 0.3f);
-    one_prompt_attend(scalar, k, 128, 7, 6, 253, 0.1f); /* some see a part more than others */
-    one_prompt_attend(scalar, k, 64, 4, 20, 500, 0.1f);
-    one_prompt_attend(scalar, k, 256, 16, 6, 765, 0.02f);
-    one_prompt_attend(scalar, k, 96, 5, 6, 530, 0.5f);
-    one_prompt_attend(scalar, k, 128, 12, 1, 300, 3); /* one key has nearly all the weight */
+    one_prompt_attend(k, 64, 6, 40, 1, 0.1f);
+    one_prompt_attend(k, 32, 1, 40, 1, 0.3f);
+    one_prompt_attend(k, 128, 7, 6, 253, 0.1f); /* some see a part more than others */
+    one_prompt_attend(k, 64, 4, 20, 500, 0.1f);
+    one_prompt_attend(k, 256, 16, 6, 765, 0.02f);
+    one_prompt_attend(k, 96, 5, 6, 530, 0.5f);
+    one_prompt_attend(k, 128, 12, 1, 300, 3); /* one key has nearly all the weight */
 }
 
 /* ---- f16 ------------------------------------------------------------------------------------- */
 
-/* Every f16 as a weight, and as a value of the cache: the two ways in which kernels read them. */
+/* Every f16 as a weight. */
 static void test_read_halves(const Kernels *k) {
     enum { D = 256 };
-    float one = 1, scores[ATTEND_KEYS], max, sum, q[D] = {0}, out[D], want[D], y[D];
-    uint16_t keys[D * 16] = {0}, h[D];
+    float one = 1, want[D], y[D];
     _Alignas(64) uint16_t w[D * 2] = {0};
-    Attend a = {D, D, 1, 1, 1, q, keys, h, scores, &max, &sum, out};
     Operand x = {.n_tok = 1, .cols = 1, .x = &one, .x_stride = 1};
     Mat m = {TYPE_F16, D, 1, (const uint8_t *)w};
     for (uint32_t first = 0; first < 65536; first += D) {
         for (uint32_t i = 0; i < D; i++) {
-            h[i] = w[2 * i] = (uint16_t)(first + i);
-            want[i] = fmaf(f16_to_f32(h[i]), 1, 0); /* -0 becomes 0 */
+            w[2 * i] = (uint16_t)(first + i);
+            want[i] = fmaf(f16_to_f32(w[2 * i]), 1, 0); /* -0 becomes 0 */
         }
-        k->attend[0](&a);
-        CHECK_SAME(out, want, (size_t)D, "f16 %04x and more as values, %s", first, k->name);
         multiply_all(k->matmul[TYPE_F16], &m, &x, y, D);
         CHECK_SAME(y, want, (size_t)D, "f16 %04x and more as weights, %s", first, k->name);
     }
 }
 
-/* Every f16, the floats next to it and about halfway to the next: 16 bits, NaNs too. */
-static void test_write_halves(const Kernels *k) {
-    size_t wrong = 0;
-    for (uint32_t h = 0; h < 65536; h++) {
-        uint32_t bits = bits_from_float(f16_to_f32((uint16_t)h));
-        uint32_t next = bits_from_float(f16_to_f32((uint16_t)(h + 1))), half = bits / 2 + next / 2;
-        float x[16];
-        uint16_t to[16];
-        for (uint32_t i = 0; i < 5; i++) {
-            x[i] = float_from_bits(bits + i - 2);
-            x[5 + i] = float_from_bits(half + i - 2);
-            x[10 + i] = float_from_bits((uint32_t)test_random(&seed));
-        }
-        x[15] = (float_from_bits(bits) + float_from_bits(next)) / 2; /* a tie, below 2^-14 too */
-        k->narrow(to, x, 16);
-        for (size_t i = 0; i < 16; i++) wrong += to[i] != f16_from_f32(x[i]);
-    }
-    CHECK(wrong == 0, "narrow, %s: %zu of 2^20 differ", k->name, wrong);
-}
-
 /* ---- Rows ------------------------------------------------------------------------------------ */
-
-static float tree_sum(float lane[16]) {
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
 
 static void test_rmsnorm(const Kernels *k, const float *x, const float *w, uint32_t n, float *want,
                          float *got) {
@@ -957,13 +1065,13 @@ static void test_silu_add(const Kernels *k, const float *x, const float *w, uint
     CHECK_SAME(got, want, n, "add, %s: n %u", k->name, n);
 }
 
-static void test_narrow(const Kernels *k, const float *x, uint32_t n) {
-    uint16_t *h = make(n, sizeof *h);
+static void test_words(const Kernels *k, const float *x, uint32_t n) {
+    int16_t w[4864 + 16], want[4864];
     size_t wrong = 0;
-    k->narrow(h, x, n);
-    for (size_t i = 0; i < n; i++) wrong += h[i] != f16_from_f32(x[i]);
-    CHECK(wrong == 0, "narrow, %s: n %u: %zu differ", k->name, n, wrong);
-    free(h);
+    float got = k->words(w, x, n), scale = plain_words(want, x, n);
+    for (size_t i = 0; i < n; i++) wrong += isfinite(scale) && w[i] != want[i];
+    CHECK(wrong == 0, "words, %s: n %u: %zu differ", k->name, n, wrong);
+    CHECK_SAME(&got, &scale, (size_t)1, "words' scale, %s: n %u", k->name, n);
 }
 
 static void test_exp_sum(const Kernels *k, const float *x, uint32_t n, float *want, float *got) {
@@ -1006,7 +1114,7 @@ static void test_rows(const Kernels *k) {
                 for (size_t i = 0; i < n; i++) x[i] *= i % 5 ? 1 : 40;
             test_rmsnorm(k, x, w, n, want, got);
             test_silu_add(k, x, w, n, want, got);
-            test_narrow(k, x, n);
+            test_words(k, x, n);
             test_exp_sum(k, x, n, want, got);
             free(x);
             free(w);
@@ -1121,11 +1229,11 @@ int main(void) {
         test_quantize(scalar, k);
         test_matmul(scalar, k);
         test_prompt(k);
-        test_attend(scalar, k);
-        test_attend_several(k);
-        test_prompt_attend(scalar, k);
+        test_attend(k);
+        test_attend_edges(k);
+        test_join(k);
+        test_prompt_attend(k);
         test_read_halves(k);
-        test_write_halves(k);
         test_rows(k);
         test_rope(k);
         test_read_all(scalar, k);
