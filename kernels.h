@@ -188,8 +188,10 @@ typedef struct {
      * max); sum over lanes (key j in lane j % 16); out[d] = fma over j ascending of e[j] v[j][d].
      * [0]: q becomes words() first. Sums of products of int16 are exact; score[j] = (float)sum *
      * (k's scale * q's scale). For WORD_KEYS keys at a time e[j] is taken against the part's own
-     * maximum, its weights e[j] * v's scale become int16 as words() does, but by their sum
-     * instead of their norm, and what the part gives is joined to what was found before it. */
+     * maximum; the weights e[j] * v's scale become int16 as words() does, but by their sum (over
+     * lanes) instead of their norm, which bounds their products with values likewise. The part is
+     * joined to those before it as by join(), where fma takes (float)sum, and that sum of weights /
+     * 32767 * exp16(b.max - m). */
     void (*attend[2])(const Attend *a);
     /* Join what was found further on to what was found before, n rows of each: with m the larger
      * max, a.sum = a.sum * exp16(a.max - m) + b.sum * exp16(b.max - m), a.max = m, and a.out =
@@ -198,7 +200,8 @@ typedef struct {
     /* x (n) as int16 w (n, and room up to a multiple of 16) times the scale that it returns: norm
      * / 32767, where norm = sqrtf(sum over lanes of squares, by fma); w = x * (32767 / norm) to
      * the nearest, ties to even. So no w passes 2^15, and no sum of products of two such vectors
-     * 2^30 (Cauchy and Schwarz). Not all finite: the scale is NaN or infinite. */
+     * 2^30 by more than rounding adds (Cauchy and Schwarz). Not all finite: the scale is NaN or
+     * infinite. */
     float (*words)(int16_t *w, const float *x, uint32_t n);
 
     /* y = x * (1 / sqrtf(mean(x^2) + eps)) * w: squares by fma into lanes; (n). */

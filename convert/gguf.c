@@ -548,6 +548,13 @@ static bool part_path(const Gguf *first, uint32_t part, char *out, size_t room, 
     return true;
 }
 
+/* The path of the file that holds a tensor; `room` may be used for it. */
+static const char *info_path(const Gguf *first, const Info *info, char *room, size_t size) {
+    Error e; /* the name was good when the part was opened */
+    if (info->file == 0 || !part_path(first, info->file, room, size, &e)) return first->path;
+    return room;
+}
+
 /* Move the tensors of a part to the first one's. */
 static bool move_infos(Gguf *first, const Gguf *g, Error *e) {
     size_t n = first->n_infos + g->n_infos;
@@ -720,17 +727,18 @@ static void gguf_name(const char *hf, char *out, size_t room) {
 }
 
 static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
-    char name[sizeof t->name];
+    char name[sizeof t->name], path[sizeof((Source *)0)->path];
     gguf_name(t->name, name, sizeof name);
     Info *info = find_info(g, name);
     if (info == NULL) return fail(e, g->path, name, "missing");
+    const char *file = info_path(g, info, path, sizeof path);
     if (info->cols != t->cols || info->rows != t->rows || (info->n_dims == 1) != vector) {
-        return fail(e, g->path, name, "expected %u columns in %u rows, got %llu in %llu", t->cols,
+        return fail(e, file, name, "expected %u columns in %u rows, got %llu in %llu", t->cols,
                     t->rows, (unsigned long long)info->cols, (unsigned long long)info->rows);
     }
     bool plain = info->type == SRC_F32 || info->type == SRC_F16 || info->type == SRC_BF16;
     if (vector && !plain) {
-        return fail(e, g->path, name, "expected type F32, F16 or BF16, got %s",
+        return fail(e, file, name, "expected type F32, F16 or BF16, got %s",
                     source_type_name(info->type));
     }
     info->used = true;
@@ -750,9 +758,10 @@ static bool read_tensors(const Gguf *g, Source *s, Error *e) {
     }
     for (size_t i = 0; i < g->n_infos; i++) {
         if (g->infos[i].used) continue;
-        char field[SHOWN];
+        char field[SHOWN], path[sizeof s->path];
         printable(field, sizeof field, g->infos[i].name, g->infos[i].name_len);
-        return fail(e, g->path, field, "is not supported: no tensor of such a Qwen2 model");
+        return fail(e, info_path(g, &g->infos[i], path, sizeof path), field,
+                    "is not supported: no tensor of such a Qwen2 model");
     }
     return true;
 }

@@ -646,6 +646,14 @@ static void test_parts(void) {
     less.cut = 100;
     refuse_part(2, &less, "-00003-of-00003.gguf: output_norm.weight: the file ends early");
     refuse_part(0, &no_total, "split.tensors.count: missing");
+    less.cut = 0;
+    less.tensor = "output_norm.weight";
+    less.damage = N_DIMS;
+    less.value = 2;
+    refuse_part(2, &less, "-00003-of-00003.gguf: output_norm.weight: expected 32 columns");
+    less.damage = NAME;
+    less.text = "output_norm.bias";
+    refuse_part(2, &less, "-00001-of-00003.gguf: output_norm.weight: missing");
     for (size_t i = 0; i < N_PARTS; i++) CHECK(unlink(part_name(i)) == 0, "unlink");
 }
 
