@@ -878,9 +878,13 @@ INLINE void word_scores(const Attend *a, size_t n, size_t np, size_t row, size_t
     Sums acc[16];
     UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t d = 0; d < a->head_dim; d += 2, q += 2) {
-        UNROLL for (size_t p = 0; p < np; p++) __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
-            acc[i], line_load_words(keys + i % np * LINE_BYTES), q + i / np * MAX_HEAD_DIM);
+        Line k[2];
+        UNROLL for (size_t p = 0; p < np; p++) {
+            k[p] = line_load_words(keys + p * LINE_BYTES);
+            __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
+        }
+        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
+            sums_dot_words(acc[i], k[i % np], q + i / np * MAX_HEAD_DIM);
         keys += 2 * LINE_BYTES;
         fetch += 2 * LINE_BYTES;
     }
@@ -994,9 +998,13 @@ INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t
     for (size_t b = v->first; b < v->end; b++) {
         const uint8_t *at = v->values + b * block + values_line(d) * LINE_BYTES;
         for (size_t r = 0; r < KV_BLOCK / 2; r++, weights += 2, at += step, fetch += step) {
-            UNROLL for (size_t p = 0; p < np; p++) __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
-            UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_dot_words(
-                acc[i], line_load_words(at + i % np * LINE_BYTES), weights + i / np * WORD_KEYS);
+            Line x[2];
+            UNROLL for (size_t p = 0; p < np; p++) {
+                x[p] = line_load_words(at + p * LINE_BYTES);
+                __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
+            }
+            UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
+                sums_dot_words(acc[i], x[i % np], weights + i / np * WORD_KEYS);
         }
     }
     UNROLL for (size_t i = 0; i < n * np; i++) {
