@@ -869,6 +869,19 @@ INLINE float words_of(int16_t *w, const float *x, size_t n) {
  * allow it, so that more sums are under way. */
 #define WIDE (TILE_TOKENS > 2 ? 2 : 1)
 
+/* np lines of words times a pair of words of each of n rows, which lie `apart`, to acc (n, np), and
+ * as many lines at `fetch` are asked for. */
+INLINE void word_lines(size_t n, size_t np, const uint8_t *lines, const uint8_t *fetch,
+                       const int16_t *pairs, size_t apart, Sums *acc) {
+    Line x[2];
+    UNROLL for (size_t p = 0; p < np; p++) {
+        x[p] = line_load_words(lines + p * LINE_BYTES);
+        __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
+    }
+    UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
+        sums_dot_words(acc[i], x[i % np], pairs + i / np * apart);
+}
+
 /* Scores of rows row .. row + n - 1 against 16 np keys of a block, the part's j .. j + 16 np - 1:
  * lane = key. n np <= 16. With each line of keys the one at `fetch` is asked for. */
 INLINE void word_scores(const Attend *a, size_t n, size_t np, size_t row, size_t j,
@@ -878,13 +891,7 @@ INLINE void word_scores(const Attend *a, size_t n, size_t np, size_t row, size_t
     Sums acc[16];
     UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
     for (size_t d = 0; d < a->head_dim; d += 2, q += 2) {
-        Line k[2];
-        UNROLL for (size_t p = 0; p < np; p++) {
-            k[p] = line_load_words(keys + p * LINE_BYTES);
-            __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
-        }
-        UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-            sums_dot_words(acc[i], k[i % np], q + i / np * MAX_HEAD_DIM);
+        word_lines(n, np, keys, fetch, q, MAX_HEAD_DIM, acc);
         keys += 2 * LINE_BYTES;
         fetch += 2 * LINE_BYTES;
     }
@@ -997,15 +1004,8 @@ INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t
                       : sums_load((const uint8_t *)(s->sums[i / np] + d + i % np * 16));
     for (size_t b = v->first; b < v->end; b++) {
         const uint8_t *at = v->values + b * block + values_line(d) * LINE_BYTES;
-        for (size_t r = 0; r < KV_BLOCK / 2; r++, weights += 2, at += step, fetch += step) {
-            Line x[2];
-            UNROLL for (size_t p = 0; p < np; p++) {
-                x[p] = line_load_words(at + p * LINE_BYTES);
-                __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
-            }
-            UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
-                sums_dot_words(acc[i], x[i % np], weights + i / np * WORD_KEYS);
-        }
+        for (size_t r = 0; r < KV_BLOCK / 2; r++, weights += 2, at += step, fetch += step)
+            word_lines(n, np, at, fetch, weights, WORD_KEYS, acc);
     }
     UNROLL for (size_t i = 0; i < n * np; i++) {
         if (v->end < v->all) {
