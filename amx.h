@@ -184,8 +184,6 @@ MATMUL(amx_q5_1, TYPE_Q5_1, amx_exact)
 
 /* ---- Prompts --------------------------------------------------------------------------------- */
 
-#define PROMPT_RUN 256 /* tokens whose sums are under way together: 32 KiB for a pair of panels */
-
 typedef uint16_t Bf16Tile[16][32];
 
 /* Where the tile of token t's group and block b is in Operand.b: see kernels.h. */
@@ -276,15 +274,22 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
 }
 
 /* Two tiles of A (or one: two = 0) times two of B, over n steps of k: x (2, n) and w (2, n, the two
- * w_apart from each other); y (2, y_apart floats from each other): added to. Every tile that is
- * loaded is used twice. */
-INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
-                      size_t y_apart) {
+ * w_apart from each other); y (2, y_apart floats from each other): written if `fresh`, else added
+ * to. Every tile that is loaded is used twice. */
+INLINE void dot_tiles(int two, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
+                      float *y, size_t y_apart) {
     float *next = y + 16 * PANEL_ROWS;
-    TILE_LOAD(0, y, LINE_BYTES);
-    TILE_LOAD(1, y + y_apart, LINE_BYTES);
-    if (two) TILE_LOAD(2, next, LINE_BYTES);
-    if (two) TILE_LOAD(3, next + y_apart, LINE_BYTES);
+    if (fresh) {
+        TILE_ZERO(0);
+        TILE_ZERO(1);
+        TILE_ZERO(2);
+        TILE_ZERO(3);
+    } else {
+        TILE_LOAD(0, y, LINE_BYTES);
+        TILE_LOAD(1, y + y_apart, LINE_BYTES);
+        if (two) TILE_LOAD(2, next, LINE_BYTES);
+        if (two) TILE_LOAD(3, next + y_apart, LINE_BYTES);
+    }
     for (size_t b = 0; b < n; b++) {
         TILE_LOAD(6, w[b], LINE_BYTES);
         TILE_LOAD(4, x[b], LINE_BYTES);
@@ -303,16 +308,16 @@ INLINE void dot_tiles(int two, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t 
 }
 
 /* The same for n_rows rows (16 to a tile, the last may have fewer) from tile x on. */
-INLINE void dot_rows(size_t n_rows, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
-                     size_t y_apart) {
+INLINE void dot_rows(size_t n_rows, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
+                     float *y, size_t y_apart) {
     size_t r = 0;
     for (; r + 16 < n_rows; r += 32)
-        dot_tiles(1, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
-    if (r < n_rows) dot_tiles(0, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
+        dot_tiles(1, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
+    if (r < n_rows) dot_tiles(0, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
 }
 
-/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: add to y, the
- * outputs of token `first`. */
+/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: to y, the outputs
+ * of token `first`, which have what the columns before k gave. */
 INLINE void prompt_columns(Type type, const uint8_t *const panels[2], const Operand *a,
                            size_t first, size_t n_tok, size_t k, size_t k_end, float *y) {
     _Alignas(64) Bf16Tile w[2][8];
@@ -322,7 +327,7 @@ INLINE void prompt_columns(Type type, const uint8_t *const panels[2], const Oper
             const uint8_t *chunk = chunk_at(type, a->cols, panels[p], c);
             chunk_expand(type, chunk, super_at(type, panels[p], chunk, c), n, w[p]);
         }
-        dot_rows(n_tok, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y,
+        dot_rows(n_tok, c == 0, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y,
                  outputs_size(a));
     }
 }
@@ -330,7 +335,6 @@ INLINE void prompt_columns(Type type, const uint8_t *const panels[2], const Oper
 /* A lone last panel is the second of its pair too. */
 INLINE void amx_prompt(Type type, const Panels *w, const Operand *a, float *y) {
     tile_shapes(16, LINE_BYTES);
-    memset(y, 0, (w->n + w->n % 2) * outputs_size(a) * sizeof *y);
     for (size_t t = 0; t < a->n_tok; t += PROMPT_RUN)
         for (size_t k = 0; k < a->cols; k += PROMPT_COLS)
             for (size_t p = 0; p < w->n; p += 2) {
@@ -450,6 +454,21 @@ INLINE void round_part_values(PartScratch *s, const PromptAttend *a, size_t firs
     }
 }
 
+/* e^x for x <= 0, to 3e-6 of it: weights are rounded to 8 bits. Below 2^-124 it is as good as 0.
+ * Minimax polynomial of 2^f for f = -0.5 .. 0.5. */
+INLINE Lanes weight_exp(Lanes x) {
+    const Lanes by = lanes_set1(0x1.715476p0f), round = lanes_set1(0x1.8p23f); /* 1 / ln 2 */
+    x = lanes_max(lanes_set1(-86), x);                                         /* a NaN stays */
+    Lanes n = lanes_sub(lanes_fma(x, by, round), round);
+    Lanes f = _mm512_fmsub_ps(x, by, n);
+    Lanes e = lanes_set1(0x1.3a02ccp-7f);
+    e = lanes_fma(e, f, lanes_set1(0x1.c9fc46p-5f));
+    e = lanes_fma(e, f, lanes_set1(0x1.ec0378p-3f));
+    e = lanes_fma(e, f, lanes_set1(0x1.62e12cp-1f));
+    e = lanes_fma(e, f, lanes_set1(1));
+    return _mm512_scalef_ps(e, n);
+}
+
 /* Row r's scores of n keys (0 .. PART_KEYS) of this part become weights, 0 behind the last: for
  * `steps` steps of 32 keys. Its sum and what it has of the result are brought to the new maximum.
  */
@@ -461,17 +480,17 @@ INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_
                                   lanes_load(s->scores + i * SUMS_APART + r * 16));
         top = lanes_max(x[i], top);
     }
-    float max = lanes_largest(top);
-    float before = _mm512_cvtss_f32(lanes_exp(lanes_set1(s->max[r] - max)));
+    float max = _mm512_reduce_max_ps(top), before = 1;
+    if (max != s->max[r]) before = _mm512_cvtss_f32(lanes_exp(lanes_set1(s->max[r] - max)));
     for (size_t i = 0; i < steps; i++) {
-        Lanes e = lanes_exp(lanes_sub(x[2 * i], lanes_set1(max)));
-        Lanes f = lanes_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
+        Lanes e = weight_exp(lanes_sub(x[2 * i], lanes_set1(max)));
+        Lanes f = weight_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
         __m512bh both = _mm512_cvtne2ps_pbh(f, e);
         memcpy(s->weights[r / 16 * steps + i][r % 16], &both, sizeof both);
         sum = lanes_add(sum, lanes_add(e, f));
     }
     s->max[r] = max;
-    s->sum[r] = s->sum[r] * before + lanes_sum(sum);
+    s->sum[r] = s->sum[r] * before + _mm512_reduce_add_ps(sum);
     if (before == 1) return;
     for (size_t d = 0; d < head_dim / 16; d++) {
         float *out = s->out + d * SUMS_APART + r * 16;
@@ -488,11 +507,8 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
         const uint8_t *keys = a->k + (first + 16 * j) / KV_BLOCK * keys_bytes(a->head_dim, false);
         split_keys(s->k, keys, d_steps);
         if (j + 1 < blocks) split_keys(s->k + 3 * d_steps, keys + LINE_BYTES, d_steps);
-        float *scores = s->scores + j * SUMS_APART;
-        for (size_t i = 0; i < 2; i++)
-            memset(scores + i * SUMS_APART + row * 16, 0, (rows - row) * 16 * sizeof *scores);
-        dot_rows(rows - row, s->q + row / 16 * 3 * d_steps, s->k, 3 * d_steps, 3 * d_steps,
-                 scores + row * 16, SUMS_APART);
+        dot_rows(rows - row, true, s->q + row / 16 * 3 * d_steps, s->k, 3 * d_steps, 3 * d_steps,
+                 s->scores + j * SUMS_APART + row * 16, SUMS_APART);
     }
     for (size_t r = row; r < rows; r++) {
         size_t n = min_size(row_keys(a->pos, a->n_heads, r, first), PART_KEYS);
@@ -500,8 +516,8 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
     }
     round_part_values(s, a, first, end);
     for (size_t d = 0; d < a->head_dim / 16; d += 2)
-        dot_rows(rows - row, s->weights + row / 16 * steps, s->v + d * PART_STEPS, PART_STEPS,
-                 steps, s->out + d * SUMS_APART + row * 16, SUMS_APART);
+        dot_rows(rows - row, false, s->weights + row / 16 * steps, s->v + d * PART_STEPS,
+                 PART_STEPS, steps, s->out + d * SUMS_APART + row * 16, SUMS_APART);
 }
 
 TARGET static void amx_prompt_attend(const PromptAttend *a) {

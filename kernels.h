@@ -20,7 +20,8 @@
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
 #define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
 #define DOT_ROUND_OPS 65536
-#define PROMPT_COLS 2048 /* columns of prompt_matmul's piece: 1 MiB of b for 256 tokens */
+#define PROMPT_RUN 512   /* tokens that prompt_matmul takes weights to bf16 for, at once */
+#define PROMPT_COLS 1024 /* columns of its piece: 1 MiB of b */
 #define ATTEND_ROWS 256  /* of one call of attend, at most: a token's query head is one */
 #define ATTEND_BYTES (1280u << 10)
 #define ATTEND_KEYS 512 /* of one call of attend(), at most: fixed, as results depend on it */

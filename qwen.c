@@ -43,7 +43,7 @@
 #include "model.h"
 
 #define QWEN_VERSION "0.1"
-#define PROMPT_CHUNK 256 /* tokens of a prompt that go through the layers together */
+#define PROMPT_CHUNK 256 /* tokens of a prompt in one pass, or PROMPT_RUN */
 #define MAX_THREADS 256
 #define DECODE_ROWS 32 /* tokens of one decoding pass, of all sequences together */
 #define MAX_DRAFT 15   /* guessed ones among them, of one sequence */
@@ -104,7 +104,7 @@ typedef struct {
     bool exact;        /* prompts too with the arithmetic that is the same on every CPU */
     float yarn_factor; /* 0: as the model's file says */
     const char *isa;   /* NULL: the best */
-    uint32_t chunk;    /* tokens of one pass, 0: PROMPT_CHUNK */
+    uint32_t chunk;    /* tokens of one pass, 0: the engine decides */
     Pool *pool;        /* another engine's, with as many threads; NULL: one of its own */
 } EngineOptions;
 
@@ -1050,10 +1050,10 @@ static bool engine_fill(Engine *e, Error *err) {
     e->kernels = kernels_select(o->isa, err);
     if (!e->kernels) return false;
     e->act.fetch_ahead = e->hidden.fetch_ahead = kernels_fetch_ahead();
-    e->chunk = o->chunk ? o->chunk : PROMPT_CHUNK;
     e->v_stride = (uint32_t)kv_columns(c->head_dim);
     e->terms = e->model->quantized ? 2 : 1;
     e->rounds_prompts = e->model->quantized && e->kernels->round && !o->exact;
+    e->chunk = o->chunk ? o->chunk : e->rounds_prompts ? PROMPT_RUN : PROMPT_CHUNK;
     e->rounds_attention =
         e->rounds_prompts && !o->kv_f32 && c->head_dim % 32 == 0 && group_size(c) <= ATTEND_ROWS;
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);

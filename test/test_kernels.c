@@ -565,7 +565,7 @@ static void test_expansion(const Kernels *k, Type type) {
 
 static void test_prompt(const Kernels *k) {
     const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1};
-    const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 300};
+    const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 530};
     const uint32_t cols[2][4] = {{32, 96, 896, 2144}, {256, 512, 1280, 2304}};
     if (k->round == NULL) {
         printf("no prompt_matmul: %s\n", k->name);
