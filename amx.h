@@ -89,15 +89,18 @@ INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, siz
     }
 }
 
-/* The sums of block b for nt tokens from token i on, less what the codes' offset added to them. */
-INLINE void sums_take(Type type, size_t nt, ChunkSums sums, const Tokens *a, size_t b, size_t i,
-                      int part, Sums *s) {
-    const size_t at = type == TYPE_Q6 ? 2 * b + (size_t)part : b;
-    tile_start(type, 1, nt, a, 2 * b * a->n + i, part, s);
-    UNROLL for (size_t t = 0; t < nt; t++) {
-        Sums sum = sums_load((const uint8_t *)sums[at][i + t]);
-        s[t] = type == TYPE_Q8 ? sum : sums_add(s[t], sum); /* q8: AMX takes signed codes */
-    }
+/* Take off the offset that unpacked codes were stored with, as AMX takes signed codes. */
+INLINE void blocks_centre(Type type, Block *blocks, size_t n_blocks) {
+    if (type != TYPE_Q5_0 && type != TYPE_Q6) return;
+    const Line offset = _mm512_set1_epi8(type == TYPE_Q6 ? 32 : 16);
+    for (size_t b = 0; b < n_blocks; b++) UNROLL for (int r = 0; r < 8; r++) {
+            uint8_t *at = blocks[b].codes + r * LINE_BYTES;
+            line_store(at, _mm512_sub_epi8(line_load(at), offset));
+        }
+}
+
+INLINE void sums_take(size_t nt, int32_t (*sums)[PANEL_ROWS], Sums *s) {
+    UNROLL for (size_t t = 0; t < nt; t++) s[t] = sums_load((const uint8_t *)sums[t]);
 }
 
 /* A panel's chunk times nt tokens from token i of the group on: add the scaled sums to y. */
@@ -112,10 +115,10 @@ INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_bl
     }
     for (size_t b = 0; b < n_blocks; b++) {
         const float *d = a->d + b * a->n + i, *dq = a->dq + b * a->n + i;
-        sums_take(type, nt, sums, a, b, i, 0, s);
+        sums_take(nt, sums[type == TYPE_Q6 ? 2 * b : b] + i, s);
         if (type == TYPE_Q6) {
             tile_parts(1, nt, &w[b], s, 0, both);
-            sums_take(type, nt, sums, a, b, i, 1, s);
+            sums_take(nt, sums[2 * b + 1] + i, s);
             tile_parts(1, nt, &w[b], s, 1, both);
         }
         tile_scale(type, 1, nt, &w[b], d, dq, s, both, acc);
@@ -135,6 +138,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
     chunk_unpack(type, 1, chunk, n_blocks, blocks);
+    blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
     for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);
