@@ -409,10 +409,12 @@ static Sequence *sequence_find(const char *name) {
     return NULL;
 }
 
+_Static_assert(PROMPT_CHUNK <= PROMPT_RUN, "an engine's chunk");
+
 /* Feed tokens [from, n) with all logits; calls fn for each position. */
 static void feed_all(const int32_t *ids, size_t n, size_t from,
                      void (*fn)(size_t pos, const float *row, void *), void *arg) {
-    Token tokens[PROMPT_CHUNK];
+    Token tokens[PROMPT_RUN]; /* the longest chunk */
     for (size_t at = from; at < n; at += now.engine.chunk) {
         uint32_t m = (uint32_t)min_size(n - at, now.engine.chunk);
         for (uint32_t i = 0; i < m; i++)
@@ -506,8 +508,8 @@ static void check_trace(char *rest, const Tolerance *t) {
     Buffer want = {0};
     Error e;
     Sequence *s = sequence_find(name);
-    Token tokens[PROMPT_CHUNK];
-    bool ok = s && n <= PROMPT_CHUNK && stages == now.model.config->num_hidden_layers + 2 &&
+    Token tokens[PROMPT_RUN]; /* the longest chunk */
+    bool ok = s && n <= PROMPT_RUN && stages == now.model.config->num_hidden_layers + 2 &&
               read_file(join(path, sizeof path, now.dir, file), (size_t)1 << 30, &want, &e) &&
               want.n == (size_t)stages * n * hidden * sizeof(float);
     CHECK(ok, "%s: not a trace of %u stages", now.dir, stages);
