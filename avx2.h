@@ -200,6 +200,20 @@ INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
     return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
                             _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))});
 }
+/* The same for four lines of 5-bit codes: up to 8 * 31 * 127 = 31496 stays in 16 bits. */
+INLINE __m256i pairs_of_four(__m256i s, const __m256i w[4], const __m256i q[4]) {
+    __m256i a =
+        _mm256_add_epi16(_mm256_maddubs_epi16(w[0], q[0]), _mm256_maddubs_epi16(w[1], q[1]));
+    __m256i b =
+        _mm256_add_epi16(_mm256_maddubs_epi16(w[2], q[2]), _mm256_maddubs_epi16(w[3], q[3]));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1)));
+}
+INLINE Sums sums_dot_four(Sums s, const Line x[4], const int8_t *q) {
+    __m256i a[4] = {x[0].a, x[1].a, x[2].a, x[3].a}, b[4] = {x[0].b, x[1].b, x[2].b, x[3].b};
+    __m256i four[4];
+    UNROLL for (int i = 0; i < 4; i++) four[i] = _mm256_set1_epi32(load_four(q + 4 * i));
+    return sums_keep((Sums){pairs_of_four(s.a, a, four), pairs_of_four(s.b, b, four)});
+}
 /* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
  * products is at most 2 * 128 * 127 = 32512. */
 INLINE __m256i pairs_q8(__m256i s, __m256i w, __m256i q) {

@@ -5,4 +5,4 @@
 #undef INLINED
 #undef TILE_TOKENS
 #undef Q8_OFFSET
-#undef Q8_WORDS
+#undef BYTE_PAIRS

@@ -200,6 +200,7 @@ static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first)
 #define chunk_unpack OWN(chunk_unpack)
 #define chunk_words OWN(chunk_words)
 #define words_tile OWN(words_tile)
+#define four_line_sums OWN(four_line_sums)
 #define block_codes OWN(block_codes)
 #define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)
@@ -258,8 +259,8 @@ static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first)
 #define UNROLL
 #define INLINED /* as the compiler likes: as fast, and half of this file's time to compile */
 #define TILE_TOKENS 1
-#define Q8_OFFSET 0 /* what line_load_q8 adds to a code */
-#define Q8_WORDS 0  /* whether many tokens take q8 as words (lanes.h) */
+#define Q8_OFFSET 0  /* what line_load_q8 adds to a code */
+#define BYTE_PAIRS 0 /* whether products of bytes can only be had as sums of two in 16 bits */
 
 typedef struct {
     float f[16];
@@ -492,7 +493,7 @@ static inline int32_t total_16(const int8_t *p) {
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
-#define Q8_WORDS 1
+#define BYTE_PAIRS 1
 
 #include "avx2.h"
 #include "lanes.h"
@@ -511,7 +512,7 @@ static const Kernels *const table_of_avx2 = &table;
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
-#define Q8_WORDS 0
+#define BYTE_PAIRS 0
 
 #define AVX_VNNI
 #include "avx2.h"
@@ -532,7 +533,7 @@ static const Kernels *const table_of_avxvnni = &table;
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 4
 #define Q8_OFFSET 128 /* vpdpbusd wants unsigned bytes on the weights' side */
-#define Q8_WORDS 0
+#define BYTE_PAIRS 0
 
 typedef __m512 Lanes;
 typedef __m512i Sums;
@@ -703,7 +704,7 @@ static const char *missing_amx(void) {
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
 #define Q8_OFFSET 0
-#define Q8_WORDS 0
+#define BYTE_PAIRS 0
 
 typedef struct {
     float32x4_t a, b, c, d;

@@ -340,6 +340,23 @@ INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
         __builtin_prefetch(quarter + i * LINE_BYTES, 0, 2);
 }
 
+#if BYTE_PAIRS
+/* tile_sums for unpacked 5-bit codes: four lines have their sums in 16 bits before they are added
+ * to those of 32. */
+INLINE void four_line_sums(size_t np, size_t nt, const uint8_t *codes, ptrdiff_t apart,
+                           const int8_t *q, Sums *s) {
+    UNROLL for (size_t r = 0; r < 8; r += 4) {
+        UNROLL for (size_t p = 0; p < np; p++) {
+            Line x[4];
+            UNROLL for (size_t i = 0; i < 4; i++) x[i] =
+                line_load(codes + (ptrdiff_t)p * apart + (r + i) * LINE_BYTES);
+            UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
+                sums_dot_four(s[p * nt + t], x, q + 32 * t + 4 * r);
+        }
+    }
+}
+#endif
+
 /* The integer sums of block b of np panels, whose codes are at `codes`, `apart` bytes from each
  * other, times tokens i to i + nt - 1, to s[p * nt + t]; np * nt <= 8. In q6 of its sub-block
  * `part` alone. `fetch`: of this quarter of a chunk, see fetch_lines. */
@@ -348,6 +365,12 @@ INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
                       const uint8_t *fetch, Sums *s) {
     const int8_t *q = a->q + (b * a->n + i) * 32;
     tile_start(type, np, nt, a, 2 * b * a->n + i, part, s);
+#if BYTE_PAIRS
+    if (unpacked && type != TYPE_Q8 && type != TYPE_Q6) {
+        four_line_sums(np, nt, codes, apart, q, s);
+        return;
+    }
+#endif
     UNROLL for (int r = 0; r < 8; r += 2) {
         if (type == TYPE_Q6 && r / 4 != part) continue;
         UNROLL for (size_t p = 0; p < np; p++) {
@@ -492,7 +515,7 @@ INLINE void few_tokens(Type type, size_t nt, const uint8_t *panel, ptrdiff_t apa
 /* A block unpacked: eight lines of codes as sums_dot takes them, or q8 as 16 lines of words, and
  * its scales. */
 typedef struct {
-    uint8_t codes[(Q8_WORDS ? 16 : 8) * LINE_BYTES];
+    uint8_t codes[(BYTE_PAIRS ? 16 : 8) * LINE_BYTES];
     float first[16], second[16];
 } Block;
 
@@ -570,7 +593,7 @@ INLINE void fetched_share(ChunkPair *w) {
     if (w->lines == 0) w->share = 0;
 }
 
-#if Q8_WORDS
+#if BYTE_PAIRS
 /* Where there is no dot product of bytes, q8 costs less as words: 32 products of bytes with signs
  * take three instructions that multiply and one that adds, those of words two and two. Of the four
  * bytes of a row that meet four activations, the first and third go to one line of words, the
@@ -637,7 +660,7 @@ INLINE void chunk_pair_block(Type type, size_t nt, const ChunkPair *w, size_t b,
  * panel and the tokens lie y_panel and 16 floats apart. */
 INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a, size_t i,
                        float *y, size_t y_panel) {
-#if Q8_WORDS
+#if BYTE_PAIRS
     if (type == TYPE_Q8 && nt == TILE_TOKENS && w->words) {
         words_tile(w, a, i, y, y_panel);
         return;
@@ -696,14 +719,14 @@ INLINE void many_tokens(Type type, const uint8_t *const panels[2], const Operand
                           .n_blocks = min_size(all - 8 * c, 8),
                           .lines = lines,
                           .share = (lines + 8 * tiles - 1) / (8 * tiles)};
-#if Q8_WORDS
+#if BYTE_PAIRS
         pair.words = type == TYPE_Q8 && n_tok >= WORDS_TOKENS;
 #endif
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, a->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
             chunk_unpack(type, 0, pair.chunk[p], pair.n_blocks, blocks[p]);
-#if Q8_WORDS
+#if BYTE_PAIRS
             if (pair.words) chunk_words(pair.chunk[p], pair.n_blocks, blocks[p]);
 #endif
         }
