@@ -902,27 +902,51 @@ static uint32_t gather_wanted(Pass *p) {
 
 static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_size, PANEL_ROWS); }
 
+/* Set by the signal handler, which can reach nothing else: how often ^C was pressed. */
+static volatile sig_atomic_t interrupts;
+
+/* Called while a prompt is read: about `done` of n tokens are. NULL: not wanted. */
+typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
+
+/* Who waits for a pass of `part` tokens, the next behind `done` of n. */
+typedef struct {
+    ProgressFn progress;
+    size_t done, part, n;
+    double start;
+} Waiting;
+
+/* Before layer l: has nobody pressed ^C? */
+static bool goes_on(const Waiting *w, uint32_t l, uint32_t n_layers) {
+    if (w->progress) w->progress(w->done + w->part * l / n_layers, w->n, now_seconds() - w->start);
+    return !interrupts;
+}
+
 /* Feed n tokens (1 .. e->chunk), of any sequences: the only way through the model, for prompts,
  * decoding and batches. Either all of them were given or all of them generated; that alone decides
  * which arithmetic they meet. logits gets a row of V values, logits_stride apart, for every token
  * that wants them, in order; it may be NULL when none does. Ids must be < V, positions < ctx,
- * sequences < n_seq. */
-static void forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, float *logits) {
+ * sequences < n_seq. Returns false if given up because of ^C: the tokens' keys and values are then
+ * undefined, and so are the logits. `waiting` may be NULL: ^C waits too, then. */
+static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, float *logits,
+                    const Waiting *waiting) {
+    const uint32_t n_layers = e->model->config->num_hidden_layers;
     Pass p = {.e = e, .tokens = tokens, .n = n, .given = origin == GIVEN};
     p.rounds = p.given && e->rounds_prompts;
     p.terms = p.rounds ? 1 : e->terms;
     parallel_for(e->pool, n, embed_unit, &p);
-    for (uint32_t l = 0; l < e->model->config->num_hidden_layers; l++) {
+    for (uint32_t l = 0; l < n_layers; l++) {
+        if (waiting && !goes_on(waiting, l, n_layers)) return false;
         p.layer = &e->model->layers[l];
         p.layer_index = l;
         layer_forward(&p);
     }
     uint32_t wanted = gather_wanted(&p);
-    if (wanted == 0) return;
+    if (wanted == 0) return true;
     p.rounds = false; /* a prompt has one row here: nothing to gain */
     prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm, 1);
     const Product head = {&e->model->lm_head, logits, logits_stride(e->model), NULL, false};
     multiply(&p, &e->act, &head, 1);
+    return true;
 }
 
 static void engine_close(Engine *e);
@@ -1322,12 +1346,6 @@ static void session_close(Session *s) {
     *s = (Session){0};
 }
 
-/* Set by the signal handler, which can reach nothing else: how often ^C was pressed. */
-static volatile sig_atomic_t interrupts;
-
-/* Called after each chunk of a prompt: done of n tokens. NULL: not wanted. */
-typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
-
 /* Is any number of logits (V) not finite? Then something in the file is broken. */
 static bool check_finite(const Engine *e, const float *logits, size_t position, Error *err) {
     float max;
@@ -1341,26 +1359,25 @@ static bool check_finite(const Engine *e, const float *logits, size_t position, 
 typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
 
 /* Append ids[0..n) to the session, in chunks, with the arithmetic for tokens of this origin; the
- * logits of the last one are in s->logits. The caller has checked that they fit. After ^C what was
- * fed so far stays. */
+ * logits of the last one are in s->logits. The caller has checked that they fit. After ^C the
+ * chunks that were done stay. */
 static Fed session_feed_as(Session *s, Origin origin, const int32_t *ids, size_t n,
                            ProgressFn progress, Error *err) {
     Engine *e = s->engine;
     Token *tokens = alloc_array(err, "tokens", e->chunk, sizeof *tokens);
     if (!tokens) return FED_FAILED;
     Fed result = FED;
-    double start = now_seconds();
-    for (size_t done = 0; done < n && result == FED;) {
-        uint32_t m = (uint32_t)min_size(n - done, e->chunk);
-        for (uint32_t i = 0; i < m; i++)
-            tokens[i] = (Token){ids[done + i], s->seq, (uint32_t)s->ids.n + i, done + i + 1 == n};
-        forward(e, origin, tokens, m, s->logits);
-        for (uint32_t i = 0; i < m && result == FED; i++)
-            if (!ids_add(&s->ids, ids[done + i], err)) result = FED_FAILED;
-        done += m;
-        if (progress) progress(done, n, now_seconds() - start);
-        if (result == FED && done < n && interrupts) result = FED_INTERRUPTED;
+    Waiting w = {.progress = progress, .n = n, .start = now_seconds()};
+    for (; w.done < n && result == FED; w.done += w.part) {
+        w.part = min_size(n - w.done, e->chunk);
+        for (size_t i = 0; i < w.part; i++)
+            tokens[i] =
+                (Token){ids[w.done + i], s->seq, (uint32_t)(s->ids.n + i), w.done + i + 1 == n};
+        if (!forward(e, origin, tokens, (uint32_t)w.part, s->logits, &w)) result = FED_INTERRUPTED;
+        for (size_t i = 0; i < w.part && result == FED; i++)
+            if (!ids_add(&s->ids, ids[w.done + i], err)) result = FED_FAILED;
     }
+    if (progress) progress(n, n, now_seconds() - w.start);
     free(tokens);
     if (result == FED && !check_finite(e, s->logits, s->ids.n - 1, err)) return FED_NOT_FINITE;
     return result;
@@ -1827,8 +1844,6 @@ static bool run_prompt(Run *r, const Ids *prompt, Error *e) {
                            r->options->progress, e);
     st->n_read = s->ids.n - st->n_cached;
     st->prompt_s = now_seconds() - r->start;
-    if (fed == FED_INTERRUPTED && r->options->progress) /* takes its line away */
-        r->options->progress(prompt->n, prompt->n, st->prompt_s);
     st->finish = fed == FED_INTERRUPTED ? FINISH_INTERRUPT : FINISH_LENGTH;
     st->not_finite = fed == FED_NOT_FINITE;
     if (fed == FED_INTERRUPTED || (fed == FED && r->options->max_tokens == 0)) return true;
@@ -2278,7 +2293,7 @@ static bool runs_step(Run **runs, uint32_t n, Error *err) {
     double drafting;
     if (!runs_tokens(runs, n, tokens, &m, &drafting, err)) return runs[0]->going = false;
     double start = now_seconds();
-    forward(e, GENERATED, tokens, m, e->logits);
+    forward(e, GENERATED, tokens, m, e->logits, NULL);
     parallel_for(e->pool, n, pick_unit, runs);
     double seconds = now_seconds() - start;
     for (uint32_t i = 0; i < n; i++)
@@ -3067,11 +3082,13 @@ typedef struct {
     Drafter drafter;
 } Program;
 
+/* Not for what is read in a moment. */
 static void progress_line(size_t done, size_t n, double seconds) {
+    if (seconds < 0.25) return;
     if (done < n)
         fprintf(stderr, "\rreading the prompt: %zu of %zu tokens, %.0f tokens/s ", done, n,
-                seconds > 0 ? (double)done / seconds : 0);
-    else if (n > PROMPT_CHUNK)
+                (double)done / seconds);
+    else
         fprintf(stderr, "\r%70s\r", "");
     fflush(stderr);
 }
@@ -4323,7 +4340,7 @@ static bool bench_generate(Program *p, const BenchTest *t, uint32_t n, Error *e)
     for (uint32_t i = 0; i < n; i++) {
         for (uint32_t s = 0; s < t->n_seq; s++)
             tokens[s] = (Token){bench_id(p, &state), s, t->depth + i, true};
-        forward(&p->engine, GENERATED, tokens, t->n_seq, p->engine.logits);
+        forward(&p->engine, GENERATED, tokens, t->n_seq, p->engine.logits, NULL);
         if (interrupts) return fail(e, NULL, "bench", "interrupted");
     }
     return true;
@@ -4517,15 +4534,17 @@ static void score_divergence(Score *s, uint32_t n) {
 static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Error *e) {
     Token tokens[SCORE_ROWS];
     for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
-        if (interrupts) return fail(e, NULL, "perplexity", "interrupted");
         uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
         for (uint32_t i = 0; i < m; i++) {
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
             wanted += tokens[i].want_logits;
         }
-        forward(s->model.engine, GIVEN, tokens, m, s->model.logits);
+        const Waiting quietly = {.n = n};
+        if (!forward(s->model.engine, GIVEN, tokens, m, s->model.logits, &quietly) ||
+            (s->reference.model &&
+             !forward(s->reference.engine, GIVEN, tokens, m, s->reference.logits, &quietly)))
+            return fail(e, NULL, "perplexity", "interrupted");
         if (s->reference.model) {
-            forward(s->reference.engine, GIVEN, tokens, m, s->reference.logits);
             score_divergence(s, wanted);
             if (!score_likelihoods(&s->reference, tokens, ids + at + 1, m, e)) return false;
         }

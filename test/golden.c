@@ -419,7 +419,7 @@ static void feed_all(const int32_t *ids, size_t n, size_t from,
         uint32_t m = (uint32_t)min_size(n - at, now.engine.chunk);
         for (uint32_t i = 0; i < m; i++)
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)(at + i), true};
-        forward(&now.engine, GIVEN, tokens, m, now.logits);
+        forward(&now.engine, GIVEN, tokens, m, now.logits, NULL);
         for (uint32_t i = 0; fn && i < m; i++)
             fn(at + i, now.logits + i * logits_stride(&now.model), arg);
     }

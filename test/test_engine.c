@@ -383,12 +383,12 @@ static void test_sequences(const Model *m) {
             uint32_t seq = (i + 2) % 3, pos = 2 * step + i / 3;
             tokens[i] = (Token){text_ids[200 * seq + pos], seq, pos, i >= 3};
         }
-        forward(&engine, GIVEN, tokens, 6, logits[3]);
+        forward(&engine, GIVEN, tokens, 6, logits[3], NULL);
     }
     for (uint32_t seq = 0; ok && seq < 3; seq++) {
         for (uint32_t pos = 0; pos < 80; pos++) {
             Token t = {text_ids[200 * seq + pos], 3, pos, pos == 79};
-            forward(&engine, GIVEN, &t, 1, logits[seq]);
+            forward(&engine, GIVEN, &t, 1, logits[seq], NULL);
         }
         uint32_t place = (seq + 1) % 3; /* of sequence 2, 0, 1 in the last pass */
         CHECK(memcmp(logits[seq], logits[3] + place * row, m->config->vocab_size * sizeof(float)) ==
@@ -424,6 +424,39 @@ static void test_prefix(const Model *m) {
               "the logits behind %zu reused tokens", cached);
         ids_free(&prompt);
     }
+    free(want);
+    session_close(&s);
+    engine_close(&engine);
+}
+
+/* Presses ^C in the middle of the third chunk of twenty. */
+static size_t shown;
+static void press_late(size_t done, size_t n, double seconds) {
+    CHECK(n == 100 && done >= shown && done <= n && seconds >= 0, "%zu after %zu of %zu", done,
+          shown, n);
+    shown = done;
+    if (done > 45 && done < 60) interrupts = 1;
+}
+
+/* ^C ends a pass between two layers: the chunks before it stay, and the rest can follow. */
+static void test_interrupt(const Model *m) {
+    Engine engine;
+    Session s;
+    Error e;
+    const size_t row = m->config->vocab_size * sizeof(float);
+    if (!open_way(&engine, m, (Way){.threads = 2, .chunk = 20}, &e)) return;
+    if (!session_open(&s, &engine, &e)) return engine_close(&engine);
+    float *want = alloc_array(&e, "logits", row / sizeof *want, sizeof *want);
+    bool ok = want && session_feed(&s, text_ids, 100, NULL, &e) == FED;
+    if (ok) memcpy(want, s.logits, row);
+    s.ids.n = shown = 0;
+    Fed fed = session_feed(&s, text_ids, 100, press_late, &e);
+    CHECK(ok && fed == FED_INTERRUPTED && s.ids.n == 40 && shown == 100, "%zu tokens", s.ids.n);
+    fed = session_feed(&s, text_ids + 40, 60, NULL, &e);
+    CHECK(fed == FED_INTERRUPTED && s.ids.n == 40, "it stays pressed: %zu tokens", s.ids.n);
+    interrupts = 0;
+    fed = session_feed(&s, text_ids + 40, 60, NULL, &e);
+    CHECK(ok && fed == FED && memcmp(want, s.logits, row) == 0, "the logits after ^C");
     free(want);
     session_close(&s);
     engine_close(&engine);
@@ -502,8 +535,8 @@ static void test_generate(const Model *m) {
         check_finish(&s, 63, -1, NULL, FINISH_LENGTH, 2);
         check_finish(&s, 64, -1, NULL, FINISH_ERROR, 0);
         check_finish(&s, 0, -1, NULL, FINISH_ERROR, 0);
-        interrupts = 1;
-        check_finish(&s, 21, -1, NULL, FINISH_INTERRUPT, 1);
+        interrupts = 1; /* before a token was taken */
+        check_finish(&s, 21, -1, NULL, FINISH_INTERRUPT, 0);
         interrupts = 0;
         check_finish(&s, 20, 5, NULL, FINISH_LENGTH, 5);
         session_close(&s);
@@ -796,6 +829,7 @@ static void test_model(const char *quant) {
     if (!ok) return;
     test_machines(&m);
     test_prefix(&m);
+    test_interrupt(&m);
     test_sequences(&m);
     if (strcmp(quant, "q8") == 0) test_chunks(&m);
     if (strcmp(quant, "f32") == 0) {
