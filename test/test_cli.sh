@@ -648,9 +648,11 @@ perplexity_tests() {
     run 0 "--perplexity" "$qwen" "$model" --perplexity "$scratch/text.txt" -c 128
     prints "--perplexity" "$line"
     want=$(cat "$out")
+    run 0 "--perplexity --exact" "$qwen" "$model" --perplexity "$scratch/text.txt" -c 128 --exact
+    exact=$(cat "$out")
     run 0 "--perplexity again" env QWEN_ISA=scalar "$qwen" "$model" \
-        --perplexity "$scratch/text.txt" -c 128 -t 1
-    same "--perplexity is the same on every instruction set" "$(cat "$out")" "$want"
+        --perplexity "$scratch/text.txt" -c 128 -t 1 --exact
+    same "--perplexity is the same on every instruction set" "$(cat "$out")" "$exact"
     kl_tests
     printf '<|im_start|>user\nhello<|im_end|>\n' >"$scratch/text.txt"
     run 0 "--perplexity of a chat" "$qwen" "$model" --perplexity "$scratch/text.txt"
