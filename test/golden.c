@@ -509,7 +509,7 @@ static void check_trace(char *rest, const Tolerance *t) {
     Error e;
     Sequence *s = sequence_find(name);
     Token tokens[PROMPT_RUN]; /* the longest chunk */
-    bool ok = s && n <= PROMPT_RUN && stages == now.model.config->num_hidden_layers + 2 &&
+    bool ok = s && n <= now.engine.chunk && stages == now.model.config->num_hidden_layers + 2 &&
               read_file(join(path, sizeof path, now.dir, file), (size_t)1 << 30, &want, &e) &&
               want.n == (size_t)stages * n * hidden * sizeof(float);
     CHECK(ok, "%s: not a trace of %u stages", now.dir, stages);
