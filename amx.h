@@ -91,8 +91,8 @@ INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, siz
 
 /* Take off the offset that unpacked codes were stored with, as AMX takes signed codes. */
 INLINE void blocks_centre(Type type, Block *blocks, size_t n_blocks) {
-    if (type != TYPE_Q5_0 && type != TYPE_Q6) return;
-    const Line offset = _mm512_set1_epi8(type == TYPE_Q6 ? 32 : 16);
+    const Line offset = _mm512_set1_epi8((char)code_offset(type));
+    if (code_offset(type) == 0) return;
     for (size_t b = 0; b < n_blocks; b++) UNROLL for (int r = 0; r < 8; r++) {
             uint8_t *at = blocks[b].codes + r * LINE_BYTES;
             line_store(at, _mm512_sub_epi8(line_load(at), offset));
@@ -226,8 +226,8 @@ INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q
     if (is_super(type)) by[0] = lanes_mul(by[0], s.first);
     by[1] = type == TYPE_Q6 ? lanes_mul(by[1], s.second) : by[0];
     for (size_t part = 0; part < 2; part++) {
-        if (type == TYPE_Q5_0) bias[part] = lanes_mul(by[part], lanes_set1(-16));
-        if (type == TYPE_Q6) bias[part] = lanes_mul(by[part], lanes_set1(-32));
+        if (code_offset(type) != 0)
+            bias[part] = lanes_mul(by[part], lanes_set1((float)-code_offset(type)));
         if (type == TYPE_Q5_1) bias[part] = lanes_mul(s.second, up);
         if (type == TYPE_Q5)
             bias[part] = lanes_mul(lanes_mul(lanes_from_f16(super + 32), s.second),

@@ -314,13 +314,16 @@ INLINE Line tile_line(Type type, int unpacked, const uint8_t *codes, int r) {
                                        : block_line(type, codes, r);
 }
 
-/* Sums of nt tokens start here. Codes are stored with an offset (q5_0 16, q6 32; q8 where the
- * instruction wants unsigned bytes), which counts once for each activation: take it off. q6 sums
+/* What codes are stored with, so that none is negative; q8's are signed. */
+INLINE int code_offset(Type type) { return type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0; }
+
+/* Sums of nt tokens start here. The codes' offset (q8 has one too where the instruction wants
+ * unsigned bytes) counts once for each activation: take it off. q6 sums
  * its two sub-blocks apart, the others go through. */
 INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t at, int part,
                        Sums *s) {
     const int32_t *sum = a->sum + at;
-    int offset = type == TYPE_Q8 ? Q8_OFFSET : type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0;
+    const int offset = type == TYPE_Q8 ? Q8_OFFSET : code_offset(type);
     UNROLL for (size_t t = 0; t < nt; t++) {
         int32_t both = offset == 0 ? 0 : sum[t] + (type == TYPE_Q6 ? 0 : sum[a->n + t]);
         if (type == TYPE_Q6 && part == 1) both = sum[a->n + t];

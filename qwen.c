@@ -4532,6 +4532,7 @@ static void score_divergence(Score *s, uint32_t n) {
 
 /* Score ids[from + 1 .. n) given what stands before each, in one window of n. */
 static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Error *e) {
+    const Waiting quietly = {.progress = NULL};
     Token tokens[SCORE_ROWS];
     for (size_t at = 0; at + 1 < n; at += SCORE_ROWS) {
         uint32_t m = (uint32_t)min_size(SCORE_ROWS, n - 1 - at), wanted = 0;
@@ -4539,7 +4540,6 @@ static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Er
             tokens[i] = (Token){ids[at + i], 0, (uint32_t)at + i, at + i >= from};
             wanted += tokens[i].want_logits;
         }
-        const Waiting quietly = {.n = n};
         if (!forward(s->model.engine, GIVEN, tokens, m, s->model.logits, &quietly) ||
             (s->reference.model &&
              !forward(s->reference.engine, GIVEN, tokens, m, s->reference.logits, &quietly)))
