@@ -12,7 +12,7 @@
  *   - Exact: int8, one 32-wide block at a time, because every block has its own scales. The sums
  *     leave the tile as integers and get the same scales in the same order as everywhere else: the
  *     same bits. For five tokens and more.
- *   - Prompts: bf16. Weights are expanded, 256 columns of two panels at a time, into 16 KiB of
+ *   - Prompts: bf16. Weights are expanded, 512 columns of two panels at a time, into 32 KiB of
  *     tiles in the first-level cache, and met by all tokens there; sums stay floats in the tiles.
  *     That uses all of the unit, and is more precise: every activation keeps 8 bits, where int8
  *     keeps 7 below the largest of its block.
@@ -32,6 +32,10 @@
 #define TILE_ZERO(c) __asm__ volatile("tilezero %%tmm" #c ::: "memory")
 #define TILE_LOAD(t, p, by)                                                                        \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(by)) : "memory")
+/* The same, of what is read once: it does not push out of the first-level cache what stays there.
+ */
+#define TILE_STREAM(t, p, by)                                                                      \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(by)) : "memory")
 #define TILE_STORE(t, p, by)                                                                       \
     __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((size_t)(by)) : "memory")
 /* c += a b */
@@ -189,11 +193,13 @@ MATMUL(amx_q5_1, TYPE_Q5_1, amx_exact)
 /* ---- Prompts --------------------------------------------------------------------------------- */
 
 typedef uint16_t Bf16Tile[16][32];
+#define PIECE_BLOCKS (PROMPT_COLS / 32)
 
 /* Where the tile of token t's group and block b is in Operand.b: see kernels.h. */
 INLINE size_t bf16_tile(const Operand *a, size_t t, size_t b) {
     size_t all = ((size_t)a->cols + 31) / 32, groups = ((size_t)a->n_tok + 15) / 16;
-    return b / 8 * 8 * groups + t / 16 * min_size(all - b / 8 * 8, 8) + b % 8;
+    size_t first = b / PIECE_BLOCKS * PIECE_BLOCKS;
+    return first * groups + t / 16 * min_size(all - first, PIECE_BLOCKS) + b - first;
 }
 
 TARGET static void amx_round(const Operand *a, const Piece *x) {
@@ -260,7 +266,7 @@ INLINE void expand_line(Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
     }
 }
 
-/* A panel's chunk as bf16 tiles, while the chunk behind it is fetched. */
+/* A panel's chunk as bf16 tiles. */
 INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, size_t n_blocks,
                          Bf16Tile *tiles) {
     ChunkScales q5;
@@ -268,7 +274,6 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = codes_of(type, chunk, b);
         Expansion e = expansion(type, chunk, &q5, super, b);
-        if (b % 2 == 0) prefetch_next(type, chunk, b / 2);
         UNROLL for (int r = 0; r < 8; r++) {
             Line x =
                 type == TYPE_Q8 ? line_load(codes + r * LINE_BYTES) : block_line(type, codes, r);
@@ -277,11 +282,43 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
     }
 }
 
+/* Lines that will be needed, asked for while tiles are multiplied: some with every step, so that
+ * the memory's time and the unit's pass together. */
+typedef struct {
+    const uint8_t *at;
+    uint32_t rate, due; /* lines for a step, lines that are due: in 65536ths */
+} Fetch;
+
+INLINE Fetch fetch_over(const void *at, size_t lines, size_t steps) {
+    return (Fetch){at, (uint32_t)(lines * 65536 / steps), 65535};
+}
+
+/* To the first-level cache, if near, or else to the second. */
+INLINE void fetch_step(Fetch *f, int near) {
+    for (f->due += f->rate; f->due >= 65536; f->due -= 65536, f->at += LINE_BYTES)
+        __builtin_prefetch(f->at, 0, near ? 3 : 2);
+}
+
+/* What is fetched while two panels meet the tokens. */
+typedef struct {
+    Fetch sums[2];   /* of the next tokens, to the first level */
+    Fetch panels[2]; /* of the next two panels, and */
+    Fetch tokens;    /* of the next piece: to the second */
+} Ahead;
+
+INLINE void ahead_step(Ahead *a) {
+    fetch_step(&a->sums[0], 1);
+    fetch_step(&a->sums[1], 1);
+    fetch_step(&a->panels[0], 0);
+    fetch_step(&a->panels[1], 0);
+    fetch_step(&a->tokens, 0);
+}
+
 /* Two tiles of A (or one: two = 0) times two of B, over n steps of k: x (2, n) and w (2, n, the two
  * w_apart from each other); y (2, y_apart floats from each other): written if `fresh`, else added
  * to. Every tile that is loaded is used twice. */
 INLINE void dot_tiles(int two, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
-                      float *y, size_t y_apart) {
+                      float *y, size_t y_apart, Ahead *ahead) {
     float *next = y + 16 * PANEL_ROWS;
     if (fresh) {
         TILE_ZERO(0);
@@ -289,19 +326,20 @@ INLINE void dot_tiles(int two, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_ap
         TILE_ZERO(2);
         TILE_ZERO(3);
     } else {
-        TILE_LOAD(0, y, LINE_BYTES);
-        TILE_LOAD(1, y + y_apart, LINE_BYTES);
-        if (two) TILE_LOAD(2, next, LINE_BYTES);
-        if (two) TILE_LOAD(3, next + y_apart, LINE_BYTES);
+        TILE_STREAM(0, y, LINE_BYTES);
+        TILE_STREAM(1, y + y_apart, LINE_BYTES);
+        if (two) TILE_STREAM(2, next, LINE_BYTES);
+        if (two) TILE_STREAM(3, next + y_apart, LINE_BYTES);
     }
     for (size_t b = 0; b < n; b++) {
+        if (ahead) ahead_step(ahead);
         TILE_LOAD(6, w[b], LINE_BYTES);
-        TILE_LOAD(4, x[b], LINE_BYTES);
+        TILE_STREAM(4, x[b], LINE_BYTES);
         TILE_DOT_BF16(0, 4, 6);
         TILE_LOAD(7, w[w_apart + b], LINE_BYTES);
         TILE_DOT_BF16(1, 4, 7);
         if (!two) continue;
-        TILE_LOAD(5, x[n + b], LINE_BYTES);
+        TILE_STREAM(5, x[n + b], LINE_BYTES);
         TILE_DOT_BF16(2, 5, 6);
         TILE_DOT_BF16(3, 5, 7);
     }
@@ -313,41 +351,77 @@ INLINE void dot_tiles(int two, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_ap
 
 /* The same for n_rows rows (16 to a tile, the last may have fewer) from tile x on. */
 INLINE void dot_rows(size_t n_rows, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
-                     float *y, size_t y_apart) {
+                     float *y, size_t y_apart, Ahead *ahead) {
     size_t r = 0;
     for (; r + 16 < n_rows; r += 32)
-        dot_tiles(1, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
-    if (r < n_rows) dot_tiles(0, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart);
+        dot_tiles(1, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
+    if (r < n_rows)
+        dot_tiles(0, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
 }
 
-/* Tokens first .. first + n_tok - 1 times columns k .. k_end - 1 of two panels: to y, the outputs
- * of token `first`, which have what the columns before k gave. */
-INLINE void prompt_columns(Type type, const uint8_t *const panels[2], const Operand *a,
-                           size_t first, size_t n_tok, size_t k, size_t k_end, float *y) {
-    _Alignas(64) Bf16Tile w[2][8];
-    for (size_t c = k / 256; 256 * c < k_end; c++) {
-        size_t n = min_size(a->cols / 32 - 8 * c, 8);
-        for (size_t p = 0; p < 2; p++) {
-            const uint8_t *chunk = chunk_at(type, a->cols, panels[p], c);
-            chunk_expand(type, chunk, super_at(type, panels[p], chunk, c), n, w[p]);
+/* Two panels, the same if there is but one, and a piece of their columns, from k on. */
+typedef struct {
+    const uint8_t *panel[2];
+    size_t k, blocks;
+} PairPiece;
+
+INLINE PairPiece pair_piece(const Panels *w, const Operand *a, size_t p, size_t k) {
+    const uint8_t *at = panel_at(w, p);
+    return (PairPiece){
+        {at, w->n - p == 1 ? at : at + w->apart}, k, min_size(a->cols - k, PROMPT_COLS) / 32};
+}
+
+/* Tokens first .. first + n_tok - 1 times a piece of two panels: to y, the outputs of token
+ * `first`, which have what the columns before gave. Meanwhile what comes next is fetched, and
+ * `lines` lines of tokens from x on. */
+INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *next,
+                           const Operand *a, size_t first, size_t n_tok, const void *x,
+                           size_t lines, float *y) {
+    _Alignas(64) Bf16Tile w[2][PIECE_BLOCKS];
+    const size_t apart = outputs_size(a), steps = (n_tok + 31) / 32 * pair->blocks;
+    Ahead ahead = {.tokens = fetch_over(x, lines, steps)};
+    for (size_t p = 0; p < 2; p++) {
+        for (size_t b = 0; b < pair->blocks; b += 8) {
+            size_t c = pair->k / 256 + b / 8;
+            const uint8_t *chunk = chunk_at(type, a->cols, pair->panel[p], c);
+            chunk_expand(type, chunk, super_at(type, pair->panel[p], chunk, c),
+                         min_size(pair->blocks - b, 8), w[p] + b);
         }
-        dot_rows(n_tok, c == 0, (Bf16Tile *)a->b + bf16_tile(a, first, 8 * c), w[0], 8, n, y,
-                 outputs_size(a));
+        ahead.sums[p] = fetch_over(y + p * apart + 32 * PANEL_ROWS, n_tok, steps);
+        ahead.panels[p] =
+            fetch_over(chunk_at(type, a->cols, next->panel[p], next->k / 256),
+                       (next->blocks + 7) / 8 * chunk_bytes(type) / LINE_BYTES, steps);
+    }
+    dot_rows(n_tok, pair->k == 0, (Bf16Tile *)a->b + bf16_tile(a, first, pair->k / 32), w[0],
+             PIECE_BLOCKS, pair->blocks, y, apart, &ahead);
+}
+
+/* Tokens first .. first + n_tok - 1, piece by piece of the columns: one stays in the second-level
+ * cache until all panels met it, while the next one is fetched. */
+INLINE void prompt_run(Type type, const Panels *w, const Operand *a, size_t first, size_t n_tok,
+                       float *y) {
+    const bool stay = (size_t)a->cols * n_tok * sizeof(uint16_t) <= PROMPT_BYTES;
+    for (size_t k = 0; k < a->cols; k += PROMPT_COLS) {
+        const size_t k_next = k + PROMPT_COLS < a->cols ? k + PROMPT_COLS : 0;
+        const size_t pairs = (w->n + 1) / 2, blocks = min_size(a->cols - k_next, PROMPT_COLS) / 32;
+        const size_t lines = stay ? 0 : (n_tok + 15) / 16 * blocks * 16;
+        const uint8_t *x = (const uint8_t *)((Bf16Tile *)a->b + bf16_tile(a, first, k_next / 32));
+        for (size_t i = 0; i < pairs; i++) {
+            const size_t begin = lines * i / pairs, end = lines * (i + 1) / pairs;
+            const PairPiece pair = pair_piece(w, a, 2 * i, k);
+            const PairPiece next = i + 1 < pairs || k_next == 0
+                                       ? pair_piece(w, a, 2 * i + 2, i + 1 < pairs ? k : 0)
+                                       : pair_piece(w, a, 0, k_next);
+            prompt_columns(type, &pair, &next, a, first, n_tok, x + begin * LINE_BYTES, end - begin,
+                           y + 2 * i * outputs_size(a));
+        }
     }
 }
 
-/* A lone last panel is the second of its pair too. */
 INLINE void amx_prompt(Type type, const Panels *w, const Operand *a, float *y) {
     tile_shapes(16, LINE_BYTES);
     for (size_t t = 0; t < a->n_tok; t += PROMPT_RUN)
-        for (size_t k = 0; k < a->cols; k += PROMPT_COLS)
-            for (size_t p = 0; p < w->n; p += 2) {
-                const uint8_t *at = panel_at(w, p);
-                const uint8_t *panels[2] = {at, w->n - p > 1 ? at + w->apart : at};
-                prompt_columns(type, panels, a, t, min_size(a->n_tok - t, PROMPT_RUN), k,
-                               min_size(k + PROMPT_COLS, a->cols),
-                               y + p * outputs_size(a) + t * PANEL_ROWS);
-            }
+        prompt_run(type, w, a, t, min_size(a->n_tok - t, PROMPT_RUN), y + t * PANEL_ROWS);
     TILE_RELEASE();
 }
 
@@ -512,7 +586,7 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
         split_keys(s->k, keys, d_steps);
         if (j + 1 < blocks) split_keys(s->k + 3 * d_steps, keys + LINE_BYTES, d_steps);
         dot_rows(rows - row, true, s->q + row / 16 * 3 * d_steps, s->k, 3 * d_steps, 3 * d_steps,
-                 s->scores + j * SUMS_APART + row * 16, SUMS_APART);
+                 s->scores + j * SUMS_APART + row * 16, SUMS_APART, NULL);
     }
     for (size_t r = row; r < rows; r++) {
         size_t n = min_size(row_keys(a->pos, a->n_heads, r, first), PART_KEYS);
@@ -521,7 +595,7 @@ INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_
     round_part_values(s, a, first, end);
     for (size_t d = 0; d < a->head_dim / 16; d += 2)
         dot_rows(rows - row, false, s->weights + row / 16 * steps, s->v + d * PART_STEPS,
-                 PART_STEPS, steps, s->out + d * SUMS_APART + row * 16, SUMS_APART);
+                 PART_STEPS, steps, s->out + d * SUMS_APART + row * 16, SUMS_APART, NULL);
 }
 
 TARGET static void amx_prompt_attend(const PromptAttend *a) {

@@ -20,9 +20,10 @@
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
 #define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
 #define DOT_ROUND_OPS 65536
-#define PROMPT_RUN 512   /* tokens that prompt_matmul takes weights to bf16 for, at once */
-#define PROMPT_COLS 1024 /* columns of its piece: 1 MiB of b */
-#define ATTEND_ROWS 256  /* of one call of attend, at most: a token's query head is one */
+#define PROMPT_RUN 512         /* tokens that prompt_matmul takes weights to bf16 for, at once */
+#define PROMPT_COLS 512        /* columns of a piece */
+#define PROMPT_BYTES (1 << 20) /* of b that stay in the second-level cache */
+#define ATTEND_ROWS 256        /* of one call of attend, at most: a token's query head is one */
 #define ATTEND_BYTES (1280u << 10)
 #define ATTEND_KEYS 512 /* of one call of attend(), at most: fixed, as results depend on it */
 #define WORD_KEYS 128   /* of those, as many as share a scale for their weights */
@@ -63,9 +64,10 @@ static inline Panels matrix_panels(const Mat *w, size_t first, size_t apart, siz
  * so that one token is contiguous and sixteen are the A tile of a matrix unit.
  *
  * For prompt_matmul they are bf16 instead, in tiles of 16 tokens x 32 columns (zeros behind K),
- * rounded to nearest, ties to even, subnormal numbers to 0. Of nb = ceil(K/32) blocks, eight at a
- * time lie together: with G = ceil(T/16) groups, the tile of group g and block b is the one at
- *      b / 8 * 8 * G + g * min(nb - b / 8 * 8, 8) + b % 8 */
+ * rounded to nearest, ties to even, subnormal numbers to 0. Of nb = ceil(K/32) blocks, those of a
+ * piece lie together, P = PROMPT_COLS/32: with G = ceil(T/16) groups, the tile of group g and block
+ * b is the one at
+ *      b / P * P * G + g * min(nb - b / P * P, P) + b % P */
 typedef struct {
     uint32_t n_tok, cols;
     const float *x; /* (T, K), rows x_stride floats apart: operand of f32, f16, bf16 weights */

@@ -171,7 +171,7 @@ static bool execute(const Instruction *i) {
         memset(tiles, 0, sizeof tiles);
     else if (what == 0x493)
         memset(t->data, 0, sizeof t->data);
-    else if (what == 0x4b3) {
+    else if (what == 0x4b3 || what == 0x4b1) {
         memset(t->data, 0, sizeof t->data);
         for (int r = 0; r < t->rows; r++)
             memcpy(t->data[r], p + (size_t)r * i->index, t->row_bytes);

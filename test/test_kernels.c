@@ -457,8 +457,9 @@ static Input rounded_input(const Kernels *k, Input *in) {
         k->round(a, &all);
     for (size_t t = 0; t < a->n_tok; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
-            size_t b = c / 32, nb = min_size(blocks - b / 8 * 8, 8);
-            size_t tile = b / 8 * 8 * groups + t / 16 * nb + b % 8;
+            const size_t piece = PROMPT_COLS / 32;
+            size_t b = c / 32, first = b / piece * piece, nb = min_size(blocks - first, piece);
+            size_t tile = first * groups + t / 16 * nb + b % piece;
             uint16_t got = a->b[tile * 512 + t % 16 * 32 + c % 32];
             float x = c < a->cols ? a->x[t * a->x_stride + c] : 0, value;
             value = float_from_bits((uint32_t)got << 16);
