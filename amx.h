@@ -134,20 +134,20 @@ INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_bl
 }
 
 /* A panel's chunk times tokens first .. first + n_tok - 1 (first: a whole number of groups): add to
- * y. */
+ * y. The tiles have the shape for groups of *shape tokens: setting it takes as long as a block. */
 INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, size_t block,
                          size_t n_blocks, const Operand *a, size_t first, size_t n_tok,
-                         float (*y)[PANEL_ROWS]) {
+                         size_t *shape, float (*y)[PANEL_ROWS]) {
     _Alignas(64) Block blocks[8];
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
     chunk_unpack(type, 1, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
-    for (size_t g = 0, shape = 0, i; g < n_tok; g += GROUP_TOKENS) {
+    for (size_t g = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);
-        if (t.n != shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
-        shape = t.n;
+        if (t.n != *shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
+        *shape = t.n;
         chunk_sums(type, chunk, blocks, n_blocks, &t, sums);
         for (i = 0; i + 8 <= t.n; i += 8)
             scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i);
@@ -158,7 +158,8 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
 /* Tokens first .. first + n_tok - 1 times np panels, 1 or 2, which are as many streams from memory.
  * Outputs: those of token `first`. */
 INLINE void panel_pair_tokens(Type type, size_t np, const uint8_t *panel, ptrdiff_t apart,
-                              const Operand *a, size_t first, size_t n_tok, float *y) {
+                              const Operand *a, size_t first, size_t n_tok, size_t *shape,
+                              float *y) {
     const size_t blocks = a->cols / 32, y_apart = outputs_size(a);
     for (size_t p = 0; p < np; p++) memset(y + p * y_apart, 0, n_tok * PANEL_ROWS * sizeof *y);
     for (size_t c = 0; 8 * c < blocks; c++) {
@@ -166,7 +167,7 @@ INLINE void panel_pair_tokens(Type type, size_t np, const uint8_t *panel, ptrdif
             const uint8_t *at = panel + (ptrdiff_t)p * apart;
             const uint8_t *chunk = chunk_at(type, a->cols, at, c);
             chunk_tokens(type, chunk, super_at(type, at, chunk, c), 8 * c,
-                         min_size(blocks - 8 * c, 8), a, first, n_tok,
+                         min_size(blocks - 8 * c, 8), a, first, n_tok, shape,
                          (float(*)[PANEL_ROWS])(y + p * y_apart));
         }
     }
@@ -177,10 +178,11 @@ INLINE void amx_exact(Type type, const Panels *w, const Operand *a, float *y) {
         table.matmul[type](w, a, y);
         return;
     }
+    size_t shape = 0;
     for (size_t p = 0; p < w->n; p += 2, y += 2 * outputs_size(a))
         for (size_t t = 0; t < a->n_tok; t += TOKEN_RUN)
             panel_pair_tokens(type, min_size(w->n - p, 2), panel_at(w, p), w->apart, a, t,
-                              min_size(a->n_tok - t, TOKEN_RUN), y + t * PANEL_ROWS);
+                              min_size(a->n_tok - t, TOKEN_RUN), &shape, y + t * PANEL_ROWS);
     TILE_RELEASE();
 }
 
