@@ -61,6 +61,23 @@ INLINE void tile_shapes(size_t n_tok, size_t k_bytes) {
     TILE_CONFIGURE(&c);
 }
 
+/* Lines that will be needed, asked for while tiles are multiplied: some with every step, so that
+ * the memory's time and the unit's pass together. */
+typedef struct {
+    const uint8_t *at;
+    uint32_t rate, due; /* lines for a step, lines that are due: in 65536ths */
+} Fetch;
+
+INLINE Fetch fetch_over(const void *at, size_t lines, size_t steps) {
+    return (Fetch){at, (uint32_t)(lines * 65536 / steps), 65535};
+}
+
+/* To the first-level cache, if near, or else to the second. */
+INLINE void fetch_step(Fetch *f, int near) {
+    for (f->due += f->rate; f->due >= 65536; f->due -= 65536, f->at += LINE_BYTES)
+        __builtin_prefetch(f->at, 0, near ? 3 : 2);
+}
+
 /* ---- Exact ----------------------------------------------------------------------------------- */
 
 /* Integer sums of a panel's chunk times a group: [block][token][row]; in q6 blocks are 16 wide. */
@@ -78,8 +95,9 @@ typedef int32_t ChunkSums[16][GROUP_TOKENS][PANEL_ROWS];
 
 /* All blocks of a chunk; codes up to 63 are the same signed and unsigned. */
 INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, size_t n_blocks,
-                       const Tokens *a, ChunkSums sums) {
+                       const Tokens *a, ChunkSums sums, Fetch *next) {
     for (size_t b = 0; b < n_blocks; b++) {
+        fetch_step(next, 0);
         const uint8_t *codes = block_codes(type, chunk, blocks, b);
         const int8_t *q = a->q + b * a->n * 32;
         if (type == TYPE_Q6) {
@@ -110,7 +128,7 @@ INLINE void sums_take(size_t nt, int32_t (*sums)[PANEL_ROWS], Sums *s) {
 /* A panel's chunk times nt tokens from token i of the group on: add the scaled sums to y. */
 INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_blocks,
                          const uint8_t *super, ChunkSums sums, const Tokens *a, size_t i,
-                         float (*y)[PANEL_ROWS]) {
+                         float (*y)[PANEL_ROWS], Fetch *next) {
     Lanes acc[8], m[8], both[8];
     Sums s[8];
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -119,6 +137,7 @@ INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_bl
     }
     for (size_t b = 0; b < n_blocks; b++) {
         const float *d = a->d + b * a->n + i, *dq = a->dq + b * a->n + i;
+        fetch_step(next, 0);
         sums_take(nt, sums[type == TYPE_Q6 ? 2 * b : b] + i, s);
         if (type == TYPE_Q6) {
             tile_parts(1, nt, &w[b], s, 0, both);
@@ -141,17 +160,22 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     _Alignas(64) Block blocks[8];
     _Alignas(64) ChunkSums sums;
     BlockScales w[8];
-    chunk_unpack(type, 1, chunk, n_blocks, blocks);
+    /* The next chunk is fetched meanwhile, evenly: with every block's sums, and with every block
+     * that gets its scales, for eight tokens at a time. */
+    const size_t steps = n_blocks * ((n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS + (n_tok + 7) / 8);
+    Fetch next = fetch_over(chunk + chunk_bytes(type), chunk_bytes(type) / LINE_BYTES, steps);
+    chunk_unpack(type, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
     for (size_t g = 0, i; g < n_tok; g += GROUP_TOKENS) {
         Tokens t = tokens_at(a, first + g, block);
         if (t.n != *shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
         *shape = t.n;
-        chunk_sums(type, chunk, blocks, n_blocks, &t, sums);
+        chunk_sums(type, chunk, blocks, n_blocks, &t, sums, &next);
         for (i = 0; i + 8 <= t.n; i += 8)
-            scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i);
-        for (; i < t.n; i++) scale_tokens(type, 1, w, n_blocks, super, sums, &t, i, y + g + i);
+            scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i, &next);
+        for (; i < t.n; i++)
+            scale_tokens(type, 1, w, n_blocks, super, sums, &t, i, y + g + i, &next);
     }
 }
 
@@ -282,23 +306,6 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
             expand_line(x, e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
         }
     }
-}
-
-/* Lines that will be needed, asked for while tiles are multiplied: some with every step, so that
- * the memory's time and the unit's pass together. */
-typedef struct {
-    const uint8_t *at;
-    uint32_t rate, due; /* lines for a step, lines that are due: in 65536ths */
-} Fetch;
-
-INLINE Fetch fetch_over(const void *at, size_t lines, size_t steps) {
-    return (Fetch){at, (uint32_t)(lines * 65536 / steps), 65535};
-}
-
-/* To the first-level cache, if near, or else to the second. */
-INLINE void fetch_step(Fetch *f, int near) {
-    for (f->due += f->rate; f->due >= 65536; f->due -= 65536, f->at += LINE_BYTES)
-        __builtin_prefetch(f->at, 0, near ? 3 : 2);
 }
 
 /* What is fetched while two panels meet the tokens. */
