@@ -75,7 +75,10 @@ INLINE Fetch fetch_over(const void *at, size_t lines, size_t steps) {
 /* To the first-level cache, if near, or else to the second. */
 INLINE void fetch_step(Fetch *f, int near) {
     for (f->due += f->rate; f->due >= 65536; f->due -= 65536, f->at += LINE_BYTES)
-        __builtin_prefetch(f->at, 0, near ? 3 : 2);
+        if (near)
+            __builtin_prefetch(f->at, 0, 3);
+        else
+            __builtin_prefetch(f->at, 0, 2);
 }
 
 /* ---- Exact ----------------------------------------------------------------------------------- */
