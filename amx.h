@@ -167,7 +167,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
      * that gets its scales, for eight tokens at a time. */
     const size_t steps = n_blocks * ((n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS + (n_tok + 7) / 8);
     Fetch next = fetch_over(chunk + chunk_bytes(type), chunk_bytes(type) / LINE_BYTES, steps);
-    chunk_unpack(type, chunk, n_blocks, blocks);
+    chunk_unpack(type, 0, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
     for (size_t g = 0, i; g < n_tok; g += GROUP_TOKENS) {
