@@ -1220,6 +1220,7 @@ int main(void) {
     const Kernels *scalar = kernels_select("scalar", &e);
     test_exp();
     test_select();
+    const Kernels *before = NULL;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         const Kernels *k = kernels_select(tables[i], &e);
         if (k == NULL) {
@@ -1230,8 +1231,12 @@ int main(void) {
         test_quantize(scalar, k);
         test_matmul(scalar, k);
         test_prompt(k);
-        test_attend(k);
-        test_attend_edges(k);
+        /* AMX's table has AVX-512's attention of one token, which was checked with that. */
+        if (before == NULL || k->attend[0] != before->attend[0]) {
+            test_attend(k);
+            test_attend_edges(k);
+        }
+        before = k;
         test_join(k);
         test_prompt_attend(k);
         test_read_halves(k);
