@@ -44,7 +44,10 @@
 #define TILE_DOT_BF16(c, a, b)                                                                     \
     __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
 
-/* Every function below: tiles 0..3 are C, 4 and 5 A, 6 and 7 B. */
+/* Every function below: tiles 0 and 1 are C, 2 is A, 3 is B. More would save loads, as two tiles of
+ * A times two of B do with four; but a core has only so many to rename them into, and half of them
+ * when its other hardware thread is busy. With eight in use every load then waits for products that
+ * came long before it: prompts were 1.7 times slower, and 5 % faster with the core to itself. */
 typedef struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -54,9 +57,9 @@ typedef struct {
 /* A: n_tok rows of k_bytes; B: k_bytes / 4 lines. Zeroes all tiles. */
 INLINE void tile_shapes(size_t n_tok, size_t k_bytes) {
     TileConfig c = {.palette = 1};
-    for (size_t t = 0; t < 8; t++) {
-        c.rows[t] = (uint8_t)(t < 6 ? n_tok : k_bytes / 4);
-        c.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? k_bytes : LINE_BYTES);
+    for (size_t t = 0; t < 4; t++) {
+        c.rows[t] = (uint8_t)(t < 3 ? n_tok : k_bytes / 4);
+        c.row_bytes[t] = (uint16_t)(t == 2 ? k_bytes : LINE_BYTES);
     }
     TILE_CONFIGURE(&c);
 }
@@ -86,15 +89,14 @@ INLINE void fetch_step(Fetch *f, int near) {
 /* Integer sums of a panel's chunk times a group: [block][token][row]; in q6 blocks are 16 wide. */
 typedef int32_t ChunkSums[16][GROUP_TOKENS][PANEL_ROWS];
 
-/* sums = tokens codes, with tiles c, a and b: there are two sets of these, to take turns. */
-#define BLOCK_SUMS(c, a, b, tokens, codes, sums)                                                   \
-    do {                                                                                           \
-        TILE_ZERO(c);                                                                              \
-        TILE_LOAD(b, codes, LINE_BYTES);                                                           \
-        TILE_LOAD(a, tokens, 32);                                                                  \
-        TILE_DOT_I8(c, a, b);                                                                      \
-        TILE_STORE(c, sums, LINE_BYTES);                                                           \
-    } while (0)
+/* sums = tokens codes */
+INLINE void block_sums(const int8_t *tokens, const uint8_t *codes, void *sums) {
+    TILE_ZERO(0);
+    TILE_LOAD(3, codes, LINE_BYTES);
+    TILE_LOAD(2, tokens, 32);
+    TILE_DOT_I8(0, 2, 3);
+    TILE_STORE(0, sums, LINE_BYTES);
+}
 
 /* All blocks of a chunk; codes up to 63 are the same signed and unsigned. */
 INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, size_t n_blocks,
@@ -103,14 +105,8 @@ INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, siz
         fetch_step(next, 0);
         const uint8_t *codes = block_codes(type, chunk, blocks, b);
         const int8_t *q = a->q + b * a->n * 32;
-        if (type == TYPE_Q6) {
-            BLOCK_SUMS(0, 4, 6, q, codes, sums[2 * b]);
-            BLOCK_SUMS(1, 5, 7, q + 16, codes + 4 * LINE_BYTES, sums[2 * b + 1]);
-        } else if (b % 2 == 0) {
-            BLOCK_SUMS(0, 4, 6, q, codes, sums[b]);
-        } else {
-            BLOCK_SUMS(1, 5, 7, q, codes, sums[b]);
-        }
+        block_sums(q, codes, sums[type == TYPE_Q6 ? 2 * b : b]);
+        if (type == TYPE_Q6) block_sums(q + 16, codes + 4 * LINE_BYTES, sums[2 * b + 1]);
     }
 }
 
@@ -328,49 +324,34 @@ INLINE void ahead_step(Ahead *a) {
     fetch_step(&a->tokens, 0);
 }
 
-/* Two tiles of A (or one: two = 0) times two of B, over n steps of k: x (2, n) and w (2, n, the two
- * w_apart from each other); y (2, y_apart floats from each other): written if `fresh`, else added
- * to. Every tile that is loaded is used twice. */
-INLINE void dot_tiles(int two, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
-                      float *y, size_t y_apart, Ahead *ahead) {
-    float *next = y + 16 * PANEL_ROWS;
+/* A tile of A times two of B, over n steps of k: x (n) and w (2, n, the two w_apart from each
+ * other); y (2, y_apart floats from each other): written if `fresh`, else added to. */
+INLINE void dot_tiles(bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
+                      size_t y_apart, Ahead *ahead) {
     if (fresh) {
         TILE_ZERO(0);
         TILE_ZERO(1);
-        TILE_ZERO(2);
-        TILE_ZERO(3);
     } else {
         TILE_STREAM(0, y, LINE_BYTES);
         TILE_STREAM(1, y + y_apart, LINE_BYTES);
-        if (two) TILE_STREAM(2, next, LINE_BYTES);
-        if (two) TILE_STREAM(3, next + y_apart, LINE_BYTES);
     }
     for (size_t b = 0; b < n; b++) {
-        if (ahead) ahead_step(ahead);
-        TILE_LOAD(6, w[b], LINE_BYTES);
-        TILE_STREAM(4, x[b], LINE_BYTES);
-        TILE_DOT_BF16(0, 4, 6);
-        TILE_LOAD(7, w[w_apart + b], LINE_BYTES);
-        TILE_DOT_BF16(1, 4, 7);
-        if (!two) continue;
-        TILE_STREAM(5, x[n + b], LINE_BYTES);
-        TILE_DOT_BF16(2, 5, 6);
-        TILE_DOT_BF16(3, 5, 7);
+        if (ahead && b % 2 == 0) ahead_step(ahead);
+        TILE_STREAM(2, x[b], LINE_BYTES);
+        TILE_LOAD(3, w[b], LINE_BYTES);
+        TILE_DOT_BF16(0, 2, 3);
+        TILE_LOAD(3, w[w_apart + b], LINE_BYTES);
+        TILE_DOT_BF16(1, 2, 3);
     }
     TILE_STORE(0, y, LINE_BYTES);
     TILE_STORE(1, y + y_apart, LINE_BYTES);
-    if (two) TILE_STORE(2, next, LINE_BYTES);
-    if (two) TILE_STORE(3, next + y_apart, LINE_BYTES);
 }
 
 /* The same for n_rows rows (16 to a tile, the last may have fewer) from tile x on. */
 INLINE void dot_rows(size_t n_rows, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
                      float *y, size_t y_apart, Ahead *ahead) {
-    size_t r = 0;
-    for (; r + 16 < n_rows; r += 32)
-        dot_tiles(1, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
-    if (r < n_rows)
-        dot_tiles(0, fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
+    for (size_t r = 0; r < n_rows; r += 16)
+        dot_tiles(fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
 }
 
 /* Two panels, the same if there is but one, and a piece of their columns, from k on. */
@@ -392,7 +373,7 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
                            const Operand *a, size_t first, size_t n_tok, const void *x,
                            size_t lines, float *y) {
     _Alignas(64) Bf16Tile w[2][PIECE_BLOCKS];
-    const size_t apart = outputs_size(a), steps = (n_tok + 31) / 32 * pair->blocks;
+    const size_t apart = outputs_size(a), steps = (n_tok + 15) / 16 * ((pair->blocks + 1) / 2);
     Ahead ahead = {.tokens = fetch_over(x, lines, steps)};
     for (size_t p = 0; p < 2; p++) {
         for (size_t b = 0; b < pair->blocks; b += 8) {
@@ -401,7 +382,7 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
             chunk_expand(type, chunk, super_at(type, pair->panel[p], chunk, c),
                          min_size(pair->blocks - b, 8), w[p] + b);
         }
-        ahead.sums[p] = fetch_over(y + p * apart + 32 * PANEL_ROWS, n_tok, steps);
+        ahead.sums[p] = fetch_over(y + p * apart + 16 * PANEL_ROWS, n_tok, steps);
         ahead.panels[p] =
             fetch_over(chunk_at(type, a->cols, next->panel[p], next->k / 256),
                        (next->blocks + 7) / 8 * chunk_bytes(type) / LINE_BYTES, steps);
@@ -591,7 +572,7 @@ INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_
     }
 }
 
-/* All rows from `row` on, a multiple of 32, meet keys first .. end - 1. */
+/* All rows from `row` on, a multiple of 16, meet keys first .. end - 1. */
 INLINE void attend_keys(PartScratch *s, const PromptAttend *a, size_t row, size_t first,
                         size_t end) {
     const size_t rows = (size_t)a->n_tok * a->n_heads, d_steps = a->head_dim / 32;
@@ -627,7 +608,7 @@ TARGET static void amx_prompt_attend(const PromptAttend *a) {
     for (size_t d = 0; d < a->head_dim / 16; d++)
         memset(s->out + d * SUMS_APART, 0, rows * 16 * sizeof *s->out);
     for (size_t first = 0, row = 0; first < end; first += PART_KEYS) {
-        while (row + 32 <= rows && row_keys(a->pos, a->n_heads, row + 31, first) == 0) row += 32;
+        while (row + 16 <= rows && row_keys(a->pos, a->n_heads, row + 15, first) == 0) row += 16;
         attend_keys(s, a, row, first, min_size(end, first + PART_KEYS));
     }
     for (size_t r = 0; r < rows; r++) {
@@ -656,14 +637,13 @@ TARGET static uint64_t amx_dot_all(uint32_t rounds) {
     }
     tile_shapes(16, LINE_BYTES);
     for (uint32_t i = 0; i < rounds; i++) {
-        TILE_LOAD(6, x[0][i % 2], LINE_BYTES);
-        TILE_LOAD(4, x[1][i % 2], LINE_BYTES);
-        TILE_DOT_BF16(0, 4, 6);
-        TILE_LOAD(7, x[2][i % 2], LINE_BYTES);
-        TILE_DOT_BF16(1, 4, 7);
-        TILE_LOAD(5, x[3][i % 2], LINE_BYTES);
-        TILE_DOT_BF16(2, 5, 6);
-        TILE_DOT_BF16(3, 5, 7);
+        for (int step = 0; step < 2; step++) {
+            TILE_LOAD(2, x[step][i % 2], LINE_BYTES);
+            TILE_LOAD(3, x[2][i % 2], LINE_BYTES);
+            TILE_DOT_BF16(0, 2, 3);
+            TILE_LOAD(3, x[3][i % 2], LINE_BYTES);
+            TILE_DOT_BF16(1, 2, 3);
+        }
     }
     TILE_RELEASE();
     return (uint64_t)rounds * DOT_ROUND_OPS;
