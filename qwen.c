@@ -487,6 +487,9 @@ static void panels_multiply(const Pass *p, const Panels *w, const Operand *a, fl
     (rounded ? K->prompt_matmul : K->matmul)[w->type](w, a, y);
 }
 
+/* Rows of y lie pages apart, so nothing but this fetches them. */
+#define STORE_AHEAD 16
+
 /* Store the product of a panel, out (tokens, 16), a token having `terms` rows. */
 static void product_store(const Engine *e, const Product *p, uint32_t panel, uint32_t n_tok,
                           uint32_t terms, float *out) {
@@ -494,6 +497,7 @@ static void product_store(const Engine *e, const Product *p, uint32_t panel, uin
     bool add_rest = terms == 2 && p->w->type >= TYPE_Q8; /* plain types took all of x at once */
     float *y = p->y + row;
     for (uint32_t t = 0; t < n_tok; t += terms, out += terms * PANEL_ROWS, y += p->y_stride) {
+        if (t + STORE_AHEAD * terms < n_tok) __builtin_prefetch(y + STORE_AHEAD * p->y_stride, 1);
         if (add_rest) e->kernels->add(out, out + PANEL_ROWS, rows);
         if (p->bias) e->kernels->add(out, p->bias + row, rows);
         if (p->add)
