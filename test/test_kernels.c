@@ -695,6 +695,11 @@ static void free_cache(Cache *c) {
 }
 
 /* One row against keys 0 .. n - 1 of the cache, by the contract. */
+/* x = exp16(x - max), all n: sixteen cost as much as exp16_scalar(). (test_exp_sum compares.) */
+static void exponentials(float *x, size_t n, float max) {
+    if (n > 0) kernels_select("scalar", NULL)->exp_sum(x, (uint32_t)n, max, 1);
+}
+
 static void plain_floats(const Cache *c, const float *q, size_t n, float *max, float *sum,
                          float *out) {
     float s[ATTEND_KEYS], lane[16] = {0};
@@ -704,7 +709,8 @@ static void plain_floats(const Cache *c, const float *q, size_t n, float *max, f
         for (size_t d = 0; d < c->dim; d++) s[j] = fmaf(q[d], (float)cached_key(c, j, d), s[j]);
         if (s[j] > *max) *max = s[j];
     }
-    for (size_t j = 0; j < n; j++) lane[j % 16] += s[j] = exp16_scalar(s[j] - *max);
+    exponentials(s, n, *max);
+    for (size_t j = 0; j < n; j++) lane[j % 16] += s[j];
     *sum = tree_sum(lane);
     for (size_t d = 0; d < kv_columns(c->dim); d++) {
         out[d] = 0;
@@ -716,6 +722,7 @@ static void plain_floats(const Cache *c, const float *q, size_t n, float *max, f
 static void plain_part(const Cache *c, const int16_t *q, float q_scale, size_t first, size_t n,
                        float *max, float *sum, float *out) {
     float s[WORD_KEYS], sums[16] = {0}, totals[16] = {0}, top = -INFINITY;
+    int16_t weights[WORD_KEYS];
     for (size_t j = 0; j < n; j++) {
         const uint8_t *b = key_block(c, first + j);
         int32_t dot = 0;
@@ -723,8 +730,8 @@ static void plain_part(const Cache *c, const int16_t *q, float q_scale, size_t f
         s[j] = (float)dot * (float_at(b, key_scale(c, first + j)) * q_scale);
         if (s[j] > top) top = s[j];
     }
+    exponentials(s, n, top);
     for (size_t j = 0; j < n; j++) {
-        s[j] = exp16_scalar(s[j] - top);
         sums[j % 16] += s[j];
         s[j] *= float_at(value_block(c, first + j), value_scale(c, first + j));
         totals[j % 16] += s[j];
@@ -733,11 +740,11 @@ static void plain_part(const Cache *c, const int16_t *q, float q_scale, size_t f
     float before = exp16_scalar(*max - m), more = exp16_scalar(top - m);
     *max = m;
     *sum = *sum * before + tree_sum(sums) * more;
+    for (size_t j = 0; j < n; j++) weights[j] = rounded_word(s[j], total > 0 ? 32767 / total : 0);
     for (size_t d = 0; d < kv_columns(c->dim); d++) {
         int32_t dot = 0;
         for (size_t j = 0; j < n; j++)
-            dot += rounded_word(s[j], total > 0 ? 32767 / total : 0) *
-                   word_at(value_block(c, first + j), value_index(c, first + j, d));
+            dot += weights[j] * word_at(value_block(c, first + j), value_index(c, first + j, d));
         out[d] = fmaf((float)dot, total / 32767 * more, out[d] * before);
     }
 }
