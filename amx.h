@@ -44,10 +44,11 @@
 #define TILE_DOT_BF16(c, a, b)                                                                     \
     __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::: "memory")
 
-/* Every function below: tiles 0 and 1 are C, 2 is A, 3 is B. More would save loads, as two tiles of
- * A times two of B do with four; but a core has only so many to rename them into, and half of them
- * when its other hardware thread is busy. With eight in use every load then waits for products that
- * came long before it: prompts were 1.7 times slower, and 5 % faster with the core to itself. */
+/* Every function below: tiles 0 and 1 are C, 2 is A, 3 is B. With all eight, two tiles of A times
+ * two of B, there would be fewer loads; but a core has only so many to rename these into, and it
+ * seems half of them when its other hardware thread is busy: then loads wait for products long
+ * before them. With four, prompts are 1.6 times as fast there, and 3 to 6 % slower where the core
+ * is one's own (docs/speed.md). */
 typedef struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
