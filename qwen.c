@@ -487,7 +487,7 @@ static void panels_multiply(const Pass *p, const Panels *w, const Operand *a, fl
     (rounded ? K->prompt_matmul : K->matmul)[w->type](w, a, y);
 }
 
-/* Rows of y lie pages apart, so nothing but this fetches them. */
+/* Rows: how far ahead y is fetched. They lie about a page or more apart, so nothing else does. */
 #define STORE_AHEAD 16
 
 /* Store the product of a panel, out (tokens, 16), a token having `terms` rows. */
