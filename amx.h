@@ -65,25 +65,24 @@ INLINE void tile_shapes(size_t n_tok, size_t k_bytes) {
     TILE_CONFIGURE(&c);
 }
 
-/* Lines that will be needed, asked for while tiles are multiplied: some with every step, so that
- * the memory's time and the unit's pass together. */
+/* Lines that will be needed, asked for while tiles are multiplied: every n-th with one of n steps,
+ * so that the memory's time and the unit's pass together. */
 typedef struct {
     const uint8_t *at;
-    uint32_t rate, due; /* lines for a step, lines that are due: in 65536ths */
+    size_t lines;
 } Fetch;
 
-INLINE Fetch fetch_over(const void *at, size_t lines, size_t steps) {
-    return (Fetch){at, (uint32_t)(lines * 65536 / steps), 65535};
+/* Those of step i of n, to the first-level cache, if near, or else to the second. */
+INLINE void fetch_step(Fetch f, size_t i, size_t n, int near) {
+    for (; i < f.lines; i += n)
+        if (near)
+            __builtin_prefetch(f.at + i * LINE_BYTES, 0, 3);
+        else
+            __builtin_prefetch(f.at + i * LINE_BYTES, 0, 2);
 }
 
-/* To the first-level cache, if near, or else to the second. */
-INLINE void fetch_step(Fetch *f, int near) {
-    for (f->due += f->rate; f->due >= 65536; f->due -= 65536, f->at += LINE_BYTES)
-        if (near)
-            __builtin_prefetch(f->at, 0, 3);
-        else
-            __builtin_prefetch(f->at, 0, 2);
-}
+/* As many lines again. */
+INLINE void fetch_next(Fetch *f) { f->at += f->lines * LINE_BYTES; }
 
 /* ---- Exact ----------------------------------------------------------------------------------- */
 
@@ -101,9 +100,9 @@ INLINE void block_sums(const int8_t *tokens, const uint8_t *codes, void *sums) {
 
 /* All blocks of a chunk; codes up to 63 are the same signed and unsigned. */
 INLINE void chunk_sums(Type type, const uint8_t *chunk, const Block *blocks, size_t n_blocks,
-                       const Tokens *a, ChunkSums sums, Fetch *next) {
+                       const Tokens *a, ChunkSums sums, Fetch next) {
     for (size_t b = 0; b < n_blocks; b++) {
-        fetch_step(next, 0);
+        fetch_step(next, b, n_blocks, 0);
         const uint8_t *codes = block_codes(type, chunk, blocks, b);
         const int8_t *q = a->q + b * a->n * 32;
         block_sums(q, codes, sums[type == TYPE_Q6 ? 2 * b : b]);
@@ -128,7 +127,7 @@ INLINE void sums_take(size_t nt, int32_t (*sums)[PANEL_ROWS], Sums *s) {
 /* A panel's chunk times nt tokens from token i of the group on: add the scaled sums to y. */
 INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_blocks,
                          const uint8_t *super, ChunkSums sums, const Tokens *a, size_t i,
-                         float (*y)[PANEL_ROWS], Fetch *next) {
+                         float (*y)[PANEL_ROWS], Fetch next) {
     Lanes acc[8], m[8], both[8];
     Sums s[8];
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -137,7 +136,7 @@ INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_bl
     }
     for (size_t b = 0; b < n_blocks; b++) {
         const float *d = a->d + b * a->n + i, *dq = a->dq + b * a->n + i;
-        fetch_step(next, 0);
+        fetch_step(next, b, n_blocks, 0);
         sums_take(nt, sums[type == TYPE_Q6 ? 2 * b : b] + i, s);
         if (type == TYPE_Q6) {
             tile_parts(1, nt, &w[b], s, 0, both);
@@ -164,8 +163,8 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     /* The next chunk is fetched meanwhile, evenly: with every block's sums, and with every block
      * that gets its scales, for eight tokens or one. */
     const size_t groups = (n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS;
-    const size_t steps = n_blocks * (groups + n_tok / 8 + n_tok % 8);
-    Fetch next = fetch_over(chunk + chunk_bytes(type), chunk_bytes(type) / LINE_BYTES, steps);
+    const size_t calls = groups + n_tok / 8 + n_tok % 8;
+    Fetch next = {chunk + chunk_bytes(type), (chunk_bytes(type) / LINE_BYTES + calls - 1) / calls};
     chunk_unpack(type, 0, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
@@ -173,11 +172,12 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
         Tokens t = tokens_at(a, first + g, block);
         if (t.n != *shape) tile_shapes(t.n, type == TYPE_Q6 ? 16 : 32);
         *shape = t.n;
-        chunk_sums(type, chunk, blocks, n_blocks, &t, sums, &next);
-        for (i = 0; i + 8 <= t.n; i += 8)
-            scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i, &next);
-        for (; i < t.n; i++)
-            scale_tokens(type, 1, w, n_blocks, super, sums, &t, i, y + g + i, &next);
+        chunk_sums(type, chunk, blocks, n_blocks, &t, sums, next);
+        fetch_next(&next);
+        for (i = 0; i + 8 <= t.n; i += 8, fetch_next(&next))
+            scale_tokens(type, 8, w, n_blocks, super, sums, &t, i, y + g + i, next);
+        for (; i < t.n; i++, fetch_next(&next))
+            scale_tokens(type, 1, w, n_blocks, super, sums, &t, i, y + g + i, next);
     }
 }
 
@@ -244,52 +244,71 @@ TARGET static void amx_round(const Operand *a, const Piece *x) {
     }
 }
 
-/* w = scale * code + bias; q6 has a scale for each half of the block. Weights are cut off to bf16,
- * not rounded, which makes them smaller by half a unit of the last place on average, 2^-8.5 of
- * them: `up` makes up for it. */
+/* A code as a float: a byte of the mantissa of 2^15 (q8) or 2^7, where it counts as what it is. */
+typedef struct {
+    float base;
+    uint64_t bytes; /* where the code goes */
+    int shift;
+} CodeFloat;
+
+INLINE CodeFloat code_float(Type type) {
+    return type == TYPE_Q8 ? (CodeFloat){0x1p15f, 0x2222222222222222, 8}
+                           : (CodeFloat){0x1p7f, 0x4444444444444444, 16};
+}
+
+/* Base plus byte j of every dword. */
+INLINE Lanes code_as_float(Type type, Line x, int j) {
+    const CodeFloat f = code_float(type);
+    const __m128i from =
+        _mm_setr_epi32(j << f.shift, (j + 4) << f.shift, (j + 8) << f.shift, (j + 12) << f.shift);
+    return lanes_from_bits(_mm512_mask_shuffle_epi8(lanes_bits(lanes_set1(f.base)), f.bytes, x,
+                                                    _mm512_broadcast_i32x4(from)));
+}
+
+/* w = scale * (base + code) + bias, q8's codes being 128 more; q6 has a scale for each half of the
+ * block. Weights are cut off to bf16, not rounded, which makes them smaller by half a unit of the
+ * last place on average, 2^-8.5 of them: `up` makes up for it. */
 typedef struct {
     Lanes scale[2], bias[2];
 } Expansion;
 
 INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q5,
                            const uint8_t *super, size_t b) {
-    const Lanes up = lanes_set1(1 + 0x1.6ep-9f), low = lanes_set1(0x1p-24f); /* byte_as_float */
-    BlockScales s = block_scales(type, chunk, q5, b);
-    Lanes d = is_super(type) ? lanes_from_f16(super) : s.first, zero = lanes_set1(0);
-    Lanes by[2] = {lanes_mul(d, up), lanes_mul(d, up)}, bias[2] = {zero, zero};
-    if (is_super(type)) by[0] = lanes_mul(by[0], s.first);
-    by[1] = type == TYPE_Q6 ? lanes_mul(by[1], s.second) : by[0];
-    for (size_t part = 0; part < 2; part++) {
-        if (code_offset(type) != 0)
-            bias[part] = lanes_mul(by[part], lanes_set1((float)-code_offset(type)));
-        if (type == TYPE_Q5_1) bias[part] = lanes_mul(s.second, up);
-        if (type == TYPE_Q5)
-            bias[part] = lanes_mul(lanes_mul(lanes_from_f16(super + 32), s.second),
-                                   lanes_mul(lanes_set1(-1), up));
+    const Lanes up = lanes_set1(1 + 0x1.6ep-9f);
+    const float zero =
+        code_float(type).base + (float)(Q8_OFFSET * (type == TYPE_Q8)) + (float)code_offset(type);
+    const BlockScales s = block_scales(type, chunk, q5, b);
+    Lanes d = lanes_mul(is_super(type) ? lanes_from_f16(super) : s.first, up);
+    Lanes by[2] = {is_super(type) ? lanes_mul(d, s.first) : d}, least = lanes_set1(0);
+    by[1] = type == TYPE_Q6 ? lanes_mul(d, s.second) : by[0];
+    if (type == TYPE_Q5_1) least = lanes_mul(s.second, up);
+    if (type == TYPE_Q5)
+        least = lanes_mul(lanes_mul(lanes_from_f16(super + 32), s.second),
+                          lanes_mul(lanes_set1(-1), up));
+    /* With 15 bits of the scales their product with `zero` is exact, and so a weight of zero. Next
+     * to a least weight that would be less precise. */
+    const bool cut = type != TYPE_Q5 && type != TYPE_Q5_1;
+    Expansion e;
+    UNROLL for (int half = 0; half < 2; half++) {
+        e.scale[half] =
+            cut ? lanes_from_bits(sums_and(lanes_bits(by[half]), sums_set1(-512))) : by[half];
+        e.bias[half] = lanes_fma(e.scale[half], lanes_set1(-zero), least);
     }
-    return (Expansion){{lanes_mul(by[0], low), lanes_mul(by[1], low)}, {bias[0], bias[1]}};
-}
-
-/* Byte j of every dword to the dword's top byte, zeros below: 2^24 times a signed byte. */
-INLINE Lanes byte_as_float(Line x, int j) {
-    const int32_t to_top = (int32_t)((uint32_t)j << 24 | 0x808080u);
-    __m128i each =
-        _mm_setr_epi32(to_top, to_top + (4 << 24), to_top + (8 << 24), to_top + (12 << 24));
-    return lanes_from_sums(_mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(each)));
+    return e;
 }
 
 /* (odd, even) pairs of bf16: the upper halves of both. */
 INLINE Sums upper_halves(Lanes even, Lanes odd) {
-    /* 0xea: (odd & mask) | even */
-    return _mm512_ternarylogic_epi32(lanes_bits(odd), sums_set1(-65536),
-                                     sums_right(lanes_bits(even), 16), 0xea);
+    const __m128i each = _mm_setr_epi32(0x0302, 0x0706, 0x0b0a, 0x0f0e);
+    return _mm512_mask_shuffle_epi8(lanes_bits(odd), 0x3333333333333333, lanes_bits(even),
+                                    _mm512_broadcast_i32x4(each));
 }
 
 /* A line of codes, four columns of 16 rows, as two rows of a bf16 tile of two columns each. */
-INLINE void expand_line(Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
+INLINE void expand_line(Type type, Line x, Lanes scale, Lanes bias, uint16_t (*out)[32]) {
     UNROLL for (int j = 0; j < 4; j += 2) {
-        Lanes even = lanes_fma(byte_as_float(x, j), scale, bias);
-        Lanes odd = lanes_fma(byte_as_float(x, j + 1), scale, bias);
+        Lanes even = lanes_fma(code_as_float(type, x, j), scale, bias);
+        Lanes odd = lanes_fma(code_as_float(type, x, j + 1), scale, bias);
         line_store((uint8_t *)out[j / 2], upper_halves(even, odd));
     }
 }
@@ -302,33 +321,26 @@ INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, 
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = codes_of(type, chunk, b);
         Expansion e = expansion(type, chunk, &q5, super, b);
-        UNROLL for (int r = 0; r < 8; r++) {
-            Line x =
-                type == TYPE_Q8 ? line_load(codes + r * LINE_BYTES) : block_line(type, codes, r);
-            expand_line(x, e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
-        }
+        UNROLL for (int r = 0; r < 8; r++) expand_line(
+            type, block_line(type, codes, r), e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
     }
 }
 
-/* What is fetched while two panels meet the tokens. */
+/* What is fetched to the second level while two panels meet a tile of tokens. */
 typedef struct {
-    Fetch sums[2];   /* of the next tokens, to the first level */
     Fetch panels[2]; /* of the next two panels, and */
-    Fetch tokens;    /* of the next piece: to the second */
+    Fetch tokens;    /* of the next piece */
 } Ahead;
 
-INLINE void ahead_step(Ahead *a) {
-    fetch_step(&a->sums[0], 1);
-    fetch_step(&a->sums[1], 1);
-    fetch_step(&a->panels[0], 0);
-    fetch_step(&a->panels[1], 0);
-    fetch_step(&a->tokens, 0);
-}
-
 /* A tile of A times two of B, over n steps of k: x (n) and w (2, n, the two w_apart from each
- * other); y (2, y_apart floats from each other): written if `fresh`, else added to. */
+ * other); y (2, y_apart floats from each other): written if `fresh`, else added to. The next tile's
+ * y, the 16 lines behind, are fetched to the first level meanwhile if there is something `ahead`.
+ */
 INLINE void dot_tiles(bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
-                      size_t y_apart, Ahead *ahead) {
+                      size_t y_apart, const Ahead *ahead) {
+    /* Copies, as for all that the compiler knows the unit writes to what pointers point to. */
+    const Fetch sums = {(const uint8_t *)(y + 16 * PANEL_ROWS), 16};
+    const Ahead f = ahead ? *ahead : (Ahead){.tokens = {0}};
     if (fresh) {
         TILE_ZERO(0);
         TILE_ZERO(1);
@@ -337,7 +349,13 @@ INLINE void dot_tiles(bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size
         TILE_STREAM(1, y + y_apart, LINE_BYTES);
     }
     for (size_t b = 0; b < n; b++) {
-        if (ahead && b % 2 == 0) ahead_step(ahead);
+        if (ahead) {
+            fetch_step(sums, b, n, 1);
+            fetch_step((Fetch){sums.at + y_apart * sizeof *y, 16}, b, n, 1);
+            fetch_step(f.panels[0], b, n, 0);
+            fetch_step(f.panels[1], b, n, 0);
+            fetch_step(f.tokens, b, n, 0);
+        }
         TILE_STREAM(2, x[b], LINE_BYTES);
         TILE_LOAD(3, w[b], LINE_BYTES);
         TILE_DOT_BF16(0, 2, 3);
@@ -351,8 +369,13 @@ INLINE void dot_tiles(bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size
 /* The same for n_rows rows (16 to a tile, the last may have fewer) from tile x on. */
 INLINE void dot_rows(size_t n_rows, bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n,
                      float *y, size_t y_apart, Ahead *ahead) {
-    for (size_t r = 0; r < n_rows; r += 16)
+    for (size_t r = 0; r < n_rows; r += 16) {
         dot_tiles(fresh, x + r / 16 * n, w, w_apart, n, y + r * PANEL_ROWS, y_apart, ahead);
+        if (!ahead) continue;
+        fetch_next(&ahead->panels[0]);
+        fetch_next(&ahead->panels[1]);
+        fetch_next(&ahead->tokens);
+    }
 }
 
 /* Two panels, the same if there is but one, and a piece of their columns, from k on. */
@@ -374,8 +397,9 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
                            const Operand *a, size_t first, size_t n_tok, const void *x,
                            size_t lines, float *y) {
     _Alignas(64) Bf16Tile w[2][PIECE_BLOCKS];
-    const size_t apart = outputs_size(a), steps = (n_tok + 15) / 16 * ((pair->blocks + 1) / 2);
-    Ahead ahead = {.tokens = fetch_over(x, lines, steps)};
+    const size_t apart = outputs_size(a), rows = (n_tok + 15) / 16;
+    const size_t panel_lines = (next->blocks + 7) / 8 * chunk_bytes(type) / LINE_BYTES;
+    Ahead ahead = {.tokens = {x, (lines + rows - 1) / rows}};
     for (size_t p = 0; p < 2; p++) {
         for (size_t b = 0; b < pair->blocks; b += 8) {
             size_t c = pair->k / 256 + b / 8;
@@ -383,10 +407,8 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
             chunk_expand(type, chunk, super_at(type, pair->panel[p], chunk, c),
                          min_size(pair->blocks - b, 8), w[p] + b);
         }
-        ahead.sums[p] = fetch_over(y + p * apart + 16 * PANEL_ROWS, n_tok, steps);
-        ahead.panels[p] =
-            fetch_over(chunk_at(type, a->cols, next->panel[p], next->k / 256),
-                       (next->blocks + 7) / 8 * chunk_bytes(type) / LINE_BYTES, steps);
+        ahead.panels[p] = (Fetch){chunk_at(type, a->cols, next->panel[p], next->k / 256),
+                                  (panel_lines + rows - 1) / rows};
     }
     dot_rows(n_tok, pair->k == 0, (Bf16Tile *)a->b + bf16_tile(a, first, pair->k / 32), w[0],
              PIECE_BLOCKS, pair->blocks, y, apart, &ahead);

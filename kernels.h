@@ -179,7 +179,8 @@ typedef struct {
     /* For tokens of a prompt, where a matrix unit is faster and more precise with bf16 than with
      * int8; NULL where there is none. They give the same bits for any number of tokens and any
      * split, but not those of other tables. round fills b with a piece; prompt_matmul takes w
-     * rounded to bf16 (to within a unit of its last place) times b, with float sums. */
+     * rounded to bf16 (to within a unit of its last place, or 2^-20 of the largest w of the row's
+     * 32 columns) times b, with float sums. */
     void (*round)(const Operand *a, const Piece *x);
     void (*prompt_matmul[N_TYPES])(const Panels *w, const Operand *a, float *y);
     /* Likewise, if `round` is there: out = sum over j of e[j] v[j] / sum of e[j]; q k to about
