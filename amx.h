@@ -230,18 +230,51 @@ INLINE size_t bf16_tile(const Operand *a, size_t t, size_t b) {
     return first * groups + t / 16 * min_size(all - first, PIECE_BLOCKS) + b - first;
 }
 
-TARGET static void amx_round(const Operand *a, const Piece *x) {
+/* e^x for x <= 0, to 3e-6 of it: for what is rounded to 8 bits. Below 2^-124 it is as good as 0.
+ * Minimax polynomial of 2^f for f = -0.5 .. 0.5. */
+INLINE Lanes rough_exp(Lanes x) {
+    const Lanes by = lanes_set1(0x1.715476p0f), round = lanes_set1(0x1.8p23f); /* 1 / ln 2 */
+    x = lanes_max(lanes_set1(-86), x);                                         /* a NaN stays */
+    Lanes n = lanes_sub(lanes_fma(x, by, round), round);
+    Lanes f = _mm512_fmsub_ps(x, by, n);
+    Lanes e = lanes_set1(0x1.3a02ccp-7f);
+    e = lanes_fma(e, f, lanes_set1(0x1.c9fc46p-5f));
+    e = lanes_fma(e, f, lanes_set1(0x1.ec0378p-3f));
+    e = lanes_fma(e, f, lanes_set1(0x1.62e12cp-1f));
+    e = lanes_fma(e, f, lanes_set1(1));
+    return _mm512_scalef_ps(e, n);
+}
+
+/* silu(g) u = g u / (1 + e^-g), to 2^-13 of it; never with e^|g|, which may be infinite. */
+INLINE Lanes rough_gated(Lanes g, Lanes u) {
+    Lanes minus = lanes_from_bits(_mm512_or_si512(lanes_bits(g), sums_set1(INT32_MIN)));
+    Lanes e = rough_exp(minus), one = lanes_set1(1);
+    Lanes above = _mm512_mask_mov_ps(one, _mm512_movepi32_mask(lanes_bits(g)), e);
+    return lanes_mul(lanes_mul(g, u), lanes_mul(above, _mm512_rcp14_ps(lanes_add(one, e))));
+}
+
+/* Up to 16 columns of a token: of x, or if there is an `up` of silu(x) * up. */
+INLINE Lanes rounded_lanes(const float *x, const float *up, size_t n) {
+    return up ? rough_gated(lanes_load_some(x, n), lanes_load_some(up, n)) : lanes_load_some(x, n);
+}
+
+INLINE void round_piece(const Operand *a, const Piece *x, const float *up) {
     Bf16Tile *tiles = (Bf16Tile *)a->b;
     for (size_t k = 0; k < x->cols; k += 32) {
-        const float *at = x->x + k / 16 * x->x_apart;
-        size_t left = x->cols - k;
+        size_t at = k / 16 * x->x_apart, left = x->cols - k;
         for (size_t i = 0, t = x->t; i < x->n_tok; i++, t++, at += x->x_stride) {
-            Lanes low = lanes_load_some(at, left);
-            Lanes high = left > 16 ? lanes_load_some(at + x->x_apart, left - 16) : lanes_set1(0);
+            size_t next = at + x->x_apart;
+            Lanes low = rounded_lanes(x->x + at, up ? up + at : NULL, left);
+            Lanes high = lanes_set1(0);
+            if (left > 16) high = rounded_lanes(x->x + next, up ? up + next : NULL, left - 16);
             __m512bh both = _mm512_cvtne2ps_pbh(high, low);
             memcpy(tiles[bf16_tile(a, t, (x->k + k) / 32)][t % 16], &both, sizeof both);
         }
     }
+}
+TARGET static void amx_round(const Operand *a, const Piece *x) { round_piece(a, x, NULL); }
+TARGET static void amx_round_gated(const Operand *a, const Piece *x, const float *up) {
+    round_piece(a, x, up);
 }
 
 /* A code as a float: a byte of the mantissa of 2^15 (q8) or 2^7, where it counts as what it is. */
@@ -551,21 +584,6 @@ INLINE void round_part_values(PartScratch *s, const PromptAttend *a, size_t firs
     }
 }
 
-/* e^x for x <= 0, to 3e-6 of it: weights are rounded to 8 bits. Below 2^-124 it is as good as 0.
- * Minimax polynomial of 2^f for f = -0.5 .. 0.5. */
-INLINE Lanes weight_exp(Lanes x) {
-    const Lanes by = lanes_set1(0x1.715476p0f), round = lanes_set1(0x1.8p23f); /* 1 / ln 2 */
-    x = lanes_max(lanes_set1(-86), x);                                         /* a NaN stays */
-    Lanes n = lanes_sub(lanes_fma(x, by, round), round);
-    Lanes f = _mm512_fmsub_ps(x, by, n);
-    Lanes e = lanes_set1(0x1.3a02ccp-7f);
-    e = lanes_fma(e, f, lanes_set1(0x1.c9fc46p-5f));
-    e = lanes_fma(e, f, lanes_set1(0x1.ec0378p-3f));
-    e = lanes_fma(e, f, lanes_set1(0x1.62e12cp-1f));
-    e = lanes_fma(e, f, lanes_set1(1));
-    return _mm512_scalef_ps(e, n);
-}
-
 /* Row r's scores of n keys (0 .. PART_KEYS) of this part become weights, 0 behind the last: for
  * `steps` steps of 32 keys. Its sum and what it has of the result are brought to the new maximum.
  */
@@ -580,8 +598,8 @@ INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_
     float max = _mm512_reduce_max_ps(top), before = 1;
     if (max != s->max[r]) before = _mm512_cvtss_f32(lanes_exp(lanes_set1(s->max[r] - max)));
     for (size_t i = 0; i < steps; i++) {
-        Lanes e = weight_exp(lanes_sub(x[2 * i], lanes_set1(max)));
-        Lanes f = weight_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
+        Lanes e = rough_exp(lanes_sub(x[2 * i], lanes_set1(max)));
+        Lanes f = rough_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
         __m512bh both = _mm512_cvtne2ps_pbh(f, e);
         memcpy(s->weights[r / 16 * steps + i][r % 16], &both, sizeof both);
         sum = lanes_add(sum, lanes_add(e, f));
@@ -681,6 +699,7 @@ static const Kernels table_amx = {
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = amx_q8, [TYPE_Q5] = amx_q5, [TYPE_Q6] = amx_q6,
                [TYPE_Q5_0] = amx_q5_0, [TYPE_Q5_1] = amx_q5_1},
     .round = amx_round,
+    .round_gated = amx_round_gated,
     .prompt_matmul = {[TYPE_Q8] = amx_prompt_q8,
                       [TYPE_Q5] = amx_prompt_q5,
                       [TYPE_Q6] = amx_prompt_q6,

@@ -178,10 +178,12 @@ typedef struct {
 
     /* For tokens of a prompt, where a matrix unit is faster and more precise with bf16 than with
      * int8; NULL where there is none. They give the same bits for any number of tokens and any
-     * split, but not those of other tables. round fills b with a piece; prompt_matmul takes w
-     * rounded to bf16 (to within a unit of its last place, or 2^-20 of the largest w of the row's
-     * 32 columns) times b, with float sums. */
+     * split, but not those of other tables. round fills b with a piece, round_gated with silu(x)
+     * up, to 2^-12 of it before it is rounded, up lying as x does. prompt_matmul takes w rounded to
+     * bf16 (to within a unit of its last place, or 2^-20 of the largest w of the row's 32 columns)
+     * times b, with float sums. */
     void (*round)(const Operand *a, const Piece *x);
+    void (*round_gated)(const Operand *a, const Piece *x, const float *up);
     void (*prompt_matmul[N_TYPES])(const Panels *w, const Operand *a, float *y);
     /* Likewise, if `round` is there: out = sum over j of e[j] v[j] / sum of e[j]; q k to about
      * 2^-16 of its terms, e and v rounded to bf16. */

@@ -827,16 +827,21 @@ static void gated_unit(void *ctx, uint32_t unit, uint32_t thread) {
     uint32_t first = 2 * r.first, row = first * PANEL_ROWS;
     uint32_t n = (uint32_t)min_size(2 * r.end, n_panels(w)) - first;
     Gated g = gate_and_up(p, first, n, e->outputs + thread * e->outputs_room);
-    for (uint32_t i = 0; i < n; i++)
-        e->kernels->silu_mul(g.gate + i * g.apart, g.up + i * g.apart, p->n * PANEL_ROWS);
     Piece x = {.n_tok = p->n,
                .k = row,
                .cols = (uint32_t)min_size(w->rows - row, n * PANEL_ROWS),
                .x = g.gate,
                .x_stride = PANEL_ROWS,
                .x_apart = g.apart};
-    if (p->layer->down_proj.type >= TYPE_Q8) {
-        operand_fill(p, &e->hidden, &x);
+    const bool blocks = p->layer->down_proj.type >= TYPE_Q8;
+    if (blocks && p->rounds) {
+        e->kernels->round_gated(&e->hidden, &x, g.up);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        e->kernels->silu_mul(g.gate + i * g.apart, g.up + i * g.apart, p->n * PANEL_ROWS);
+    if (blocks) {
+        e->kernels->quantize(&e->hidden, &x);
         return;
     }
     for (uint32_t t = 0; t < p->n; t++)

@@ -442,6 +442,14 @@ static void test_matmul(const Kernels *ref, const Kernels *k) {
 
 /* ---- prompt_matmul --------------------------------------------------------------------------- */
 
+/* Column c of token t. */
+static uint16_t tile_bits(const Operand *a, size_t t, size_t c) {
+    const size_t blocks = ((size_t)a->cols + 31) / 32, groups = ((size_t)a->n_tok + 15) / 16;
+    const size_t piece = PROMPT_COLS / 32, b = c / 32, first = b / piece * piece;
+    size_t tile = first * groups + t / 16 * min_size(blocks - first, piece) + b % piece;
+    return a->b[tile * 512 + t % 16 * 32 + c % 32];
+}
+
 /* Every number of the tiles is the input's, rounded, and zero behind the last column. Returns an
  * Input with these numbers, for exact_dot. */
 static Input rounded_input(const Kernels *k, Input *in) {
@@ -457,10 +465,7 @@ static Input rounded_input(const Kernels *k, Input *in) {
         k->round(a, &all);
     for (size_t t = 0; t < a->n_tok; t++) {
         for (size_t c = 0; c < blocks * 32; c++) {
-            const size_t piece = PROMPT_COLS / 32;
-            size_t b = c / 32, first = b / piece * piece, nb = min_size(blocks - first, piece);
-            size_t tile = first * groups + t / 16 * nb + b % piece;
-            uint16_t got = a->b[tile * 512 + t % 16 * 32 + c % 32];
+            uint16_t got = tile_bits(a, t, c);
             float x = c < a->cols ? a->x[t * a->x_stride + c] : 0, value;
             value = float_from_bits((uint32_t)got << 16);
             if (c < a->cols) to.x[t * a->x_stride + c] = value;
@@ -475,6 +480,29 @@ static Input rounded_input(const Kernels *k, Input *in) {
     CHECK(wrong == 0, "round, %s: cols %u, %u tokens: %zu numbers differ", k->name, a->cols,
           a->n_tok, wrong);
     return to;
+}
+
+/* Tiles of silu(x) up, with x of all sizes, against float64. */
+static void test_round_gated(const Kernels *k) {
+    enum { COLS = 2 * PROMPT_COLS + 80, TOKENS = 37, ALL = COLS * TOKENS };
+    float *x = make_floats(ALL, RANDOM), *up = make_floats(ALL, RANDOM);
+    for (size_t i = 0; i < ALL; i += 2) x[i] = (float)((double)i / ALL * 400 - 200);
+    Operand a = {.n_tok = TOKENS, .cols = COLS, .x = x, .x_stride = COLS};
+    a.b = make((size_t)(TOKENS + 15) / 16 * 16 * (COLS + 31), 2);
+    const Piece all = all_of(&a);
+    k->round_gated(&a, &all, up);
+    size_t wrong = 0;
+    for (size_t i = 0; i < ALL; i++) {
+        double g = (double)x[i], want = g / (1 + exp(-g)) * (double)up[i];
+        double got = (double)float_from_bits((uint32_t)tile_bits(&a, i / COLS, i % COLS) << 16);
+        if (!(fabs(got - want) <= (0x1p-8 + 0x1p-12) * fabs(want) + 1e-34)) wrong++;
+    }
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t c = COLS; c % 32 != 0; c++) wrong += tile_bits(&a, t, c) != 0;
+    CHECK(wrong == 0, "round_gated, %s: %zu numbers differ", k->name, wrong);
+    free(a.b);
+    free(up);
+    free(x);
 }
 
 static double matrix_weight(const Mat *w, size_t row, size_t col) {
@@ -576,6 +604,7 @@ static void test_prompt(const Kernels *k) {
         printf("no prompt_matmul: %s\n", k->name);
         return;
     }
+    test_round_gated(k);
     for (size_t t = 0; t < 5; t++) {
         test_expansion(k, types[t]);
         for (size_t n = 0; n < 8; n++) {
