@@ -230,25 +230,23 @@ INLINE size_t bf16_tile(const Operand *a, size_t t, size_t b) {
     return first * groups + t / 16 * min_size(all - first, PIECE_BLOCKS) + b - first;
 }
 
-/* e^x for x <= 0, to 3e-6 of it: for what is rounded to 8 bits. Below 2^-124 it is as good as 0.
- * Minimax polynomial of 2^f for f = -0.5 .. 0.5. */
-INLINE Lanes rough_exp(Lanes x) {
-    const Lanes by = lanes_set1(0x1.715476p0f), round = lanes_set1(0x1.8p23f); /* 1 / ln 2 */
-    x = lanes_max(lanes_set1(-86), x);                                         /* a NaN stays */
-    Lanes n = lanes_sub(lanes_fma(x, by, round), round);
-    Lanes f = _mm512_fmsub_ps(x, by, n);
-    Lanes e = lanes_set1(0x1.3a02ccp-7f);
-    e = lanes_fma(e, f, lanes_set1(0x1.c9fc46p-5f));
-    e = lanes_fma(e, f, lanes_set1(0x1.ec0378p-3f));
-    e = lanes_fma(e, f, lanes_set1(0x1.62e12cp-1f));
-    e = lanes_fma(e, f, lanes_set1(1));
-    return _mm512_scalef_ps(e, n);
+#define LOG2_E 0x1.715476p0f
+
+/* 2^x for x <= 0, to 2^-13 of it: for what is rounded to 8 bits. 2^x = 2^floor(x) 2^f with f = 0 ..
+ * 1, of which this is a minimax polynomial. */
+INLINE Lanes rough_exp2(Lanes x) {
+    Lanes f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    Lanes e = lanes_set1(0x1.3f96a4p-4f);
+    e = lanes_fma(e, f, lanes_set1(0x1.cefc4cp-3f));
+    e = lanes_fma(e, f, lanes_set1(0x1.64444cp-1f));
+    e = lanes_fma(e, f, lanes_set1(0x1.fff632p-1f));
+    return _mm512_scalef_ps(e, x);
 }
 
-/* silu(g) u = g u / (1 + e^-g), to 2^-13 of it; never with e^|g|, which may be infinite. */
+/* silu(g) u = g u / (1 + e^-g), to 2^-12 of it; never with e^|g|, which may be infinite. */
 INLINE Lanes rough_gated(Lanes g, Lanes u) {
     Lanes minus = lanes_from_bits(_mm512_or_si512(lanes_bits(g), sums_set1(INT32_MIN)));
-    Lanes e = rough_exp(minus), one = lanes_set1(1);
+    Lanes e = rough_exp2(lanes_mul(minus, lanes_set1(LOG2_E))), one = lanes_set1(1);
     Lanes above = _mm512_mask_mov_ps(one, _mm512_movepi32_mask(lanes_bits(g)), e);
     return lanes_mul(lanes_mul(g, u), lanes_mul(above, _mm512_rcp14_ps(lanes_add(one, e))));
 }
@@ -516,11 +514,12 @@ INLINE Lanes upper_half(Lanes x) {
     return lanes_from_bits(sums_and(lanes_bits(x), sums_set1(-65536)));
 }
 
-/* Split row r of q: D floats. */
+/* Split row r of q: D floats. Scores will be logarithms to base 2. */
 INLINE void split_query(PartScratch *s, size_t r, const float *q, size_t steps) {
     Bf16Tile *tiles = s->q + r / 16 * 3 * steps;
     for (size_t b = 0; b < steps; b++) {
-        Lanes x = lanes_load(q + 32 * b), y = lanes_load(q + 32 * b + 16);
+        Lanes x = lanes_mul(lanes_load(q + 32 * b), lanes_set1(LOG2_E));
+        Lanes y = lanes_mul(lanes_load(q + 32 * b + 16), lanes_set1(LOG2_E));
         Lanes x_high = upper_half(x), y_high = upper_half(y);
         __m512bh high = _mm512_cvtne2ps_pbh(y_high, x_high);
         __m512bh low = _mm512_cvtne2ps_pbh(lanes_sub(y, y_high), lanes_sub(x, x_high));
@@ -590,16 +589,19 @@ INLINE void round_part_values(PartScratch *s, const PromptAttend *a, size_t firs
 INLINE void part_weights(PartScratch *s, size_t r, size_t n, size_t steps, size_t head_dim) {
     Lanes x[PART_KEYS / 16], top = lanes_set1(s->max[r]), sum = lanes_set1(0);
     for (size_t i = 0; i < 2 * steps; i++) {
-        size_t left = n > 16 * i ? min_size(n - 16 * i, 16) : 0;
-        x[i] = _mm512_mask_mov_ps(lanes_set1(-INFINITY), (__mmask16)((1u << left) - 1),
-                                  lanes_load(s->scores + i * SUMS_APART + r * 16));
+        x[i] = lanes_load(s->scores + i * SUMS_APART + r * 16);
+        if (n < 16 * i + 16) {
+            size_t left = n > 16 * i ? n - 16 * i : 0;
+            x[i] = _mm512_mask_mov_ps(lanes_set1(-INFINITY), (__mmask16)((1u << left) - 1), x[i]);
+        }
         top = lanes_max(x[i], top);
     }
     float max = _mm512_reduce_max_ps(top), before = 1;
-    if (max != s->max[r]) before = _mm512_cvtss_f32(lanes_exp(lanes_set1(s->max[r] - max)));
+    if (max != s->max[r])
+        before = _mm512_cvtss_f32(lanes_exp(lanes_set1((s->max[r] - max) / LOG2_E)));
     for (size_t i = 0; i < steps; i++) {
-        Lanes e = rough_exp(lanes_sub(x[2 * i], lanes_set1(max)));
-        Lanes f = rough_exp(lanes_sub(x[2 * i + 1], lanes_set1(max)));
+        Lanes e = rough_exp2(lanes_sub(x[2 * i], lanes_set1(max)));
+        Lanes f = rough_exp2(lanes_sub(x[2 * i + 1], lanes_set1(max)));
         __m512bh both = _mm512_cvtne2ps_pbh(f, e);
         memcpy(s->weights[r / 16 * steps + i][r % 16], &both, sizeof both);
         sum = lanes_add(sum, lanes_add(e, f));
