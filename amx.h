@@ -306,8 +306,8 @@ typedef struct {
 INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q5,
                            const uint8_t *super, size_t b) {
     const Lanes up = lanes_set1(1 + 0x1.6ep-9f);
-    const float zero =
-        code_float(type).base + (float)(Q8_OFFSET * (type == TYPE_Q8)) + (float)code_offset(type);
+    const int offset = type == TYPE_Q8 ? Q8_OFFSET : code_offset(type);
+    const float zero = code_float(type).base + (float)offset;
     const BlockScales s = block_scales(type, chunk, q5, b);
     Lanes d = lanes_mul(is_super(type) ? lanes_from_f16(super) : s.first, up);
     Lanes by[2] = {is_super(type) ? lanes_mul(d, s.first) : d}, least = lanes_set1(0);
@@ -369,8 +369,8 @@ typedef struct {
  */
 INLINE void dot_tiles(bool fresh, Bf16Tile *x, Bf16Tile *w, size_t w_apart, size_t n, float *y,
                       size_t y_apart, const Ahead *ahead) {
-    /* Copies, as for all that the compiler knows the unit writes to what pointers point to. */
     const Fetch sums = {(const uint8_t *)(y + 16 * PANEL_ROWS), 16};
+    /* A copy: to the compiler the unit may write to *ahead. */
     const Ahead f = ahead ? *ahead : (Ahead){.tokens = {0}};
     if (fresh) {
         TILE_ZERO(0);
