@@ -81,7 +81,10 @@ INLINE void fetch_step(Fetch f, size_t i, size_t n, int near) {
             __builtin_prefetch(f.at + i * LINE_BYTES, 0, 2);
 }
 
-/* As many lines again. */
+/* The first n-th of some lines, rounded up; fetch_next: the next one. */
+INLINE Fetch fetch_part(const void *at, size_t lines, size_t n) {
+    return (Fetch){at, (lines + n - 1) / n};
+}
 INLINE void fetch_next(Fetch *f) { f->at += f->lines * LINE_BYTES; }
 
 /* ---- Exact ----------------------------------------------------------------------------------- */
@@ -164,7 +167,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
      * that gets its scales, for eight tokens or one. */
     const size_t groups = (n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS;
     const size_t calls = groups + n_tok / 8 + n_tok % 8;
-    Fetch next = {chunk + chunk_bytes(type), (chunk_bytes(type) / LINE_BYTES + calls - 1) / calls};
+    Fetch next = fetch_part(chunk + chunk_bytes(type), chunk_bytes(type) / LINE_BYTES, calls);
     chunk_unpack(type, 0, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
@@ -430,7 +433,7 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
     _Alignas(64) Bf16Tile w[2][PIECE_BLOCKS];
     const size_t apart = outputs_size(a), rows = (n_tok + 15) / 16;
     const size_t panel_lines = (next->blocks + 7) / 8 * chunk_bytes(type) / LINE_BYTES;
-    Ahead ahead = {.tokens = {x, (lines + rows - 1) / rows}};
+    Ahead ahead = {.tokens = fetch_part(x, lines, rows)};
     for (size_t p = 0; p < 2; p++) {
         for (size_t b = 0; b < pair->blocks; b += 8) {
             size_t c = pair->k / 256 + b / 8;
@@ -438,8 +441,8 @@ INLINE void prompt_columns(Type type, const PairPiece *pair, const PairPiece *ne
             chunk_expand(type, chunk, super_at(type, pair->panel[p], chunk, c),
                          min_size(pair->blocks - b, 8), w[p] + b);
         }
-        ahead.panels[p] = (Fetch){chunk_at(type, a->cols, next->panel[p], next->k / 256),
-                                  (panel_lines + rows - 1) / rows};
+        ahead.panels[p] =
+            fetch_part(chunk_at(type, a->cols, next->panel[p], next->k / 256), panel_lines, rows);
     }
     dot_rows(n_tok, pair->k == 0, (Bf16Tile *)a->b + bf16_tile(a, first, pair->k / 32), w[0],
              PIECE_BLOCKS, pair->blocks, y, apart, &ahead);
