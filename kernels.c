@@ -93,6 +93,19 @@ static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first)
     return end > first ? end - first : 0;
 }
 
+/* What attend() asks memory for, in streams that take turns: where pages are small, the processor's
+ * own prefetcher needs several under way. */
+#define FETCH_STREAMS 4
+typedef struct {
+    const uint8_t *at[FETCH_STREAMS]; /* the next line of each, the one whose turn it is first */
+} FetchStreams;
+
+static FetchStreams fetch_streams(const uint8_t *at, size_t bytes) {
+    FetchStreams f;
+    for (size_t i = 0; i < FETCH_STREAMS; i++) f.at[i] = at + i * (bytes / FETCH_STREAMS);
+    return f;
+}
+
 /* How far ahead of itself read_all fetches, in each stream. */
 #define READ_AHEAD 1088
 
@@ -227,6 +240,7 @@ static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first)
 #define words_round OWN(words_round)
 #define words_factor OWN(words_factor)
 #define words_of OWN(words_of)
+#define streams_fetch OWN(streams_fetch)
 #define word_lines OWN(word_lines)
 #define word_scores OWN(word_scores)
 #define word_weights OWN(word_weights)

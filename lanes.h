@@ -865,9 +865,8 @@ TARGET static void attend_f32(const Attend *a) {
  * products are summed two at a time, and exactly. A row's weights for a part of the keys are scaled
  * by their sum instead of their norm, which bounds the sum of their products with values likewise.
  *
- * Rows meet WORD_KEYS keys, then their values. What comes from memory is asked for a part ahead,
- * line by line in the order in which it lies: with the keys their values, with the values the keys
- * of the next part. */
+ * Rows meet WORD_KEYS keys, then their values. What comes from memory is asked for a part ahead:
+ * with the keys their values, with exponentials and values the keys of the next part. */
 
 /* The low 16 bits of each lane: x scale, to the nearest int16. */
 INLINE Sums words_round(Lanes x, Lanes scale) {
@@ -895,32 +894,37 @@ INLINE float words_of(int16_t *w, const float *x, size_t n) {
  * allow it, so that more sums are under way. */
 #define WIDE (TILE_TOKENS > 2 ? 2 : 1)
 
-/* np lines of words times a pair of words of each of n rows, which lie `apart`, to acc (n, np), and
- * as many lines at `fetch` are asked for. */
-INLINE void word_lines(size_t n, size_t np, const uint8_t *lines, const uint8_t *fetch,
-                       const int16_t *pairs, size_t apart, Sums *acc) {
+/* Ask for the next n lines. */
+INLINE void streams_fetch(FetchStreams *f, size_t n) {
+    const uint8_t *at = f->at[0];
+    UNROLL for (size_t i = 0; i < n; i++) __builtin_prefetch(at + i * LINE_BYTES, 0, 2);
+    UNROLL for (size_t i = 1; i < FETCH_STREAMS; i++) f->at[i - 1] = f->at[i];
+    f->at[FETCH_STREAMS - 1] = at + n * LINE_BYTES;
+}
+
+/* np lines of words times a pair of words of each of n rows, which lie `apart`, to acc (n, np). */
+INLINE void word_lines(size_t n, size_t np, const uint8_t *lines, const int16_t *pairs,
+                       size_t apart, Sums *acc) {
     Line x[2];
-    UNROLL for (size_t p = 0; p < np; p++) {
-        x[p] = line_load_words(lines + p * LINE_BYTES);
-        __builtin_prefetch(fetch + p * LINE_BYTES, 0, 2);
-    }
+    UNROLL for (size_t p = 0; p < np; p++) x[p] = line_load_words(lines + p * LINE_BYTES);
     UNROLL for (size_t i = 0; i < n * np; i++) acc[i] =
         sums_dot_words(acc[i], x[i % np], pairs + i / np * apart);
 }
 
 /* Scores of rows row .. row + n - 1 against 16 np keys of a block, the part's j .. j + 16 np - 1:
- * lane = key. n np <= 16. With each line of keys the one at `fetch` is asked for. */
+ * lane = key. n np <= 16. With each line of keys one of `fetch` is asked for. */
 INLINE void word_scores(const Attend *a, size_t n, size_t np, size_t row, size_t j,
-                        const uint8_t *keys, const uint8_t *fetch) {
+                        const uint8_t *keys, FetchStreams *fetch) {
     WordsScratch *s = a->scratch;
     const int16_t *q = s->q[row];
+    FetchStreams f = *fetch; /* in registers */
     Sums acc[16];
     UNROLL for (size_t i = 0; i < n * np; i++) acc[i] = sums_set1(0);
-    for (size_t d = 0; d < a->head_dim; d += 2, q += 2) {
-        word_lines(n, np, keys, fetch, q, MAX_HEAD_DIM, acc);
-        keys += 2 * LINE_BYTES;
-        fetch += 2 * LINE_BYTES;
+    for (size_t d = 0; d < a->head_dim; d += 2, q += 2, keys += 2 * LINE_BYTES) {
+        word_lines(n, np, keys, q, MAX_HEAD_DIM, acc);
+        streams_fetch(&f, np);
     }
+    *fetch = f;
     UNROLL for (size_t i = 0; i < n * np; i++) {
         Lanes k_scale = lanes_load((const float *)(const void *)(keys + i % np * LINE_BYTES));
         Lanes scale = lanes_mul(k_scale, lanes_set1(s->q_scale[row + i / np]));
@@ -995,9 +999,9 @@ INLINE void word_join(const Attend *a, size_t row, size_t rows) {
 }
 
 /* The part's scores become weights: each step for all rows before the next one, as those of one row
- * wait for each other. */
+ * wait for each other. `lines` of `fetch`, or a few more, are asked for meanwhile. */
 INLINE void word_weights(const Attend *a, size_t row, size_t rows, size_t first, size_t n,
-                         const uint8_t *values) {
+                         const uint8_t *values, FetchStreams *fetch, size_t lines) {
     WordsScratch *s = a->scratch;
     const uint8_t *scales = values + kv_columns(a->head_dim) * LINE_BYTES;
     for (size_t j = 0; j < n; j += KV_BLOCK, scales += values_bytes(a->head_dim, false))
@@ -1005,7 +1009,10 @@ INLINE void word_weights(const Attend *a, size_t row, size_t rows, size_t first,
     for (size_t r = row; r < rows; r++)
         s->sees[r] = (uint32_t)min_size(row_keys(a->pos, a->n_heads, r, first), n);
     for (size_t r = row; r < rows; r++) word_max(s, r);
-    for (size_t r = row; r < rows; r++) word_exp(s, r);
+    for (size_t r = row; r < rows; r++) {
+        for (size_t i = 0; i < lines; i += 2 * (rows - row)) streams_fetch(fetch, 2);
+        word_exp(s, r);
+    }
     for (size_t r = row; r < rows; r++) word_round(s, r);
     word_join(a, row, rows);
 }
@@ -1017,10 +1024,12 @@ typedef struct {
 } ValueBlocks;
 
 /* What n rows find in columns d .. d + 16 np - 1: lane = column. It is summed up in the scratch,
- * and with the last block joined to what was found before. */
+ * and with the last block joined to what was found before. With every second line of values
+ * one of `fetch` is asked for. */
 INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t d,
-                        const ValueBlocks *v, const uint8_t *fetch) {
+                        const ValueBlocks *v, FetchStreams *fetch) {
     WordsScratch *s = a->scratch;
+    FetchStreams f = *fetch; /* in registers */
     const size_t columns = kv_columns(a->head_dim), block = values_bytes(a->head_dim, false);
     const size_t step = values_step(columns, d) * LINE_BYTES;
     const int16_t *weights = s->weights[row] + v->first * KV_BLOCK;
@@ -1030,9 +1039,13 @@ INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t
                       : sums_load((const uint8_t *)(s->sums[i / np] + d + i % np * 16));
     for (size_t b = v->first; b < v->end; b++) {
         const uint8_t *at = v->values + b * block + values_line(d) * LINE_BYTES;
-        for (size_t r = 0; r < KV_BLOCK / 2; r++, weights += 2, at += step, fetch += step)
-            word_lines(n, np, at, fetch, weights, WORD_KEYS, acc);
+        for (size_t r = 0; r < KV_BLOCK / 2; r += 2) {
+            UNROLL for (size_t i = 0; i < 2; i++, weights += 2, at += step)
+                word_lines(n, np, at, weights, WORD_KEYS, acc);
+            streams_fetch(&f, np);
+        }
     }
+    *fetch = f;
     UNROLL for (size_t i = 0; i < n * np; i++) {
         if (v->end < v->all) {
             sums_store(s->sums[i / np] + d + i % np * 16, acc[i]);
@@ -1047,16 +1060,18 @@ INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t
 /* Rows row .. rows - 1, tile by tile. The first tile has what comes next fetched, for all of them;
  * to the others `fetch` is what they read anyway. */
 INLINE void word_scores_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t j,
-                             const uint8_t *keys, const uint8_t *fetch) {
-    for (size_t n; row < rows; row += n, fetch = keys) {
+                             const uint8_t *keys, FetchStreams *fetch) {
+    FetchStreams none = fetch_streams(keys, 0);
+    for (size_t n; row < rows; row += n, fetch = &none) {
         n = tile_rows(rows - row);
 #define WORD_SCORES(n) word_scores(a, n, np, row, j, keys, fetch)
         WITH_ROWS(n, WORD_SCORES)
     }
 }
 INLINE void word_values_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t d,
-                             const ValueBlocks *v, const uint8_t *fetch) {
-    for (size_t n; row < rows; row += n, fetch = v->values) {
+                             const ValueBlocks *v, FetchStreams *fetch) {
+    FetchStreams none = fetch_streams(v->values, 0);
+    for (size_t n; row < rows; row += n, fetch = &none) {
         n = tile_rows(rows - row);
 #define WORD_VALUES(n) word_values(a, n, np, row, d, v, fetch)
         WITH_ROWS(n, WORD_VALUES)
@@ -1067,30 +1082,34 @@ INLINE void word_values_rows(const Attend *a, size_t np, size_t row, size_t rows
 INLINE void word_part(const Attend *a, size_t row, size_t first, size_t n) {
     const size_t rows = (size_t)a->n_tok * a->n_heads, columns = kv_columns(a->head_dim);
     const size_t n_blocks = (n + KV_BLOCK - 1) / KV_BLOCK, before = (first - a->first) / KV_BLOCK;
-    const size_t block = keys_bytes(a->head_dim, false);
-    const uint8_t *keys = a->k + before * block, *next = keys + n_blocks * block;
-    const uint8_t *values = a->v + before * values_bytes(a->head_dim, false);
+    const size_t block = keys_bytes(a->head_dim, false), v_block = values_bytes(a->head_dim, false);
+    const uint8_t *keys = a->k + before * block, *values = a->v + before * v_block;
+    FetchStreams fetch = fetch_streams(values, n_blocks * v_block);
+    for (size_t b = 0; b < n_blocks; b++) { /* their scales are needed first */
+        const uint8_t *scales = values + b * v_block + columns * LINE_BYTES;
+        UNROLL for (size_t i = 0; i < 2; i++) __builtin_prefetch(scales + i * LINE_BYTES, 0, 2);
+    }
     for (size_t j = 0, np; j < n; j += 16 * np) {
         size_t at = j / KV_BLOCK * block + j % KV_BLOCK / 16 * LINE_BYTES;
         np = n - j > 16 ? WIDE : 1;
         if (np == WIDE)
-            word_scores_rows(a, WIDE, row, rows, j, keys + at, values + at);
+            word_scores_rows(a, WIDE, row, rows, j, keys + at, &fetch);
         else
-            word_scores_rows(a, 1, row, rows, j, keys + at, values + at);
+            word_scores_rows(a, 1, row, rows, j, keys + at, &fetch);
     }
-    word_weights(a, row, rows, first, n, values);
+    fetch = fetch_streams(keys + n_blocks * block, n_blocks * block);
+    word_weights(a, row, rows, first, n, values, &fetch, n_blocks * (columns / 2 + 2));
     /* A single tile of rows reads the values as they lie. With more of them, sums of all columns
      * would not fit: column by column. */
     const size_t at_once = rows - row == tile_rows(rows - row) ? 1 : n_blocks;
     for (size_t b = 0; b < n_blocks; b += at_once)
         for (size_t d = 0, np; d < columns; d += 16 * np) {
             ValueBlocks v = {values, b, b + at_once, n_blocks};
-            const uint8_t *fetch = next + b * block + values_line(d) * LINE_BYTES;
             np = columns - d > 16 ? WIDE : 1;
             if (np == WIDE)
-                word_values_rows(a, WIDE, row, rows, d, &v, fetch);
+                word_values_rows(a, WIDE, row, rows, d, &v, &fetch);
             else
-                word_values_rows(a, 1, row, rows, d, &v, fetch);
+                word_values_rows(a, 1, row, rows, d, &v, &fetch);
         }
 }
 
