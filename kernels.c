@@ -1004,8 +1004,9 @@ uint32_t kernels_fetch_ahead(void) {
 #if defined(__x86_64__)
     enum { FAMILY_OF_ZEN_5 = 0x1a };
     uint32_t a = 0, b = 0, c = 0, d = 0;
-    bool amd = __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx;
-    if (amd && __get_cpuid(1, &a, &b, &c, &d) &&
+    if (!__get_cpuid(0, &a, &b, &c, &d)) return NEAR;
+    if (b == signature_INTEL_ebx) return FAR;
+    if (b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d) &&
         (a >> 8 & 0xf) + (a >> 20 & 0xff) >= FAMILY_OF_ZEN_5)
         return FAR;
 #endif

@@ -240,7 +240,8 @@ const Kernels *kernels_available(uint32_t index);
 
 /* How far ahead of itself, in bytes of each panel, matmul of few tokens should fetch weights into
  * the second-level cache of this processor. (On a Zen 4 a third of the speed is lost from about
- * 2 KiB on; a Zen 5 wants to be farther ahead. docs/speed.md.) Any value gives the same results. */
+ * 2 KiB on; a Zen 5 and an Intel with AMX want to be farther ahead. docs/speed.md.) Any value gives
+ * the same results. */
 uint32_t kernels_fetch_ahead(void);
 
 /* e^x as every kernel computes it: for x in [-87.3, 88.7] within 2 units in the last place; 0
