@@ -100,7 +100,7 @@ typedef struct {
     const uint8_t *at[FETCH_STREAMS]; /* the next line of each, the one whose turn it is first */
 } FetchStreams;
 
-static FetchStreams fetch_streams(const uint8_t *at, size_t bytes) {
+static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
     FetchStreams f;
     for (size_t i = 0; i < FETCH_STREAMS; i++) f.at[i] = at + i * (bytes / FETCH_STREAMS);
     return f;

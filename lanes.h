@@ -999,7 +999,7 @@ INLINE void word_join(const Attend *a, size_t row, size_t rows) {
 }
 
 /* The part's scores become weights: each step for all rows before the next one, as those of one row
- * wait for each other. `lines` of `fetch`, or a few more, are asked for meanwhile. */
+ * wait for each other. `lines` of `fetch` are asked for meanwhile, evenly. */
 INLINE void word_weights(const Attend *a, size_t row, size_t rows, size_t first, size_t n,
                          const uint8_t *values, FetchStreams *fetch, size_t lines) {
     WordsScratch *s = a->scratch;
@@ -1009,8 +1009,8 @@ INLINE void word_weights(const Attend *a, size_t row, size_t rows, size_t first,
     for (size_t r = row; r < rows; r++)
         s->sees[r] = (uint32_t)min_size(row_keys(a->pos, a->n_heads, r, first), n);
     for (size_t r = row; r < rows; r++) word_max(s, r);
-    for (size_t r = row; r < rows; r++) {
-        for (size_t i = 0; i < lines; i += 2 * (rows - row)) streams_fetch(fetch, 2);
+    for (size_t r = row, asked = 0; r < rows; r++) {
+        for (; asked * (rows - row) < lines * (r - row + 1); asked += 2) streams_fetch(fetch, 2);
         word_exp(s, r);
     }
     for (size_t r = row; r < rows; r++) word_round(s, r);
@@ -1024,8 +1024,8 @@ typedef struct {
 } ValueBlocks;
 
 /* What n rows find in columns d .. d + 16 np - 1: lane = column. It is summed up in the scratch,
- * and with the last block joined to what was found before. With every second line of values
- * one of `fetch` is asked for. */
+ * and with the last block joined to what was found before. With every second line of values one of
+ * `fetch` is asked for. */
 INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t d,
                         const ValueBlocks *v, FetchStreams *fetch) {
     WordsScratch *s = a->scratch;
@@ -1061,7 +1061,7 @@ INLINE void word_values(const Attend *a, size_t n, size_t np, size_t row, size_t
  * to the others `fetch` is what they read anyway. */
 INLINE void word_scores_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t j,
                              const uint8_t *keys, FetchStreams *fetch) {
-    FetchStreams none = fetch_streams(keys, 0);
+    FetchStreams none = streams_cut(keys, 0);
     for (size_t n; row < rows; row += n, fetch = &none) {
         n = tile_rows(rows - row);
 #define WORD_SCORES(n) word_scores(a, n, np, row, j, keys, fetch)
@@ -1070,7 +1070,7 @@ INLINE void word_scores_rows(const Attend *a, size_t np, size_t row, size_t rows
 }
 INLINE void word_values_rows(const Attend *a, size_t np, size_t row, size_t rows, size_t d,
                              const ValueBlocks *v, FetchStreams *fetch) {
-    FetchStreams none = fetch_streams(v->values, 0);
+    FetchStreams none = streams_cut(v->values, 0);
     for (size_t n; row < rows; row += n, fetch = &none) {
         n = tile_rows(rows - row);
 #define WORD_VALUES(n) word_values(a, n, np, row, d, v, fetch)
@@ -1084,11 +1084,9 @@ INLINE void word_part(const Attend *a, size_t row, size_t first, size_t n) {
     const size_t n_blocks = (n + KV_BLOCK - 1) / KV_BLOCK, before = (first - a->first) / KV_BLOCK;
     const size_t block = keys_bytes(a->head_dim, false), v_block = values_bytes(a->head_dim, false);
     const uint8_t *keys = a->k + before * block, *values = a->v + before * v_block;
-    FetchStreams fetch = fetch_streams(values, n_blocks * v_block);
-    for (size_t b = 0; b < n_blocks; b++) { /* their scales are needed first */
-        const uint8_t *scales = values + b * v_block + columns * LINE_BYTES;
-        UNROLL for (size_t i = 0; i < 2; i++) __builtin_prefetch(scales + i * LINE_BYTES, 0, 2);
-    }
+    FetchStreams fetch = streams_cut(values, n_blocks * v_block);
+    /* The values' scales are needed before they are. */
+    prefetch_streams(values + columns * LINE_BYTES, n_blocks, v_block, 2 * LINE_BYTES);
     for (size_t j = 0, np; j < n; j += 16 * np) {
         size_t at = j / KV_BLOCK * block + j % KV_BLOCK / 16 * LINE_BYTES;
         np = n - j > 16 ? WIDE : 1;
@@ -1097,8 +1095,9 @@ INLINE void word_part(const Attend *a, size_t row, size_t first, size_t n) {
         else
             word_scores_rows(a, 1, row, rows, j, keys + at, &fetch);
     }
-    fetch = fetch_streams(keys + n_blocks * block, n_blocks * block);
-    word_weights(a, row, rows, first, n, values, &fetch, n_blocks * (columns / 2 + 2));
+    fetch = streams_cut(keys + n_blocks * block, n_blocks * block);
+    const size_t lines = n_blocks * (columns / 2 + 2); /* the values ask for the other half */
+    word_weights(a, row, rows, first, n, values, &fetch, lines);
     /* A single tile of rows reads the values as they lie. With more of them, sums of all columns
      * would not fit: column by column. */
     const size_t at_once = rows - row == tile_rows(rows - row) ? 1 : n_blocks;
