@@ -1085,8 +1085,8 @@ INLINE void word_part(const Attend *a, size_t row, size_t first, size_t n) {
     const size_t block = keys_bytes(a->head_dim, false), v_block = values_bytes(a->head_dim, false);
     const uint8_t *keys = a->k + before * block, *values = a->v + before * v_block;
     FetchStreams fetch = streams_cut(values, n_blocks * v_block);
-    /* The values' scales are needed before they are. */
-    prefetch_streams(values + columns * LINE_BYTES, n_blocks, v_block, 2 * LINE_BYTES);
+    for (size_t b = 0; b < n_blocks; b++) /* the values' scales are needed before they are */
+        prefetch_streams(values + b * v_block + columns * LINE_BYTES, 1, 0, 2 * LINE_BYTES);
     for (size_t j = 0, np; j < n; j += 16 * np) {
         size_t at = j / KV_BLOCK * block + j % KV_BLOCK / 16 * LINE_BYTES;
         np = n - j > 16 ? WIDE : 1;
