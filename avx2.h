@@ -39,6 +39,14 @@ INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
 INLINE Lanes lanes_max(Lanes x, Lanes y) {
     return (Lanes){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
+INLINE float lanes_sum(Lanes x) {
+    __m256 y = _mm256_add_ps(x.a, x.b);
+    return sum_4(_mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
+INLINE float lanes_top(Lanes x) {
+    __m256 y = _mm256_max_ps(x.a, x.b);
+    return top_4(_mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
 INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
     return (Lanes){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
                    _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
@@ -232,9 +240,14 @@ INLINE Line line_odd_words(Line x) {
 INLINE Line line_even_words(Line x) {
     return line_odd_words((Line){_mm256_slli_epi16(x.a, 8), _mm256_slli_epi16(x.b, 8)});
 }
+/* With the intrinsic, or behind sums_keep, gcc copies every sum before or after. */
+INLINE __m256i add_to(__m256i s, __m256i x) {
+    __asm__("vpaddd %1, %0, %0" : "+x"(s) : "x"(x));
+    return s;
+}
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m256i two = _mm256_set1_epi32(load_pair(q));
-    return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(x.a, two)),
-                            _mm256_add_epi32(s.b, _mm256_madd_epi16(x.b, two))});
+    return (Sums){add_to(s.a, _mm256_madd_epi16(x.a, two)),
+                  add_to(s.b, _mm256_madd_epi16(x.b, two))};
 }
 #endif

@@ -174,6 +174,7 @@ static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
 #define lanes_store_some OWN(lanes_store_some)
 #define lanes_first OWN(lanes_first)
 #define lanes_sum OWN(lanes_sum)
+#define lanes_top OWN(lanes_top)
 #define lanes_largest OWN(lanes_largest)
 #define lanes_exp OWN(lanes_exp)
 #define quantize_codes OWN(quantize_codes)
@@ -325,6 +326,18 @@ INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) {
 INLINE Lanes lanes_max(Lanes a, Lanes b) {
     EACH b.f[n] = a.f[n] > b.f[n] ? a.f[n] : b.f[n];
     return b;
+}
+/* Sum over the lanes as a tree: lane i += lane i + 8, then + 4, + 2, + 1. */
+INLINE float lanes_sum(Lanes x) {
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) x.f[i] += x.f[i + half];
+    return x.f[0];
+}
+/* The largest lane, likewise; none is a NaN. */
+INLINE float lanes_top(Lanes x) {
+    for (size_t half = 8; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++) x.f[i] = x.f[i] > x.f[i + half] ? x.f[i] : x.f[i + half];
+    return x.f[0];
 }
 /* a < b ? yes : no; `no` where either is NaN */
 INLINE Lanes lanes_if_less(Lanes a, Lanes b, Lanes yes, Lanes no) {
@@ -500,6 +513,16 @@ static inline int32_t total_16(const int8_t *p) {
     return _mm_cvtsi128_si32(x) + _mm_extract_epi16(x, 4) - 16 * 128;
 }
 
+/* The last two steps of lanes_sum and lanes_top. */
+static inline float sum_4(__m128 x) {
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+static inline float top_4(__m128 x) {
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+
 /* ==== Island: AVX2, FMA, F16C ================================================================= */
 
 #define ISLAND avx2
@@ -563,6 +586,14 @@ INLINE Lanes lanes_mul(Lanes x, Lanes y) { return _mm512_mul_ps(x, y); }
 INLINE Lanes lanes_div(Lanes x, Lanes y) { return _mm512_div_ps(x, y); }
 INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE Lanes lanes_max(Lanes x, Lanes y) { return _mm512_max_ps(x, y); }
+INLINE float lanes_sum(Lanes x) {
+    __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    return sum_4(_mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
+INLINE float lanes_top(Lanes x) {
+    __m256 y = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    return top_4(_mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+}
 INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes);
 }
@@ -761,6 +792,18 @@ INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
 /* Not vmaxq: that gives a NaN where either is one. */
 INLINE float32x4_t larger(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
 INLINE Lanes lanes_max(Lanes x, Lanes y) { return (Lanes){QUARTERS_2(larger, x, y)}; }
+INLINE float lanes_sum(Lanes x) {
+    float32x4_t y = vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d));
+    float32x2_t z = vadd_f32(vget_low_f32(y), vget_high_f32(y));
+    return vget_lane_f32(z, 0) + vget_lane_f32(z, 1);
+}
+INLINE float lanes_top(Lanes x) {
+    float32x4_t y = larger(larger(x.a, x.c), larger(x.b, x.d));
+    float32x2_t low = vget_low_f32(y), high = vget_high_f32(y);
+    low = vbsl_f32(vcgt_f32(low, high), low, high);
+    float even = vget_lane_f32(low, 0), odd = vget_lane_f32(low, 1);
+    return even > odd ? even : odd;
+}
 INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
     return (Lanes){
         vbslq_f32(vcltq_f32(x.a, y.a), yes.a, no.a), vbslq_f32(vcltq_f32(x.b, y.b), yes.b, no.b),

@@ -48,23 +48,8 @@ INLINE Lanes lanes_first(Lanes x, size_t left) {
     return lanes_load_some(part, left);
 }
 
-/* Sum over the lanes as a tree: lane i += lane i + 8, then + 4, + 2, + 1. */
-INLINE float lanes_sum(Lanes x) {
-    float f[16];
-    lanes_store(f, x);
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++) f[i] += f[i + half];
-    return f[0];
-}
-
 /* The largest lane; lanes that are NaN do not count (-infinity when all are). */
-INLINE float lanes_largest(Lanes x) {
-    float f[16];
-    lanes_store(f, lanes_max(x, lanes_set1(-INFINITY)));
-    for (size_t half = 8; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++) f[i] = f[i] > f[i + half] ? f[i] : f[i + half];
-    return f[0];
-}
+INLINE float lanes_largest(Lanes x) { return lanes_top(lanes_max(x, lanes_set1(-INFINITY))); }
 
 /* e^x: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by the first eight terms of its series (the rest is
  * below a tenth of a unit in the last place), then n goes into the exponent.
