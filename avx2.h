@@ -39,14 +39,8 @@ INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) {
 INLINE Lanes lanes_max(Lanes x, Lanes y) {
     return (Lanes){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
 }
-INLINE float lanes_sum(Lanes x) {
-    __m256 y = _mm256_add_ps(x.a, x.b);
-    return sum_4(_mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
-}
-INLINE float lanes_top(Lanes x) {
-    __m256 y = _mm256_max_ps(x.a, x.b);
-    return top_4(_mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
-}
+INLINE float lanes_sum(Lanes x) { return sum_8(_mm256_add_ps(x.a, x.b)); }
+INLINE float lanes_top(Lanes x) { return top_8(_mm256_max_ps(x.a, x.b)); }
 INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
     return (Lanes){_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
                    _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};

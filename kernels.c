@@ -513,12 +513,14 @@ static inline int32_t total_16(const int8_t *p) {
     return _mm_cvtsi128_si32(x) + _mm_extract_epi16(x, 4) - 16 * 128;
 }
 
-/* The last two steps of lanes_sum and lanes_top. */
-static inline float sum_4(__m128 x) {
+/* lanes_sum and lanes_top, from their second step on. */
+static inline __attribute__((target("avx"))) float sum_8(__m256 y) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
-static inline float top_4(__m128 x) {
+static inline __attribute__((target("avx"))) float top_8(__m256 y) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
@@ -587,12 +589,10 @@ INLINE Lanes lanes_div(Lanes x, Lanes y) { return _mm512_div_ps(x, y); }
 INLINE Lanes lanes_fma(Lanes x, Lanes y, Lanes z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE Lanes lanes_max(Lanes x, Lanes y) { return _mm512_max_ps(x, y); }
 INLINE float lanes_sum(Lanes x) {
-    __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-    return sum_4(_mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+    return sum_8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
 }
 INLINE float lanes_top(Lanes x) {
-    __m256 y = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-    return top_4(_mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1)));
+    return top_8(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)));
 }
 INLINE Lanes lanes_if_less(Lanes x, Lanes y, Lanes yes, Lanes no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), no, yes);
