@@ -802,9 +802,10 @@ tty_pending() {
     stty "$tty_state" <&4
 }
 
-# A line, and what was pasted with it. 1: end of input.
+# Ask $1; a line, and what was pasted with it. 1: end of input. A subshell asks and reads, which ^C
+# ends at any moment; a shell with a trap may miss one that comes just before it begins to read.
 tty_line() {
-    IFS= read -r line <&4 || return 1
+    line=$(printf '%s' "$1" >&4; IFS= read -r line <&4 && printf '%s' "$line") || return 1
     tty_state=$(stty -g <&4)
     more=$(tty_pending 2; printf x)
     tty_state=''
@@ -833,8 +834,7 @@ ask_vote() {
     tty_pending 0 >/dev/null # what was typed while the answer ran by is no vote
     tty_state=''
     while :; do
-        printf '%s' "Score 0-5 and a remark (? scale, s skip, ${1:+r again, }q leave)> " >&4
-        if ! tty_line; then
+        if ! tty_line "Score 0-5 and a remark (? scale, s skip, ${1:+r again, }q leave)> "; then
             action=q
             return
         fi
