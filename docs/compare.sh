@@ -134,7 +134,7 @@ failed() {
 # middle N: the median of the N numbers above 0 on stdin; fails when they are not N
 middle() {
     awk -v n="$1" '
-        $1 > 0 {
+        $1 + 0 > 0 {
             for (i = ++m; i > 1 && v[i - 1] > $1 + 0; i--) v[i] = v[i - 1]
             v[i] = $1 + 0
         }
@@ -210,11 +210,11 @@ cpu_name() {
 # pair OURS SHARE THEIRS: print and keep a pair
 pair() {
     pairs=$((pairs + 1))
-    awk -v test="$test" -v pair=$pairs -v ours="$1" -v share="$2" -v theirs="$3" -v load="$(load)" \
+    awk -v test="$test" -v pair=$pairs -v ours="$1" -v share="$2" -v theirs="$3" -v busy="$(load)" \
         -v figures="$scratch/figures" 'BEGIN {
             printf "%-14s %4d %10.2f %12.2f %8.3f %7s %7s\n",
                 test, pair, ours, theirs, ours / theirs,
-                share == "" ? "-" : sprintf("%.0f %%", share * 100), load
+                (share == "") ? "-" : sprintf("%.0f %%", share * 100), busy
             print ours, theirs, ours / theirs, share >>figures
         }'
 }
@@ -239,7 +239,7 @@ compare() {
         NR == 1 || $3 > most { most = $3 }
         END {
             printf "%-14s %4d %10.2f %12.2f %8.3f %7.3f %7.3f %7s\n", test, n, ours, theirs, ratio,
-                least, most, share == "" ? "-" : sprintf("%.0f %%", share * 100)
+                least, most, (share == "") ? "-" : sprintf("%.0f %%", share * 100)
         }' "$scratch/figures" >>"$scratch/summary"
 }
 median_of() { awk -v at="$1" '{ print $at }' "$scratch/figures" | middle $pairs; }

@@ -28,6 +28,16 @@ same() {
     if [ "$2" = "$3" ]; then pass; else fail "$1: got \"$2\", expected \"$3\""; fi
 }
 
+# awk_is NAME N: $scratch/awk/awk is that awk, for the front of PATH; skips its N checks without it
+awk_is() {
+    if ! awk_path=$(command -v "$1"); then
+        skip "$2" "no $1"
+        return 1
+    fi
+    # shellcheck disable=SC2154 # the script that sources this says where
+    rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$awk_path" "$scratch/awk/awk"
+}
+
 # run STATUS WHAT COMMAND...: stdout and stderr go to $out and $err; the exit status must be STATUS
 run() {
     run_status=$1 run_what=$2

@@ -12,31 +12,34 @@ mkdir -p "$scratch"
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-names=$(for program in "$build/golden" "$build"/test_*; do
-    [ -x "$program" ] && [ -f "$program" ] && basename "$program"
-done)
+# The test scripts first, for some take long, but not with QUICK, for instrumented builds; then the
+# test programs.
+tests=$(
+    [ -n "${QUICK:-}" ] || (cd "$here" && ls test_*.sh)
+    for program in "$build/golden" "$build"/test_*; do
+        [ -x "$program" ] && [ -f "$program" ] && basename "$program"
+    done
+)
 
-# The test programs, JOBS at a time (1): the name and exit status of each when it has ended.
-programs() {
+# Run them, JOBS at a time (1): the name and exit status of each when it has ended.
+run_tests() {
     # shellcheck disable=SC2016 # for xargs' shell to expand
-    run='"$1/$2" "$3" "$4" "$1/scratch" >"$1/scratch/$2.log" 2>&1; echo "$2 $?"'
-    echo "$names" |
-        xargs -P "${JOBS:-1}" -I NAME sh -c "$run" sh "$build" NAME "$golden" "$convert"
+    run='case $2 in
+        *.sh) sh "$6/$2" "$5" "$4" "$3" "$1/scratch" ;;
+        *) "$1/$2" "$3" "$4" "$1/scratch" ;;
+        esac >"$1/scratch/$2.log" 2>&1
+        echo "$2 $?"'
+    echo "$tests" | xargs -P "${JOBS:-1}" -I NAME \
+        sh -c "$run" sh "$build" NAME "$golden" "$convert" "$qwen" "$here"
 }
 
-programs | {
+run_tests | {
     ran=0
     while read -r name status; do
-        count "$name" "$scratch/$name.log" "$status"
+        count "${name%.sh}" "$scratch/$name.log" "$status"
         ran=$((ran + 1))
     done
-    same "test programs that ran" $ran "$(echo "$names" | wc -l)"
-    for script in "$here"/test_*.sh; do
-        [ -z "${QUICK:-}" ] || break # the programs alone, for instrumented builds
-        name=$(basename "$script" .sh)
-        sh "$script" "$qwen" "$convert" "$golden" "$scratch" >"$scratch/$name.log" 2>&1
-        count "$name" "$scratch/$name.log" $?
-    done
+    same "tests that ran" $ran "$(echo "$tests" | wc -l)"
     echo
     finish ''
 }

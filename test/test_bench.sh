@@ -711,11 +711,7 @@ odd() {
 
 # Every awk that is here: a run with a failed row, and the same report.
 for awk in mawk gawk original-awk busybox; do
-    if ! path=$(command -v $awk); then
-        skip 15 "no $awk"
-        continue
-    fi
-    rm -rf "$scratch/awk" && mkdir "$scratch/awk" && ln -s "$path" "$scratch/awk/awk"
+    awk_is $awk 15 || continue
     PATH=$scratch/awk:$PATH new --auto --run $awk >"$scratch/out" 2>&1
     same "$awk: a run" "$(rows "$results/$awk.csv")" "$(rows "$results/failing.csv")"
     PATH=$scratch/awk:$PATH bench --report $awk >"$scratch/out" 2>&1

@@ -120,19 +120,20 @@ arithmetic_tests() {
 5, 5.0, 5
 50 0.90
 EOF
-    compare 0 "two blocks" -k 2 -t 5 -o "-fa 1" "$model" "$bench" tg64
-    same "the pairs" "$(row tg64 | sed '5d; s/ [^ ]*$//')" 'tg64 1 10.00 10.00 1.000 50 %
+    compare 0 "${by}two blocks" -k 2 -t 5 -o "-fa 1" "$model" "$bench" tg64
+    same "${by}the pairs" "$(row tg64 | sed '5d; s/ [^ ]*$//')" 'tg64 1 10.00 10.00 1.000 50 %
 tg64 2 30.00 15.00 2.000 70 %
 tg64 3 90.00 30.00 3.000 60 %
 tg64 4 50.00 5.00 10.000 90 %'
-    same "medians and spread" "$(row tg64 | sed -n 5p)" 'tg64 4 40.00 12.50 2.500 1.000 10.000 65 %'
-    same "the order A B B A" "$(cut -d ' ' -f 1 "$CALLS" | tr '\n' ' ')" \
+    same "${by}medians and spread" "$(row tg64 | sed -n 5p)" \
+        'tg64 4 40.00 12.50 2.500 1.000 10.000 65 %'
+    same "${by}the order A B B A" "$(cut -d ' ' -f 1 "$CALLS" | tr '\n' ' ')" \
         'qwen llama qwen llama llama qwen qwen llama llama qwen '
-    same "./qwen's options" "$(sed -n 3p "$CALLS")" \
+    same "${by}./qwen's options" "$(sed -n 3p "$CALLS")" \
         'qwen model.bin --bench tg64 -r 3 -c 64 --format csv -t 5'
-    same "llama-bench's options" "$(sed -n 4p "$CALLS")" \
+    same "${by}llama-bench's options" "$(sed -n 4p "$CALLS")" \
         'llama -m model.gguf -t 5 -r 3 -o json -p 0 -n 64 -fa 1'
-    check "the head names both" grep -q 'qwen.c 9.9 (isa), llama-bench 8cf427ff -fa 1$' "$out"
+    check "${by}the head names both" grep -q 'qwen.c 9.9 (isa), llama-bench 8cf427ff -fa 1$' "$out"
 }
 
 # Every kind of test in one block, with an even number of repetitions.
@@ -188,10 +189,23 @@ refuse_tests() {
     printf '1\n1, 1\n5\ndie\n' >"$FIGURES"
     refuse 1 "llama-bench fails" "llama-bench gave no figure for tg4: error: no such thing" \
         -r 2 "$model" "$bench" tg4
-    for samples in '1' '1, 1, 1' '1, 0' '' 'a, b'; do
-        printf '1\n1, 1\n5\n%s\n' "$samples" >"$FIGURES"
-        refuse 1 "samples \"$samples\" of two" "llama-bench gave no figure for tg4" \
-            -r 2 "$model" "$bench" tg4
+    for samples in '1' '1, 1, 1' '1, 0' '' 'a, b'; do refuse_samples "$samples"; done
+}
+refuse_samples() {
+    printf '1\n1, 1\n5\n%s\n' "$1" >"$FIGURES"
+    refuse 1 "${by}samples \"$1\" of two" "llama-bench gave no figure for tg4" \
+        -r 2 "$model" "$bench" tg4
+}
+
+# Every awk that is here: the same figures, and no number where there is none.
+awk_tests() {
+    path=$PATH
+    for awk in mawk gawk original-awk busybox; do
+        awk_is $awk 12 || continue
+        PATH=$scratch/awk:$path by="$awk: "
+        arithmetic_tests
+        refuse_samples 'a, b'
+        PATH=$path by=''
     done
 }
 
@@ -225,10 +239,12 @@ real_tests() {
 }
 
 [ -x "$make_tiny" ] || { echo "compare: 0 passed, 1 failed (no $make_tiny)"; exit 1; }
+by='' # the system's own awk
 arithmetic_tests
 kinds_tests
 lack_tests
 refuse_tests
+awk_tests
 real_tests
 
 finish compare
