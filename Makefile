@@ -15,10 +15,12 @@
 
 CC ?= cc
 WARN = -Wall -Wextra -Wconversion -Wshadow -Wvla -Wformat=2 -Wstrict-prototypes
-# No -march: every kernel carries its own target. -ffp-contract=off: a product and a sum are fused
-# only where the source says fma, so all instruction sets give the same bits.
-CFLAGS = -O3 -g -std=c11 -D_GNU_SOURCE -fno-math-errno -ffp-contract=off -I. $(WARN) $(EXTRA)
-CFLAGS += $(if $(WERROR),-Werror)
+# CFLAGS is yours. What is added to it is needed, and -Ofast is taken for -O3, because all
+# instruction sets give the same bits. -ffp-contract=off: a product and a sum are fused only where
+# the source says fma. No -march: every kernel carries its own target.
+CFLAGS ?= -O3 -g
+FLAGS = $(CFLAGS:-Ofast=-O3) -std=c11 -D_GNU_SOURCE -fno-fast-math -fno-math-errno \
+    -ffp-contract=off -I. $(WARN) $(EXTRA) $(if $(WERROR),-Werror)
 LDLIBS = -lm -lpthread
 GOLDEN ?= ../shared/golden
 B = build/$(or $(SAN),plain)$(if $(OMP),-omp)$(if $(EMULATE),-emulate)
@@ -31,7 +33,7 @@ SANITIZE_tsan = -O1 -DKERNEL_INLINE= -fsanitize=thread -fno-omit-frame-pointer
 SANITIZE_msan = -O1 -DKERNEL_INLINE= -fsanitize=memory -fno-omit-frame-pointer -Wno-pass-failed
 SANITIZE_cov = -O0 -DKERNEL_INLINE= --coverage -fprofile-update=atomic -DCOVERAGE
 SANITIZE_fuzz = $(SANITIZE_asan) -fsanitize=fuzzer-no-link -Wno-pass-failed
-CFLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
+FLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
 COMMON = $(addprefix $(B)/,base.o model.o json.o tokenizer.o chat.o)
 CONVERT_PARTS = $(patsubst %.c,$(B)/%.o,$(filter-out convert/main.c,$(wildcard convert/*.c)))
@@ -40,24 +42,24 @@ TESTS = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
 all: $(QWEN) $(CONVERT)
 
 $(QWEN): $(B)/qwen.o $(B)/kernels.o $(COMMON)
-	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(CC) $(FLAGS) -o $@ $^ $(LDLIBS)
 $(CONVERT): $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
-	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(CC) $(FLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/%.o: %.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 # With variables in its debugging information kernels.c takes twice the time to compile.
 $(B)/kernels.o: EXTRA += -g1
 # The kernels with what this processor lacks
 ifdef EMULATE
 $(B)/kernels.o: test/emulate.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 endif
 $(B)/test_% $(B)/golden $(B)/bench_kernels $(B)/make_tiny: EXTRA += -Wno-unused-function
 $(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
-	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 # Both programs with calls of libc that can be made to fail (faults.c, test_faults.c)
 FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read write pwrite fsync \
     rename fstat stat statvfs ftruncate fopen close pthread_create fwrite fputs fputc puts putchar \
@@ -65,7 +67,7 @@ FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read writ
 comma = ,
 $(B)/faults/%: test/faults.c
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< \
+	$(CC) $(FLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< \
 	    $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
 $(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
@@ -75,11 +77,11 @@ $(B)/test_memory: LDLIBS += $(FAULTS:%=-Wl$(comma)--wrap=%) -Wl,--wrap=buffer_ad
 # Files that lie in memory
 $(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
 $(B)/fuzz_seeds: test/fuzz_seeds.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
-	$(CC) $(CFLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+	$(CC) $(FLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
-	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
-	$(CC) $(CFLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
+	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 -include $(wildcard $(B)/*.d $(B)/convert/*.d)
 
 # The first minute: the demo model (demo/README.md), from its checkpoint to answers. One thread: the
@@ -112,7 +114,7 @@ FUZZ = json model safetensors gguf folder text messages cache prompts
 WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=lstat
 fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
 $(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
-	$(CC) $(CFLAGS) -Wno-unused-function -fsanitize=fuzzer $(WRAP_FILES) -MMD -MP -o $@ $< \
+	$(CC) $(FLAGS) -Wno-unused-function -fsanitize=fuzzer $(WRAP_FILES) -MMD -MP -o $@ $< \
 	    $(filter-out $(WITHOUT_$*),$(filter %.o,$^)) $(LDLIBS)
 WITHOUT_text = $(B)/tokenizer.o
 $(B)/seeds: $(B)/fuzz_seeds $(B)/make_tiny

@@ -13,7 +13,11 @@ LC_ALL=C
 export LC_ALL
 umask 022
 
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
+self=$0
+while link=$(readlink "$self" 2>/dev/null) && [ -n "$link" ]; do # it may be called by a link
+    case $link in /*) self=$link ;; *) self=$(dirname -- "$self")/$link ;; esac
+done
+here=$(CDPATH='' cd -- "$(dirname -- "$self")" && pwd) || exit 1
 qwen=${QWEN:-$here/qwen}
 programs=$here/prompts # the awk programs lie beside the sets
 csv_library=$(cat "$programs/csv.awk") || exit 1
@@ -106,23 +110,31 @@ cpu_name() {
 
 # ---- The end, and signals ------------------------------------------------------------------------
 
-again=''   # how to call this again
-locks=''   # lock files that are ours
-work=''    # scratch directory
+again=''     # how to call this again
+locks=''     # lock files that are ours
+work=''      # scratch directory
 tty_state='' # what to give back to the terminal
+reader=''    # process that waits for a line
+plain=''     # ends the color of what is shown
+# A trap may run in a command whose errors go elsewhere.
+if (exec 8>&2) 2>/dev/null; then exec 8>&2; else exec 8>/dev/null; fi
 
 finish() {
+    if [ -n "$reader" ]; then kill "$reader" 2>/dev/null; fi
+    printf %s "$plain" 2>/dev/null
     if [ -n "$tty_state" ]; then stty "$tty_state" <&4 2>/dev/null; fi
     if [ -n "$work" ]; then rm -rf "$work"; fi
     for lock in $locks; do
-        rm -f "$results/$lock/lock"
+        [ "$(cat "$results/$lock/lock" 2>/dev/null)" != $$ ] || rm -f "$results/$lock/lock"
+        rm -f "$results/$lock/lock.$$"
         rmdir "$results/$lock" 2>/dev/null # a run that never began
     done
 }
 on_signal() {
     trap '' INT TERM HUP
     trap - EXIT # some shells would exit with its status
-    printf '\n' >&2
+    exec 2>&8
+    printf '%s\n' "$plain" >&2
     rest='; the rows so far are safe'
     case $mode in
     report) rest='' ;; # it changes no run
@@ -149,8 +161,11 @@ lock_alive() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 # killed is taken over; a second link guards that moment, so that two cannot do it at once.
 lock_take() {
     dir=$results/$1
+    case "$locks " in *" $1 "*) die 2 "$1: named twice" ;; esac
+    locks="$locks $1"
     { echo $$ >"$dir/lock.$$"; } 2>/dev/null || die 1 "$dir: cannot be written"
     if ! ln "$dir/lock.$$" "$dir/lock" 2>/dev/null; then
+        [ -e "$dir/lock" ] || die 1 "$dir/lock: cannot be linked (does this disk know hard links?)"
         owner=$(cat "$dir/lock" 2>/dev/null)
         lock_alive "$(cat "$dir/lock.break" 2>/dev/null)" || rm -f "$dir/lock.break"
         if lock_alive "$owner" || ! ln "$dir/lock.$$" "$dir/lock.break" 2>/dev/null; then
@@ -167,7 +182,6 @@ lock_take() {
     fi
     rm -f "$dir/lock.$$"
     [ "$(cat "$dir/lock")" = $$ ] || die 1 "$1: another runner was faster"
-    locks="$locks $1"
 }
 
 # ---- CSV -----------------------------------------------------------------------------------------
@@ -524,6 +538,11 @@ sampling_set() {
     done
 }
 
+tee_failed() {
+    case $? in 141 | 269) exit 141 ;; esac # nobody reads what it shows (269: ksh)
+    die 1 "$work/answer: could not be written (is the disk full?)"
+}
+
 # Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one
 # begin with is computed once: with --context-first that is the article, and with another seed the
 # whole prompt.
@@ -541,8 +560,7 @@ answer_local() {
     {
         "$qwen" "$@" 2>"$work/errors"
         echo $? 2>/dev/null >"$work/status"
-    } | tee "$work/answer" 2>/dev/null ||
-        die 1 "$work/answer: could not be written (is the disk full?)"
+    } | tee "$work/answer" 2>/dev/null || tee_failed
     answer_status=$(cat "$work/status")
     [ -n "$answer_status" ] || die 1 "$work/status: could not be written (is the disk full?)"
     if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
@@ -664,7 +682,9 @@ url_prepare() {
     true >"$work/events" && true >"$work/end" && url_request "$1" >"$work/request" && (
         umask 077
         key=
-        [ -z "$OPENAI_API_KEY" ] || key="header = \"Authorization: Bearer $OPENAI_API_KEY\""
+        [ -z "$OPENAI_API_KEY" ] || # in curl's quotes
+            key="header = \"Authorization: Bearer $(printf '%s\n' "$OPENAI_API_KEY" | sed '1q' |
+                sed 's/[\\"]/\\&/g')\""
         printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' \
             "${url%/}" "$key" >"$work/curl"
     )
@@ -802,10 +822,23 @@ tty_pending() {
     stty "$tty_state" <&4
 }
 
-# Ask $1; a line, and what was pasted with it. 1: end of input. A subshell asks and reads, which ^C
-# ends at any moment; a shell with a trap may miss one that comes just before it begins to read.
+# Ask $1; a line, and what was pasted with it. 1: end of input. Another process asks and reads, for
+# `wait` hears every signal; a shell may miss one that comes just before it begins to read.
 tty_line() {
-    line=$(printf '%s' "$1" >&4; IFS= read -r line <&4 && printf '%s' "$line") || return 1
+    {
+        printf '%s' "$1" >&4
+        IFS= read -r line <&4 || exit 3
+        printf '%s\n' "$line" >"$work/line"
+    } 2>/dev/null &
+    reader=$!
+    wait "$reader"
+    set -- $?
+    reader=''
+    case $1 in
+    0) IFS= read -r line <"$work/line" ;;
+    3) return 1 ;;
+    *) die 1 "$work/line: could not be written (is the disk full?)" ;;
+    esac
     tty_state=$(stty -g <&4)
     more=$(tty_pending 2; printf x)
     tty_state=''
@@ -1264,6 +1297,7 @@ make_report() {
     fi
     [ ! -f "$results/repeats.csv" ] || set -- "$@" "$results/repeats.csv"
     html=${html:-$results/report.html}
+    case $html in -*) html=./$html ;; esac
     HTML=$html.new awk -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
         mv "$html.new" "$html" || die 1 "$html: the report failed"
     say "$html"
@@ -1276,7 +1310,7 @@ profile=rbyf seed=1 threads='' draft='' auto=0 context_first=0 html='' n_ctx='' 
 shuffle='' reading=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
-if [ -t 1 ] && [ -z "$NO_COLOR" ]; then
+if [ -t 1 ] && [ -z "$NO_COLOR" ] && [ "$TERM" != dumb ]; then
     esc=$(printf '\033')
     bold=$esc'[1m' dim=$esc'[2m' green=$esc'[32m' plain=$esc'[0m'
 fi

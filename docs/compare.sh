@@ -39,9 +39,9 @@ usage() { sed -n '3s/^# *//p;4s/^#//p;5,22s/^# \{0,1\}//p' "$0"; }
 
 finish() { [ -z "$scratch" ] || rm -rf "$scratch"; }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+trap 'trap - EXIT; finish; exit 130' INT
+trap 'trap - EXIT; finish; exit 143' TERM
+trap 'trap - EXIT; finish; exit 129' HUP
 
 # ---- The command line ----------------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ program() {
     absolute "$1"
 }
 
+[ "${1-}" != --help ] || { usage && exit 0; }
 while getopts :t:k:r:o:b:h option; do
     case $option in
     t) count t "$OPTARG" && threads=$OPTARG ;;
@@ -101,7 +102,7 @@ parse() {
     *) kind=b n=${n#b} ;;
     esac
     case $n,$depth in
-    0* | *[!0-9,]* | ,* | *, | *[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*)
+    0* | *,0[0-9]* | *[!0-9,]* | ,* | *, | *[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*)
         die 2 "tests: expected some of pp512, tg64, tg32@4096, b16, got \"$1\"" ;;
     esac
     tokens=$n
@@ -210,13 +211,15 @@ cpu_name() {
 # pair OURS SHARE THEIRS: print and keep a pair
 pair() {
     pairs=$((pairs + 1))
-    awk -v test="$test" -v pair=$pairs -v ours="$1" -v share="$2" -v theirs="$3" -v busy="$(load)" \
-        -v figures="$scratch/figures" 'BEGIN {
+    awk -v test="$test" -v pair=$pairs -v ours="$1" -v share="$2" -v theirs="$3" -v busy="$(load)" '
+        BEGIN {
             printf "%-14s %4d %10.2f %12.2f %8.3f %7s %7s\n",
                 test, pair, ours, theirs, ours / theirs,
                 (share == "") ? "-" : sprintf("%.0f %%", share * 100), busy
-            print ours, theirs, ours / theirs, share >>figures
         }'
+    awk -v ours="$1" -v share="$2" -v theirs="$3" '
+        BEGIN { print ours, theirs, ours / theirs, share }' >>"$scratch/figures" ||
+        die 1 "$scratch/figures: cannot be written"
 }
 
 # One test: blocks of A B B A.
@@ -240,7 +243,7 @@ compare() {
         END {
             printf "%-14s %4d %10.2f %12.2f %8.3f %7.3f %7.3f %7s\n", test, n, ours, theirs, ratio,
                 least, most, (share == "") ? "-" : sprintf("%.0f %%", share * 100)
-        }' "$scratch/figures" >>"$scratch/summary"
+        }' "$scratch/figures" >>"$scratch/summary" || die 1 "$scratch/summary: cannot be written"
 }
 median_of() { awk -v at="$1" '{ print $at }' "$scratch/figures" | middle $pairs; }
 

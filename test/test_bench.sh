@@ -294,6 +294,16 @@ pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" "$scratch/m
 same "^C at the vote ends with 130" $? 130
 same "^C at the vote keeps the rows" "$(rows "$results/asked.csv")" "1|36|2|stop"
 check "^C says how to go on" has "$scratch/out" "--resume asked"
+printf 'expect %s\npause 100\nkill 15\n' "$ask" >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --resume asked
+same "a signal at the vote is not kept waiting" $? 143
+printf 'expect Answer to\ninterrupt\n' >"$scratch/votes"
+FAKE_DELAY=5 NO_COLOR='' TERM=xterm pty "$scratch/votes" "$scratch/out" sh "$bench" \
+    --results "$results" --resume asked
+same "^C in an answer ends with 130" $? 130
+check "^C in an answer says how to go on" has "$scratch/out" "--resume asked"
+same "^C in an answer ends its color" "$(tr -d '\r\n' <"$scratch/out" |
+    awk '{ sub(/.*Answer to/, ""); print (index($0, "\033[0m") > 0) }')" 1
 
 # Without a terminal nothing is asked; back at one, what is left is.
 if command -v setsid >/dev/null; then
@@ -499,7 +509,7 @@ if command -v curl >/dev/null; then
     while [ ! -s "$scratch/port" ] && [ $i -lt 100 ]; do sleep 0.05; i=$((i + 1)); done
     url=http://127.0.0.1:$(cat "$scratch/port")/v1
     printf 'task: odd\n---\nSay "hi" \\ now\tplease.\n\n' >"$scratch/set/05-f.txt"
-    OPENAI_API_KEY=secret bench --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" \
+    OPENAI_API_KEY='se"cr\et' bench --url "$url" --model 'qw"en' --auto --prompts "$scratch/set" \
         --run served >"$scratch/out" 2>&1
     same "--url runs the catalogue" "$?$(rows "$results/served.csv" | grep -c '|36||stop')" 06
     printf 'I "am" ready \344\275\240\345\245\275 \360\237\230\200\n100%% \\o/\tdone, \303\251\n' \
@@ -510,8 +520,8 @@ if command -v curl >/dev/null; then
     check "--url sends the sampling" has "$scratch/requests" \
         '"max_tokens":1500,"seed":1,"temperature":0.15,"top_p":0.95'
     check "--url sends the model's name" has "$scratch/requests" '"model":"qw\\"en","stream":true'
-    check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer secret'
-    check "--url keeps no key" [ -z "$(grep -rl secret "$results")" ]
+    check "--url sends the key" has "$scratch/requests" '^Authorization: Bearer se"cr\\et'
+    check "--url keeps no key" [ -z "$(grep -rlF 'se"cr\et' "$results")" ]
     check "--url counts tokens and times them" has "$results/served.csv" \
         ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
     same "--url: the times are those of the answer" \
