@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -315,8 +316,8 @@ uint32_t crc_update(const Crc *c, uint32_t crc, const void *bytes, size_t n) {
     const unsigned char *p = bytes;
     crc = ~crc;
     for (; n >= 8; n -= 8, p += 8) { /* table[7 - i] carries byte i over the bytes behind it */
-        uint32_t head = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 |
-                        (uint32_t)p[3] << 24;
+        uint32_t head =
+            (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
         head ^= crc;
         crc = c->table[7][head & 255] ^ c->table[6][head >> 8 & 255] ^
               c->table[5][head >> 16 & 255] ^ c->table[4][head >> 24] ^ c->table[3][p[4]] ^
@@ -380,6 +381,10 @@ static bool read_all(int fd, const char *path, size_t limit, Buffer *out, Error 
         if (out->room - out->n < 2 && !buffer_reserve(out, step, e)) return false;
         ssize_t got = read(fd, out->data + out->n, out->room - out->n - 1);
         if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN) { /* somebody has made it non-blocking */
+            (void)poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
+            continue;
+        }
         if (got < 0) return fail_errno(e, path, "cannot read");
         if (got == 0) return buffer_add(out, "", 0, e);
         if ((size_t)got > limit - total)
@@ -423,8 +428,7 @@ static char *temporary_name(const char *path, unsigned attempt, Error *e) {
 static bool target_ok(const char *path, Error *e) {
     struct stat st;
     if (!path[folder_length(path)]) return fail(e, path, NULL, "expected a file name");
-    if (stat(path, &st) != 0)
-        return errno == ENOENT || fail_errno(e, path, "cannot write here");
+    if (stat(path, &st) != 0) return errno == ENOENT || fail_errno(e, path, "cannot write here");
     if (S_ISDIR(st.st_mode)) return fail(e, path, NULL, "is a folder, expected a file name");
     return S_ISREG(st.st_mode) || fail(e, path, NULL, "exists and is not a regular file");
 }
@@ -443,12 +447,18 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
     if (!target_ok(path, e)) return false;
     f->path = final_name(path, e);
     if (!f->path) return false;
+    struct stat old; /* a file that is replaced keeps who may read it */
+    bool replaces = stat(f->path, &old) == 0;
+    mode_t mode = replaces ? old.st_mode & 0777 : 0666;
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         free(f->temporary);
         f->temporary = temporary_name(f->path, attempt, e);
         if (!f->temporary) break;
-        f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-        if (f->fd >= 0) return true;
+        f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        if (f->fd >= 0) {
+            if (replaces) (void)fchmod(f->fd, mode); /* the umask took some of it */
+            return true;
+        }
         bool again = errno == EEXIST || errno == EINTR;
         fail_errno(e, path, "cannot create a file beside it");
         if (!again) break;

@@ -495,6 +495,7 @@ typedef struct {
     size_t n;
     const char *file;
     Error *e;
+    size_t system, system_len; /* where its default system message stands; 0, 0: none */
 } Source;
 
 /* Position of `what` at or behind `from`, or s->n. */
@@ -504,6 +505,20 @@ static size_t find_from(const Source *s, size_t from, const char *what) {
 }
 
 static bool has(const Source *s, const char *what) { return find_from(s, 0, what) < s->n; }
+
+/* Is `what` there outside of the default system message, wherever that is spelled? What it says to
+ * the model is no part of how the template renders. */
+static bool has_outside(const Source *s, const char *what) {
+    size_t n = s->system_len, len = strlen(what), copy = n ? s->system : s->n;
+    for (size_t at = find_from(s, 0, what); at < s->n; at = find_from(s, at + 1, what)) {
+        while (copy < s->n && copy + n < at + len) {
+            const char *next = memmem(s->text + copy + n, s->n - copy - n, s->text + s->system, n);
+            copy = next ? (size_t)(next - s->text) : s->n;
+        }
+        if (at < copy) return true;
+    }
+    return false;
+}
 
 static bool unknown(const Source *s, const char *why, const char *what) {
     return fail(s->e, s->file, "chat_template",
@@ -523,14 +538,15 @@ static bool check_tokens(const Source *s) {
     return true;
 }
 
-/* The only variable that a template of ours sets. */
+/* The only variables that a template of ours sets: the second one where it is not given. */
 static bool check_variables(const Source *s) {
     static const char *tags[] = {"{% set ", "{%- set "};
     for (size_t i = 0; i < 2; i++)
         for (size_t at = find_from(s, 0, tags[i]); at < s->n;
              at = find_from(s, at + 1, tags[i])) {
             size_t name = at + strlen(tags[i]);
-            if (find_from(s, name, "tool_call = tool_call.function") != name)
+            if (find_from(s, name, "tool_call = tool_call.function") != name &&
+                find_from(s, name, "add_generation_prompt = false %}") != name)
                 return unknown(s, "with", "variables of its own");
         }
     return true;
@@ -554,7 +570,7 @@ static bool check_structure(const Source *s, bool tools) {
     for (size_t i = 0; tools && i < sizeof for_tools / sizeof *for_tools; i++)
         if (!has(s, for_tools[i])) return unknown(s, "with tools but without", for_tools[i]);
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (has(s, foreign[i])) return unknown(s, "with", foreign[i]);
+        if (has_outside(s, foreign[i])) return unknown(s, "with", foreign[i]);
     return check_tokens(s) && check_variables(s);
 }
 
@@ -609,13 +625,18 @@ static bool said_twice(const Source *s, size_t start, size_t end) {
 
 bool chat_detect(const char *chat_template, size_t n, ChatFamily *family, char *out_system,
                  size_t room, bool *has_system, const char *file, Error *e) {
-    Source s = {chat_template, n, file, e};
+    Source s = {.text = chat_template, .n = n, .file = file, .e = e};
     size_t start = 0, end = 0;
     if (room == 0) return fail(e, file, "chat_template", "no room for a system message");
-    bool tools = has(&s, "tools");
+    *has_system = find_default_system(&s, &start, &end);
+    if (*has_system && end > start) { /* its first copy: with tools it is spelled twice */
+        const char *first = memmem(s.text, s.n, s.text + start, end - start);
+        s.system = (size_t)(first - s.text);
+        s.system_len = end - start;
+    }
+    bool tools = has_outside(&s, "tools");
     if (!check_structure(&s, tools)) return false;
     *family = tools ? CHAT_QWEN25 : has(&s, "not loop.last") ? CHAT_QWEN15_EARLY : CHAT_QWEN2;
-    *has_system = find_default_system(&s, &start, &end);
     if (tools && *has_system && !said_twice(&s, start, end))
         return unknown(&s, "with two", "default system messages");
     return unescape(&s, start, end, out_system, room);

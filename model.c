@@ -2,6 +2,8 @@
  * has been compared with what the others imply. */
 #include "model.h"
 
+#include <sys/stat.h>
+
 #include "chat.h"
 
 /* ---- Configuration -----------------------------------------------------------------------------
@@ -182,9 +184,9 @@ static bool check_header(const ModelHeader *h, const Map *map, const char *path,
         return refuse_magic(map->data, map->bytes, path, e);
     if (h->version != MODEL_VERSION)
         return fail(e, path, "version", "expected %d, got %u%s", MODEL_VERSION, h->version,
-                    h->version < MODEL_VERSION                        ? " (convert it again)"
+                    h->version < MODEL_VERSION                       ? " (convert it again)"
                     : h->version == __builtin_bswap32(MODEL_VERSION) ? " (wrong byte order)"
-                                                                      : "");
+                                                                     : "");
     if (h->file_bytes != map->bytes)
         return fail(e, path, "size", "the header says %llu bytes, the file has %zu%s",
                     (unsigned long long)h->file_bytes, map->bytes,
@@ -247,6 +249,9 @@ static bool check_strings(const ModelHeader *h, const char *path, Error *e) {
                     sizeof h->default_system, h->default_system_len);
     return check_text(h->name, sizeof h->name, path, "name", e) &&
            check_text(h->quant, sizeof h->quant, path, "quant", e) &&
+           (!strpbrk(h->quant, "\",\\") || /* --bench prints it in CSV and JSON as it is */
+            fail(e, path, "quant", "expected no quote, comma or backslash, got \"%s\"",
+                 h->quant)) &&
            check_text(h->source, sizeof h->source, path, "source", e) &&
            check_text(h->converter, sizeof h->converter, path, "converter", e);
 }
@@ -321,7 +326,10 @@ static bool check_file(ModelFile *m, const char *path, Error *e) {
 }
 
 bool model_open(ModelFile *m, const char *path, Error *e) {
+    struct stat st;
     *m = (ModelFile){0};
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return fail(e, path, NULL, "is a folder (run ./convert/convert on it first)");
     if (!map_open(&m->map, path, e)) return false;
     if (check_file(m, path, e)) return true;
     model_close(m);

@@ -2595,7 +2595,9 @@ static double allowed_memory(void) {
     char line[64];
     struct rlimit address_space;
     double bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    read_line("/sys/fs/cgroup/memory.max", line, sizeof line); /* "max": no limit */
+    /* version 2, "max": no limit; or version 1 */
+    read_line("/sys/fs/cgroup/memory.max", line, sizeof line);
+    if (line[0] == 0) read_line("/sys/fs/cgroup/memory/memory.limit_in_bytes", line, sizeof line);
     double limit = strtod(line, NULL);
     if (limit > 0) bytes = fmin(bytes, limit);
     if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY)
@@ -2688,12 +2690,15 @@ static const Option option_table[] = {
      "system message, instead of the model's own; \"\" for an empty one"},
     {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
      "answer the conversation of this file (- is stdin): JSON, an array of messages with role and "
-     "content as OpenAI's API has them, or an object with messages and tools"},
+     "content as OpenAI's API has them, or an object with messages and tools, whose other members "
+     "are ignored. The arguments of a tool call are best given as an object: a text is quoted once "
+     "more, as the official template does"},
     {OPT_TEXT, "prompts", 0, "FILE", AT(prompts), 0, 0,
      "answer every line of this file (- is stdin), several at a time, each with one line of JSON "
      "in "
      "the same order. A line is a prompt; or, when the first one begins with {, a JSON object with "
-     "prompt (a text) or messages (and tools). A line that cannot be answered gets an error in its "
+     "prompt (a text) or messages (and tools), whose other members are ignored. A line that cannot "
+     "be answered gets an error in its "
      "place, and the exit status is 1. Line i (from 0) has the seed of --seed plus i"},
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
@@ -2811,11 +2816,14 @@ static void print_wrapped(const char *text, size_t column, size_t margin) {
         if (column + 1 + len > 100 && column > margin) {
             printf("\n%*s", (int)margin, "");
             column = margin;
+        } else if (column > margin) {
+            putchar(' ');
+            column++;
         }
         printf("%.*s", (int)len, text);
         text += len;
         column += len;
-        if (*text) putchar(*text++), column++;
+        text += *text != 0;
     }
     putchar('\n');
 }
@@ -2945,17 +2953,23 @@ static Options options_unset(void) {
 }
 
 static bool options_parse(int argc, char **argv, Options *to, Error *e) {
-    bool seen[N_OPTIONS] = {false};
+    bool seen[N_OPTIONS] = {false}, names_follow = false;
     *to = options_unset();
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
-        if (word[0] != '-' || word[1] == 0) {
+        if (!names_follow && strcmp(word, "--") == 0) {
+            names_follow = true;
+            continue;
+        }
+        if (names_follow || word[0] != '-' || word[1] == 0) {
             if (to->model) return fail(e, NULL, word, "a second model, after %s", to->model);
             to->model = word;
             continue;
         }
         const Option *o = option_find(word);
-        if (!o) return fail(e, NULL, word, "no such option (--help lists them)");
+        if (!o)
+            return fail(e, NULL, word, "no such option (--help lists them)%s",
+                        strchr(word, '=') ? "; values stand behind a space" : "");
         if (seen[o - option_table] && o->kind != OPT_LIST)
             return fail(e, NULL, word, "given twice");
         seen[o - option_table] = true;
@@ -2971,6 +2985,9 @@ static bool options_parse(int argc, char **argv, Options *to, Error *e) {
     return true;
 }
 
+/* To write to: - is stdin where files are read. */
+static bool is_file_name(const char *text) { return text[0] && strcmp(text, "-") != 0; }
+
 /* Options that contradict each other. */
 static bool options_check(const Options *o, Error *e) {
     if (!o->model || o->model[0] == 0)
@@ -2983,10 +3000,14 @@ static bool options_check(const Options *o, Error *e) {
     if (modes > 1)
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+    if (prompts > 0 && modes > o->render + o->tokenize)
+        return fail(e, NULL, NULL, "--verify, --bench and --perplexity read no prompt");
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
-    if (o->cache && !*o->cache) return fail(e, NULL, "--cache", "expected a file name");
+    if (o->cache && !is_file_name(o->cache))
+        return fail(e, NULL, "--cache", "expected a file name, got \"%s\"", o->cache);
     if (o->stats && modes > 0) return fail(e, NULL, "--stats", "goes with a prompt to answer");
-    if (o->stats && !*o->stats) return fail(e, NULL, "--stats", "expected a file name");
+    if (o->stats && !is_file_name(o->stats))
+        return fail(e, NULL, "--stats", "expected a file name, got \"%s\"", o->stats);
     if (!o->bench && (o->repetitions != UNSET || o->format != 0))
         return fail(e, NULL, o->format != 0 ? "--format" : "--repetitions", "goes with --bench");
     if (o->kl && !o->perplexity) return fail(e, NULL, "--kl", "goes with --perplexity");
@@ -3037,10 +3058,17 @@ static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) 
     return s;
 }
 
+/* A variable of the environment; NULL if it is empty or not there. */
+static const char *environment(const char *name) {
+    const char *text = getenv(name);
+    return text && *text ? text : NULL;
+}
+
 static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
     float yarn = isnan(o->yarn) ? 0 : (float)o->yarn;
     uint32_t limit = context_limit(m->config, yarn);
-    int64_t ctx = o->ctx != UNSET ? o->ctx : limit < 32768 ? limit : 32768;
+    uint32_t usual = o->perplexity ? 512 : 32768;
+    int64_t ctx = o->ctx != UNSET ? o->ctx : limit < usual ? limit : usual;
     if (ctx > limit)
         return fail(e, m->path, "context",
                     "this model knows %u positions, got -c %" PRId64 " (--yarn stretches it)",
@@ -3051,7 +3079,7 @@ static bool engine_options(const Options *o, const Model *m, EngineOptions *to, 
                           .kv_f32 = o->kv == 1,
                           .exact = o->exact,
                           .yarn_factor = yarn,
-                          .isa = getenv("QWEN_ISA")};
+                          .isa = environment("QWEN_ISA")};
     return true;
 }
 
@@ -3064,7 +3092,10 @@ static bool batch_size(const Options *o, const Model *m, size_t n_prompts, Engin
     double room = allowed_memory() - (double)m->file.map.bytes;
     uint32_t n = o->batch != UNSET ? (uint32_t)o->batch : DEFAULT_BATCH;
     if (n > n_prompts) n = (uint32_t)n_prompts;
-    while (n > 1 && o->batch == UNSET && n * each > room) n--;
+    /* Roughly what is needed beside these: the program and its scratch, a stack and scratch for
+     * each thread, logits and a sampler for each sequence. */
+    double beside = 256e6 + 8e6 * to->threads, own = 28.0 * m->config->vocab_size;
+    while (n > 1 && o->batch == UNSET && beside + n * (each + own) > room) n--;
     to->n_seq = n;
     if (n == 1 || n * each <= room) return true;
     return fail(e, m->path, "--batch",
@@ -3117,16 +3148,22 @@ static void drop_byte_order_mark(Buffer *text) {
     memmove(text->data, text->data + len, text->n + 1);
 }
 
-/* Read the prompt's text from -p, -f, --prompts or stdin, before the model is opened. Returns an
- * exit status. */
+/* Read the text of -p, -f, --messages, --prompts, --perplexity or stdin before the model is opened:
+ * while a pipe is waited for, ^C ends the program. Returns an exit status. */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
-    const char *file = o->prompts ? o->prompts : o->file ? o->file : "-";
-    size_t limit = (size_t)(o->prompts ? 1024 : 16) << 20;
-    bool ok = o->prompt ? buffer_puts(text, o->prompt, e) : read_file(file, limit, text, e);
+    const char *file = o->prompts      ? o->prompts
+                       : o->messages   ? o->messages
+                       : o->perplexity ? o->perplexity
+                       : o->file       ? o->file
+                                       : "-";
+    size_t mib = o->prompts ? 1024 : o->perplexity ? 256 : o->messages ? 64 : 16;
+    bool ok = o->prompt ? buffer_puts(text, o->prompt, e) : read_file(file, mib << 20, text, e);
     if (!ok) return 1;
-    if (!o->prompt) drop_line_end(text);
-    if (o->prompts) drop_byte_order_mark(text);
-    if (text->n > 0) return 0;
+    if (!o->prompt && !o->perplexity) {
+        drop_byte_order_mark(text);
+        drop_line_end(text);
+    }
+    if (text->n > 0 || o->messages || o->perplexity) return 0;
     fail(e, NULL, "prompt", "is empty");
     return 2;
 }
@@ -3138,18 +3175,38 @@ static const Json *conversation_messages(const Json *root, const Json **tools) {
     return root->kind == JSON_OBJECT ? json_get(root, "messages") : root;
 }
 
+/* Qwen2.5's template leaves out messages of other roles without a word. */
+static bool check_roles(const Program *p, const Json *messages, const char *file, Error *e) {
+    static const char *const known[] = {"system", "user", "assistant", "tool"};
+    size_t index = 0;
+    if (p->model.chat.family != CHAT_QWEN25) return true;
+    for (const Json *m = messages->child; m; m = m->next, index++) {
+        const Json *role = json_get(m, "role");
+        bool ok = !role || role->kind != JSON_STRING; /* chat_render tells of those */
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+            ok = ok || json_is(role, known[i]);
+        if (ok) continue;
+        char field[64], shown[64];
+        snprintf(field, sizeof field, "messages[%zu].role", index);
+        printable(shown, sizeof shown, role->string, role->string_len);
+        return fail(e, file, field, "expected system, user, assistant or tool, got \"%s\"", shown);
+    }
+    return true;
+}
+
 static bool render_conversation(const Program *p, const Json *root, const char *file,
                                 ChatPrompt *out, Error *e) {
     const Json *tools, *messages = conversation_messages(root, &tools);
     if (!messages) return fail(e, file, "messages", "expected an array, got nothing");
+    if (!check_roles(p, messages, file, e)) return false;
     return chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
                        p->options.parse_special, file, out, e);
 }
 
 /* --messages */
 static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
-    const char *file = p->options.messages;
-    JsonDoc *doc = json_read(file, (size_t)64 << 20, e);
+    const char *file = strcmp(p->options.messages, "-") == 0 ? "stdin" : p->options.messages;
+    JsonDoc *doc = json_parse(p->text.data, p->text.n, file, e);
     bool ok = doc && render_conversation(p, json_root(doc), file, out, e);
     json_free(doc);
     return ok;
@@ -3211,17 +3268,24 @@ static void print_stats(const Program *p, const RunStats *st) {
             st->hash);
 }
 
+/* JSON is UTF-8; a file's name need not be. */
+static bool quote_name(Buffer *b, const char *name, Error *e) {
+    Output clean = {.keep = true};
+    bool ok = output_text(&clean, name, strlen(name), e) &&
+              json_quote(b, clean.all.n ? clean.all.data : "", clean.all.n, e);
+    output_close(&clean);
+    return ok;
+}
+
 static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e) {
     const ModelHeader *h = p->model.file.header;
     const SamplerOptions *s = &p->generate.sampler;
     Rates r = run_rates(st);
-    return buffer_puts(b, "{\"model\":", e) &&
-           json_quote(b, p->model.path, strlen(p->model.path), e) &&
+    return buffer_puts(b, "{\"model\":", e) && quote_name(b, p->model.path, e) &&
            buffer_puts(b, ",\"name\":", e) && json_quote(b, h->name, strlen(h->name), e) &&
            buffer_puts(b, ",\"quant\":", e) && json_quote(b, h->quant, strlen(h->quant), e) &&
            buffer_puts(b, ",\"draft\":", e) &&
-           (p->options.draft ? json_quote(b, p->options.draft, strlen(p->options.draft), e)
-                             : buffer_puts(b, "null", e)) &&
+           (p->options.draft ? quote_name(b, p->options.draft, e) : buffer_puts(b, "null", e)) &&
            buffer_printf(
                b, e,
                ",\"isa\":\"%s\",\"threads\":%u,\"context\":%u,\"kv\":\"%s\",\"exact\":%s,"
@@ -3390,7 +3454,7 @@ typedef struct {
     RunStats total;          /* of all answers */
     size_t n_done, n_failed; /* lines; and those of them that could not be answered */
     double start;
-    bool show; /* stderr is a terminal */
+    bool show; /* progress: stderr is a terminal, which the answers do not go to */
 } Batch;
 
 static bool is_blank(const char *text, size_t n) {
@@ -3432,6 +3496,8 @@ static bool render_json_line(const Program *p, const Json *root, const char *whe
         return fail(e, where, NULL, "expected an object with either prompt or messages");
     if (messages && p->options.raw)
         return fail(e, where, "messages", "--raw leaves no place for a conversation");
+    if (messages && p->options.system)
+        return fail(e, where, "messages", "--system is for prompts; a conversation has its own");
     if (messages) return render_conversation(p, root, where, out, e);
     if (text->kind != JSON_STRING) return fail(e, where, "prompt", "expected a string");
     if (text->string_len == 0) return fail(e, where, "prompt", "is empty");
@@ -3490,7 +3556,7 @@ static void batch_count(Batch *b, const Slot *s) {
     all->decode_bytes += st->decode_bytes;
     all->hash += hash_id(st->hash, (int32_t)s->index);
     all->not_finite = all->not_finite || st->not_finite;
-    if (st->finish == FINISH_INTERRUPT) all->finish = FINISH_INTERRUPT;
+    if (st->finish > all->finish) all->finish = st->finish; /* the worst of them */
 }
 
 /* The answer in this slot is over, with an error or without. */
@@ -3622,7 +3688,7 @@ static int run_batch(Program *p) {
     Batch b = {.program = p,
                .json = is_json_lines(&p->text),
                .start = now_seconds(),
-               .show = isatty(STDERR_FILENO) != 0};
+               .show = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO)};
     if (p->model.chat.family == CHAT_NONE && !p->options.raw && !b.json) {
         fail(&e, p->model.path, "template", "this model has none (--raw feeds the text as it is)");
         return complain(&e, 1);
@@ -3724,7 +3790,7 @@ static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
 static bool chat_save(const Chat *c, const char *path, Error *e) {
     Buffer b = {0};
     if (c->messages.n == 0) return fail(e, NULL, "/save", "nothing was said yet");
-    bool ok = may_replace(path, "[", e) && buffer_puts(&b, "[", e) &&
+    bool ok = may_replace(path, "[{\"role\":", e) && buffer_puts(&b, "[", e) &&
               buffer_add(&b, c->messages.data, c->messages.n, e) && buffer_puts(&b, "]\n", e) &&
               write_whole(path, &b, e);
     buffer_free(&b);
@@ -3863,6 +3929,18 @@ static void chat_show_info(const Chat *chat) {
                p->draft_model.file.header->quant, p->options.draft);
 }
 
+/* A text of the model's file: what could drive the terminal is shown as \xNN. */
+static void show_text(const char *text, size_t n) {
+    char shown[4 * sizeof((ModelHeader *)0)->default_system + 1];
+    for (size_t end; n > 0; text += end, n -= end) { /* line by line */
+        for (end = 0; end < n && text[end] != '\n';) end++;
+        printable(shown, sizeof shown, text, end);
+        fputs(shown, stdout);
+        putchar('\n');
+        end += end < n; /* its newline */
+    }
+}
+
 static bool chat_show(const Chat *c, const char *what, Error *e) {
     static const char *const families[] = {"none", "Qwen2.5", "Qwen2", "Qwen1.5 (early)"};
     const ChatTemplate *t = &c->program->model.chat;
@@ -3877,7 +3955,7 @@ static bool chat_show(const Chat *c, const char *what, Error *e) {
     else if (c->has_system)
         printf("%s\n", c->system.data ? c->system.data : "");
     else if (t->has_default_system)
-        printf("%.*s\n", (int)t->default_system_len, t->default_system);
+        show_text(t->default_system, t->default_system_len);
     else
         printf("none\n");
     return true;
@@ -3903,6 +3981,8 @@ static char *unquoted(char *text) {
 static bool chat_set(Chat *c, char *what, Error *e) {
     char *rest = after_word(what, "system");
     if (rest) {
+        if (!c->block && !*rest)
+            return fail(e, NULL, "/set system", "expected a text (\"\" for an empty one)");
         if (!c->block) rest = unquoted(rest);
         return chat_set_system(c, rest, strlen(rest), e);
     }
@@ -4405,12 +4485,12 @@ static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
     bool ok = bench_depth(p, t, e);
     /* one warm-up */
     ok = ok && (t->generate ? bench_generate(p, t, 1, e) : bench_read_prompt(p, t->n, e));
-    double before = bench_limit(p, t);
+    double before = ok ? bench_limit(p, t) : 0;
     for (size_t i = 0; ok && i < repetitions; i++) {
         double start = now_seconds();
         ok = bench_once(p, t, e);
         rates[i] = per_second((double)t->n * t->n_seq, now_seconds() - start);
-        double after = bench_limit(p, t);
+        double after = ok ? bench_limit(p, t) : before;
         limits[i] = (before + after) / 2;
         shares[i] = rates[i] * cost / limits[i];
         before = after;
@@ -4591,6 +4671,7 @@ static bool reference_open(const Program *p, Model *m, Engine *engine, Error *e)
     if (!check_same_tokenizer(m, &p->model, e) || !engine_options(&p->options, m, &options, e))
         return false;
     options.pool = p->engine.pool;
+    options.threads = p->engine.options.threads; /* what this process may use may have changed */
     return engine_open(engine, m, &options, e);
 }
 
@@ -4610,14 +4691,12 @@ static void print_score(const Program *p, Score *s, size_t n_ids) {
 
 static int run_perplexity(Program *p) {
     Error e;
-    Buffer text = {0};
     Ids ids = {0};
     Score s = {.count = 0};
     Model reference = {.file = {.map = {.fd = -1}}};
     Engine engine = {0};
-    bool ok =
-        read_file(p->options.perplexity, (size_t)256 << 20, &text, &e) &&
-        tokenizer_encode(p->model.tokenizer, text.data, text.n, p->options.parse_special, &ids, &e);
+    bool ok = tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n,
+                               p->options.parse_special, &ids, &e);
     if (ok && ids.n < 2)
         ok = fail(&e, p->options.perplexity, "text", "expected at least 2 tokens, got %zu", ids.n);
     ok = ok && scored_open(&s.model, &p->model, &p->engine, &e);
@@ -4634,7 +4713,6 @@ static int run_perplexity(Program *p) {
     engine_close(&engine);
     model_unload(&reference);
     ids_free(&ids);
-    buffer_free(&text);
     int status = interrupts ? 130 : s.model.not_finite || s.reference.not_finite ? 3 : 1;
     return ok ? 0 : complain(&e, status);
 }
@@ -4688,7 +4766,7 @@ static void program_sampling(Program *p) {
 
 /* QWEN_LOOKUP and QWEN_DRAFT change only the time that an answer takes, so they are no options. */
 static bool guess_setting(const char *name, int64_t *to, Error *e) {
-    const char *text = getenv(name);
+    const char *text = environment(name);
     *to = GUESS_AUTO;
     if (!text || parse_int(text, 0, MAX_DRAFT, to)) return true;
     return fail(e, NULL, name, "expected 0 to %d, got \"%s\"", MAX_DRAFT, text);
@@ -4713,12 +4791,12 @@ static bool drafter_open(Program *p, Error *e) {
 static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
     EngineOptions engine = {0};
-    if (p->options.perplexity && p->options.ctx == UNSET) p->options.ctx = 512;
     if (!guess_setting("QWEN_LOOKUP", &p->lookup, e) ||
         !guess_setting("QWEN_DRAFT", &p->draft, e) || !model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;
+    if (p->options.perplexity) p->options.ctx = engine.ctx; /* --kl's model gets the same */
     if (p->options.bench) engine.n_seq = bench_sequences(p->options.bench);
     if (!engine_open(&p->engine, &p->model, &engine, e) ||
         !session_open(&p->session, &p->engine, e) || !drafter_open(p, e))
@@ -4764,6 +4842,25 @@ static int stdout_status(int status) {
     return complain(&e, 1);
 }
 
+/* All that comes before the model is opened: the prompt's text, the file of --stats, signals.
+ * *chat: there is no prompt, and a person to type it. Returns an exit status. */
+static int program_prepare(Program *p, bool *chat, Error *e) {
+    const Options *o = &p->options;
+    bool reads = !o->verify && !o->bench;
+    *chat = reads && !o->prompt && !o->file && !o->messages && !o->prompts && !o->perplexity &&
+            !o->render && !o->tokenize && isatty(STDIN_FILENO);
+    if (reads && !*chat) {
+        int status = read_prompt(o, &p->text, e);
+        if (status) return status;
+        if (o->prompts) p->n_prompts = count_lines(&p->text);
+    }
+    if (o->stats && !standard_stream(o->stats) && !may_replace(o->stats, "{\"model\":", e))
+        return 1;
+    signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
+    signal(SIGXFSZ, SIG_IGN); /* and so is writing beyond the limit of a file's size */
+    return handle_signal(SIGINT, on_interrupt, e) && handle_signal(SIGBUS, on_bus_error, e) ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
     Error e;
     Program p = {.model = {.file = {.map = {.fd = -1}}},
@@ -4773,26 +4870,10 @@ int main(int argc, char **argv) {
     if (p.options.markdown) return print_help_markdown(), stdout_status(0);
     if (p.options.version) return print_version(), stdout_status(0);
     if (!options_check(&p.options, &e)) return complain(&e, 2);
-    const Options *o = &p.options;
-    bool needs_text = !o->messages && !o->verify && !o->bench && !o->perplexity;
-    bool chat = needs_text && !o->prompt && !o->file && !o->prompts && !o->render && !o->tokenize &&
-                isatty(STDIN_FILENO);
-    if (needs_text && !chat) {
-        int status = read_prompt(o, &p.text, &e);
-        if (status) {
-            buffer_free(&p.text);
-            return complain(&e, status);
-        }
-        if (o->prompts) p.n_prompts = count_lines(&p.text);
-    }
-    if (o->stats && !standard_stream(o->stats) && !may_replace(o->stats, "{", &e)) {
-        buffer_free(&p.text);
-        return complain(&e, 1);
-    }
-    signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
-    if (!handle_signal(SIGINT, on_interrupt, &e) || !handle_signal(SIGBUS, on_bus_error, &e))
-        return complain(&e, 1);
-    int status = program_open(&p, &e) ? program_run(&p, chat) : complain(&e, 1);
+    bool chat;
+    int status = program_prepare(&p, &chat, &e);
+    if (status == 0 && !program_open(&p, &e)) status = 1;
+    status = status ? complain(&e, status) : program_run(&p, chat);
     program_close(&p);
     return stdout_status(status);
 }

@@ -34,7 +34,8 @@
 
 typedef enum {
     SRC_F32 = 0, SRC_F16 = 1, SRC_Q4_0 = 2, SRC_Q4_1 = 3, SRC_Q5_0 = 6, SRC_Q5_1 = 7, SRC_Q8_0 = 8,
-    SRC_Q2_K = 10, SRC_Q3_K = 11, SRC_Q4_K = 12, SRC_Q5_K = 13, SRC_Q6_K = 14, SRC_BF16 = 30
+    SRC_Q2_K = 10, SRC_Q3_K = 11, SRC_Q4_K = 12, SRC_Q5_K = 13, SRC_Q6_K = 14, SRC_IQ4_NL = 20,
+    SRC_BF16 = 30
 } SourceType;
 
 /* "Q5_K" and so on for every type GGUF knows, also those we cannot read; NULL for others. */
@@ -84,7 +85,7 @@ typedef struct Source {
     char (*file_names)[256];
     size_t n_files;
     uint64_t seed;          /* random models: n_files == 0, rows are generated */
-    char chat_note[256];    /* why header.chat_family is CHAT_NONE, when there was a template */
+    char chat_note[256];    /* why header.chat_family is CHAT_NONE */
     const char *note;       /* what was taken for granted, or NULL */
 } Source;
 

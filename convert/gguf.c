@@ -868,7 +868,10 @@ static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
 static bool read_template(const Gguf *g, Source *s, Error *e) {
     const char *text = NULL;
     size_t n = 0;
-    if (!has(g, "tokenizer.chat_template")) return true;
+    if (!has(g, "tokenizer.chat_template")) {
+        snprintf(s->chat_note, sizeof s->chat_note, "no tokenizer.chat_template");
+        return true;
+    }
     if (!get_text(g, "tokenizer.chat_template", &text, &n, e)) return false;
     source_set_template(s, text, n, g->path);
     return true;

@@ -162,7 +162,7 @@ static void on_bus_error(int number) {
 }
 
 static void catch_signals(void) {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     struct sigaction bus = {.sa_handler = on_bus_error};
     sigemptyset(&action.sa_mask);

@@ -129,6 +129,19 @@ static void q4_0_to_float(const uint8_t *b, size_t cols, float *out) {
     }
 }
 
+/* As q4_0, the codes being places in a table. */
+static void iq4_nl_to_float(const uint8_t *b, size_t cols, float *out) {
+    static const int8_t value[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+    for (size_t k = 0; k < cols; k += 32, b += 18, out += 32) {
+        float d = load_f16(b);
+        for (size_t i = 0; i < 16; i++) {
+            out[i] = d * (float)value[b[2 + i] & 15];
+            out[i + 16] = d * (float)value[b[2 + i] >> 4];
+        }
+    }
+}
+
 static void q4_1_to_float(const uint8_t *b, size_t cols, float *out) {
     for (size_t k = 0; k < cols; k += 32, b += 20, out += 32) {
         float d = load_f16(b), m = load_f16(b + 2);
@@ -241,7 +254,7 @@ static const SourceInfo source_info[] = {
     [17] = {"IQ2_XS", 0, 0, NULL},
     [18] = {"IQ3_XXS", 0, 0, NULL},
     [19] = {"IQ1_S", 0, 0, NULL},
-    [20] = {"IQ4_NL", 0, 0, NULL},
+    [SRC_IQ4_NL] = {"IQ4_NL", 32, 18, iq4_nl_to_float},
     [21] = {"IQ3_S", 0, 0, NULL},
     [22] = {"IQ2_S", 0, 0, NULL},
     [23] = {"IQ4_XS", 0, 0, NULL},

@@ -66,9 +66,23 @@ static bool open_file(const char *path, Source *s, Error *e) {
                 shown);
 }
 
+/* Whoever answers in the template's turns ends them with <|im_end|>, whatever the settings of the
+ * base model that it was trained from still say. */
+static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
+    ModelDefaults *d = &s->header.defaults;
+    int32_t id = s->header.chat_family == CHAT_NONE ? -1 : tokenizer_find(t, "<|im_end|>");
+    for (uint32_t i = 0; i < d->n_eos; i++)
+        if (d->eos[i] == id) return true;
+    if (id < 0) return true;
+    if (d->n_eos == MAX_EOS)
+        return fail(e, s->path, "eos_token_id", "expected at most %d with <|im_end|>", MAX_EOS);
+    d->eos[d->n_eos++] = id;
+    return true;
+}
+
 /* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,
  * model and template fit together. */
-static bool check_whole(const Source *s, Error *e) {
+static bool check_whole(Source *s, Error *e) {
     const ModelHeader *h = &s->header;
     Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, s->path, e);
     if (!t) return false;
@@ -86,6 +100,7 @@ static bool check_whole(const Source *s, Error *e) {
         if (tokenizer_find(t, needed[i]) < 0)
             ok = fail(e, s->path, "tokenizer", "the chat template needs %s, which is no token",
                       needed[i]);
+    ok = ok && add_turn_end(s, t, e);
     tokenizer_close(t);
     return ok;
 }

@@ -6,6 +6,7 @@
  * finds duplicates and resolves the merges, so tokens are to be added before the merges that name
  * them. */
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "convert.h"
 
@@ -28,6 +29,7 @@ struct TokenBuilder {
     size_t n_tokens, tokens_room;
     uint32_t *hash; /* (n_hash, a power of two) ids by their bytes, NO_ID: free */
     size_t n_hash, n_used;
+    uint64_t seed; /* so that no file can choose places in the table */
     TokenizerMerge *merges; /* (n_merges) */
     size_t n_merges, merges_room;
 };
@@ -37,6 +39,7 @@ TokenBuilder *tokens_new(const char *file, Error *e) {
     if (!b) return NULL;
     b->file = strdup(file);
     b->n_hash = 1024;
+    if (getentropy(&b->seed, sizeof b->seed) != 0) b->seed = 0xcbf29ce484222325u;
     b->hash = alloc_array(e, "tokenizer", b->n_hash, sizeof *b->hash);
     if (!b->file || !b->hash) {
         fail(e, file, NULL, "out of memory");
@@ -67,7 +70,7 @@ void tokens_free(TokenBuilder *b) {
 
 /* Where the token with these bytes is in the table, or the free place where it belongs (FNV-1a). */
 static size_t hash_place(const TokenBuilder *b, const char *text, size_t n) {
-    uint64_t h = 0xcbf29ce484222325u;
+    uint64_t h = b->seed;
     for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)text[i]) * 0x100000001b3u;
     for (size_t at = (h ^ h >> 32) & (b->n_hash - 1);; at = (at + 1) & (b->n_hash - 1)) {
         if (b->hash[at] == NO_ID) return at;

@@ -297,6 +297,15 @@ END
         printf '%s' "$bad" >"$file"
         refuse 1 "--messages '$bad'" "$qwen" "$model" --messages "$file"
     done
+    echo '[{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}]' >"$file"
+    refuse 1 "a role that the template leaves out" "$qwen" "$model" --messages "$file"
+    says "which role" 'messages\[1\].role: expected .*, got "developer"'
+    printf '\357\273\277[{"role": "user", "content": "hello the world"}]' >"$file"
+    ask "--messages behind a byte order mark" "$model" --messages "$file" --seed 7 -n 30 -t 1
+    same "--messages behind a byte order mark" "$hash" "$want"
+    printf '\357\273\277hello the world\n' >"$file"
+    ask "-f behind a byte order mark" "$model" -f "$file" --seed 7 -n 30 -t 1
+    same "-f behind a byte order mark" "$hash" "$want"
     refuse 2 "--messages and -p" "$qwen" "$model" --messages "$file" -p a
     refuse 1 "--messages of nothing" "$qwen" "$model" --messages "$scratch/none"
 }
@@ -329,6 +338,13 @@ stats_tests() {
     check "--stats to stdout: a link stays one" test -h "$scratch/standard"
     check "--stats to stdout, a pipe" test "$("$qwen" "$model" -p hello -n 8 \
         --stats "$scratch/standard" 2>"$err" | grep -c '^{"model":')" = 1
+    echo '{"mine": 1}' >"$scratch/mine.json"
+    refuse 1 "--stats over other JSON" "$qwen" "$model" -p a -n 1 --stats "$scratch/mine.json"
+    odd=$scratch/$(printf 'm\377.bin')
+    cp "$model" "$odd"
+    run 0 "a name that is no UTF-8" "$qwen" "$odd" -p a -n 1 --stats "$scratch/odd.json"
+    check "a name that is no UTF-8: --stats is" iconv -f UTF-8 -t UTF-8 -o /dev/null "$scratch/odd.json"
+    rm -f "$odd"
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
 }
 
@@ -342,7 +358,8 @@ machine_tests() {
     ask "the context fills up" "$model" -p 'a' --ignore-eos --no-loop-guard -c 64
     says "the context fills up" '\| length \|'
     refuse 1 "an unknown QWEN_ISA" env QWEN_ISA=mmx "$qwen" "$model" -p a
-    for lookup in '' x -1 16 1.5; do
+    run 0 "empty variables" env QWEN_ISA= QWEN_LOOKUP= QWEN_DRAFT= "$qwen" "$model" -p a -n 1
+    for lookup in x -1 16 1.5; do
         refuse 1 "QWEN_LOOKUP='$lookup'" env QWEN_LOOKUP="$lookup" "$qwen" "$model" -p a
     done
     want=''
@@ -420,6 +437,15 @@ cache_tests() {
 
 # Files that are not ours, folders that cannot be written, and others at the same time
 cache_refusals() {
+    run 0 "--cache" "$qwen" "$model" -p 'hello the world' -n 1 --cache "$scratch/private.kv"
+    chmod 600 "$scratch/private.kv"
+    run 0 "--cache, other text" "$qwen" "$model" -p 'another text' -n 1 --cache "$scratch/private.kv"
+    same "--cache: a private file stays private" "$(ls -l "$scratch/private.kv" | cut -c 1-10)" \
+        -rw-------
+    run 0 "--cache beyond the limit of a file's size" sh -c 'ulimit -f 2; exec "$@"' sh \
+        "$qwen" "$model" -p 'hello the world' -n 1 --cache "$scratch/large.kv"
+    says "--cache beyond the limit: said" 'large.kv: .*File too large'
+    same "--cache beyond the limit: nothing is left" "$(ls -A "$scratch" | grep -c 'large.kv')" 0
     refuse 1 "--cache of a file that is no cache" "$qwen" "$model" -p a --cache "$tiny/config.json"
     says "--cache of a file that is no cache" 'config.json: magic: .*left as it is'
     refuse 1 "--cache of a model" "$qwen" "$model" -p a --cache "$scratch/f32.bin"
@@ -458,6 +484,7 @@ option_tests() {
     check "README.md has the flags of --help-markdown" cmp "$scratch/flags" "$scratch/readme"
     run 0 "--help" "$qwen" --help
     cp "$out" "$scratch/help"
+    check "--help: no blanks behind lines" test -z "$(grep ' $' "$scratch/help")"
     check "--help: lines of up to 100 columns" test -z "$(grep -E '.{101}' "$scratch/help")"
     # name;argument;low;high of every option with a value
     # shellcheck disable=SC2016 # the backquotes are Markdown
@@ -483,6 +510,15 @@ option_tests() {
     refuse 2 "an unknown option" "$qwen" "$model" --temperature 1
     refuse 2 "an unknown letter" "$qwen" "$model" -x
     refuse 2 "an option with =" "$qwen" "$model" --temp=1
+    says "an option with =: what to do" 'values stand behind a space'
+    run 0 "-- before the model" "$qwen" -p a -n 1 -- "$model"
+    refuse 2 "a name behind --" "$qwen" "$model" -p a -- -n 1
+    for mode in --verify --bench '--perplexity x'; do
+        # shellcheck disable=SC2086 # a list of arguments
+        refuse 2 "a prompt for $mode" "$qwen" "$model" -p a $mode
+    done
+    refuse 2 "--stats -" "$qwen" "$model" -p a --stats -
+    refuse 2 "--cache -" "$qwen" "$model" -p a --cache -
     refuse 2 "a flag twice" "$qwen" "$model" --raw --raw -p a
     refuse 2 "an option twice" "$qwen" "$model" -n 1 --max-tokens 1 -p a
     refuse 2 "two models" "$qwen" "$model" "$model" -p a
@@ -519,6 +555,7 @@ file_tests() {
     refuse 1 "a missing model" "$qwen" "$scratch/none.bin" -p a
     says "a missing model: its name" 'none.bin: '
     refuse 1 "a folder as model" "$qwen" "$tiny" -p a
+    says "a folder as model: what to do" 'folder .*convert'
     refuse 1 "a text as model" "$qwen" "$scratch/prompt.txt" -p a
     rm -f "$bad"
 }
@@ -556,6 +593,13 @@ interrupt_tests() {
     wait $pid
     same "^C: exit status" $? 130
     says "^C: the statistics" '\| interrupt \|'
+    ${CC:-cc} -std=c11 -D_GNU_SOURCE -O1 -o "$scratch/pty" "$root/test/bench_pty.c"
+    printf 'expect ready\npause 300\ninterrupt\n' >"$scratch/steps"
+    for from in --messages --perplexity; do
+        "$scratch/pty" "$scratch/steps" "$out" sh -c 'echo ready; exec "$@"' sh \
+            "$qwen" "$model" $from - 2>"$err"
+        same "^C while $from reads" $? 130
+    done
 }
 
 # ---- Instead of answering ------------------------------------------------------------------------
@@ -800,7 +844,7 @@ draft_refusals() {
         '--tokenize -p a' "--prompts $scratch/prompt.txt"; do
         refuse 2 "--draft and $mode" "$qwen" "$model" $mode --draft "$scratch/q5.bin"
     done
-    for n in '' x -1 16 1.5; do
+    for n in x -1 16 1.5; do
         refuse 1 "QWEN_DRAFT='$n'" env QWEN_DRAFT="$n" "$qwen" "$model" -p a
     done
 }
