@@ -890,7 +890,7 @@ static const struct {
 } command_cases[] = {
     /* Files that are none */
     {1, "qwen @S/none.bin -p a", "none.bin: cannot open"},
-    {1, "qwen @S/hf -p a", "hf: not a regular file"},
+    {1, "qwen @S/hf -p a", "hf: is a folder"},
     {1, "qwen @S/fifo -p a", "fifo: not a regular file"},
     {1, "qwen @S/socket -p a", "socket: "},
     {1, "qwen @S/loop -p a", "loop: cannot open: Too many levels"},
@@ -1026,7 +1026,7 @@ static const struct {
     {2, "bench @S/good.bin --auto --results . --prompts @S/doubles", "01-b.txt: a second task 1"},
     {1, "bench @S/none.bin --auto --results .", "none.bin: cannot open"},
     {1, "bench @S/empty --auto --results .", "empty: empty"},
-    {1, "bench @S/hf --auto --results .", "hf: not a regular file"},
+    {1, "bench @S/hf --auto --results .", "hf: is a folder"},
     {1, "bench @S/fifo --auto --results .", "fifo: not a regular file"},
     {1, "bench @S/hf/config.json --auto --results .", "magic: expected a model.bin"},
     {1, "bench @S/good.bin --auto --results @S/empty", "empty/"},

@@ -386,7 +386,16 @@ static const Known known[] = {
     {LOOP(MESSAGE) ASK "<|im_start|>system", CHAT_QWEN2, NULL},
     {LOOP(MESSAGE) ASK "<|im_start|>system\n", CHAT_QWEN2, NULL},
     {LOOP(MESSAGE) ASK "<|im_start|>system\n it", CHAT_QWEN2, NULL},
+    /* what it says to the model is no structure */
+    {LOOP(SYSTEM("You should think of tools.") MESSAGE) ASK, CHAT_QWEN2,
+     "You should think of tools."},
+    {TOOLS "{{- '<|im_start|>system\\nBe a toy.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25,
+     "Be a toy."},
+    {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
+     "{% endif %}" LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
     /* refused */
+    {LOOP(SYSTEM("You should think.") MESSAGE) ASK "{{ 'think' }}", CHAT_NONE, 0},
+    {"{% set add_generation_prompt = true %}" LOOP(MESSAGE) ASK, CHAT_NONE, 0},
     {"", CHAT_NONE, 0}, {"{{ messages }}", CHAT_NONE, 0}, {LOOP(MESSAGE), CHAT_NONE, 0},
     {LOOP("[INST] {{ message['content'] }} [/INST]") ASK, CHAT_NONE, 0},
     {LOOP(MESSAGE) ASK "{{ '<think>\n' }}", CHAT_NONE, 0},

@@ -89,6 +89,7 @@ convert_refusals() {
     echo precious >"$scratch/notes.txt"
     refuse 1 "a file that is no model" "$convert" "$tiny" -o "$scratch/notes.txt"
     same "that file is as it was" "$(cat "$scratch/notes.txt")" precious
+    { sleep 0.2; exec "$convert" "$tiny" -o "$scratch/no.bin" -v; } 2>&1 >/dev/null | true
     check "nothing left behind" test -z "$(find "$scratch" -name 'no.bin*' -o -name '.*.tmp*')"
 }
 

@@ -366,6 +366,17 @@ static const Case cases[] = {
     {TOKENIZER, "\"normalizer\"", POST("null"), OPENS},
     {TOKENIZER, "\"normalizer\"", POST("{\"type\":\"TemplateProcessing\"}"),
      "post_processor: \"TemplateProcessing\" is unsupported, expected ByteLevel or null"},
+    {TOKENIZER, "\"normalizer\"", /* transformers 5 may save this, which adds nothing */
+     POST("{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
+          "]}"),
+     OPENS},
+    {TOKENIZER, "\"normalizer\"",
+     POST("{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"A\"}}]}"),
+     "post_processor: \"TemplateProcessing\" is unsupported"},
+    {TOKENIZER, "\"normalizer\"",
+     POST("{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"x\"}},"
+          "{\"Sequence\":{\"id\":\"A\"}}]}"),
+     "post_processor: \"TemplateProcessing\" is unsupported"},
     {TOKENIZER, "\"normalizer\"", POST("7"), "post_processor: 7 is unsupported"},
     {TOKENIZER, "\"t h\",", "[\"t\",\"h\"],", OPENS},
     {CONFIG, "\"architectures\":[\"Qwen2ForCausalLM\"],", "", OPENS},
@@ -683,9 +694,25 @@ static void test_tokenizer_files(const Model *m) {
     CHECK(ok && a.tokenizer.n == b.tokenizer.n &&
               memcmp(a.tokenizer.data, b.tokenizer.data, a.tokenizer.n) == 0,
           "added_tokens.json: %s", e.text);
-    CHECK(ok && b.header.chat_family == CHAT_NONE && !b.chat_note[0], "no template, no note");
+    CHECK(ok && b.header.chat_family == CHAT_NONE && strstr(b.chat_note, "no chat_template.jinja"),
+          "no template: %s", ok ? b.chat_note : "");
     if (ok) source_close(&b);
     static const char strange[] = "{{ messages }}";
+    char base[sizeof good_config]; /* as of a base model, where the end of a text ends an answer */
+    memcpy(base, good_config, sizeof base);
+    memcpy(strstr(base, "262"), "260", 3);
+    write_file("config.json", "", 0, base, strlen(base));
+    write_file("generation_config.json", "", 0, "{\"eos_token_id\":260}", 20);
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.defaults.n_eos == 1 && b.header.defaults.eos[0] == 260,
+          "no template: the settings' end alone");
+    if (ok) source_close(&b);
+    write_file("tokenizer_config.json", "", 0, good_template, strlen(good_template));
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.defaults.n_eos == 2 && b.header.defaults.eos[1] == 262,
+          "a template: the end of a turn, too");
+    if (ok) source_close(&b);
+    write_file("tokenizer_config.json", "", 0, config, strlen(config));
     write_file("chat_template.jinja", "", 0, strange, strlen(strange));
     ok = source_open(folder, &b, &e);
     CHECK(ok && b.header.chat_family == CHAT_NONE && b.chat_note[0],
@@ -1263,8 +1290,10 @@ static void check_texts(Buffer *b) {
         memcpy(before, b->data + list[i].at, sizeof before);
         memcpy(b->data + list[i].at, "\x1b[2J\n", sizeof before);
         put_model_bin(b);
-        snprintf(want, sizeof want, "one.bin: %s: expected text without control characters, got "
-                 "\"\\x1b[2J\\x0a\"", list[i].name);
+        snprintf(want, sizeof want,
+                 "one.bin: %s: expected text without control characters, got "
+                 "\"\\x1b[2J\\x0a\"",
+                 list[i].name);
         CHECK(!model_open(&m, in_folder("one.bin"), &e) && strstr(e.text, want), "%s", e.text);
         memcpy(b->data + list[i].at, before, sizeof before);
     }

@@ -7,7 +7,7 @@
 
 static const uint32_t readable[] = {SRC_F32,  SRC_F16,  SRC_BF16, SRC_Q4_0, SRC_Q4_1,
                                     SRC_Q5_0, SRC_Q5_1, SRC_Q8_0, SRC_Q2_K, SRC_Q3_K,
-                                    SRC_Q4_K, SRC_Q5_K, SRC_Q6_K};
+                                    SRC_Q4_K, SRC_Q5_K, SRC_Q6_K, SRC_IQ4_NL};
 #define N_READABLE (sizeof readable / sizeof *readable)
 
 static float half_at(const uint8_t *b) { return f16_to_f32(load_u16(b)); }
@@ -46,13 +46,16 @@ static int six_bits(const uint8_t *s, size_t j) {
 
 static float weight_32(uint32_t type, const uint8_t *b, size_t k) {
     float d = half_at(b), m = half_at(b + 2);
-    size_t head = type == SRC_Q4_0 || type == SRC_Q5_0 ? 2 : 4;
+    static const int iq4_nl[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                 1,    13,   25,  38,  53,  69,  89,  113};
+    size_t head = type == SRC_Q4_0 || type == SRC_Q5_0 || type == SRC_IQ4_NL ? 2 : 4;
     if (type == SRC_Q8_0) return d * (float)(int8_t)b[2 + k];
     bool five = type == SRC_Q5_0 || type == SRC_Q5_1;
     const uint8_t *nibbles = b + head + (five ? 4 : 0);
     int q = k < 16 ? nibbles[k] & 15 : nibbles[k - 16] >> 4;
     if (five) q += (b[head + k / 8] >> (k % 8) & 1) * 16;
     if (type == SRC_Q4_0) return d * (float)(q - 8);
+    if (type == SRC_IQ4_NL) return d * (float)iq4_nl[q];
     if (type == SRC_Q5_0) return d * (float)(q - 16);
     return d * (float)q + m;
 }
@@ -119,6 +122,8 @@ static void test_by_hand(void) {
     uint8_t q4_0[18] = {0x00, 0x38, 0x1f}; /* d = 0.5; weight 0: 15, weight 16: 1 */
     source_row_to_float(SRC_Q4_0, q4_0, 32, x);
     CHECK(x[0] == 3.5f && x[16] == -3.5f && x[1] == -4.0f, "Q4_0: %g %g %g", x[0], x[16], x[1]);
+    source_row_to_float(SRC_IQ4_NL, q4_0, 32, x); /* its table, from -127 to 113 */
+    CHECK(x[0] == 56.5f && x[16] == -52 && x[1] == -63.5f, "IQ4_NL: %g %g %g", x[0], x[16], x[1]);
     uint8_t q5_1[24] = {0x00, 0x3c, 0x00, 0xbc, 0x01, 0, 0, 0x80, 0x02}; /* d = 1, m = -1 */
     source_row_to_float(SRC_Q5_1, q5_1, 32, x);
     CHECK(x[0] == 17 && x[31] == 15 && x[16] == -1, "Q5_1: %g %g %g", x[0], x[31], x[16]);
