@@ -614,6 +614,8 @@ static bool check_keys(const Gguf *g, Error *e) {
                                         "rope.scaling.finetuned",
                                         "rope.scaling.original_context_length",
                                         "rope.scaling.type",
+                                        "rope.scaling.yarn_beta_fast",
+                                        "rope.scaling.yarn_beta_slow",
                                         "use_parallel_residual",
                                         "vocab_size"};
     for (size_t i = 0; i < g->n_entries; i++) {
@@ -660,7 +662,7 @@ static bool read_sizes(const Gguf *g, ModelConfig *c, Error *e) {
 static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
     const char *key = "qwen2.rope.scaling.type", *type = NULL;
     size_t n = 0;
-    double factor = 0;
+    double factor = 0, usual = 0;
     c->rope_theta = 10000; /* what the format says when the key is absent */
     if (!get_real_if(g, "qwen2.rope.freq_base", 1, 1e12, &c->rope_theta, e)) return false;
     if (!has(g, key)) {
@@ -670,7 +672,9 @@ static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
     if (!get_text(g, key, &type, &n, e)) return false;
     if (n == 4 && memcmp(type, "none", 4) == 0) return true;
     if (!need_text(g, key, "yarn", e) ||
-        !get_real(g, "qwen2.rope.scaling.factor", 1, 1024, &factor, e)) {
+        !get_real(g, "qwen2.rope.scaling.factor", 1, 1024, &factor, e) ||
+        !get_real_if(g, "qwen2.rope.scaling.yarn_beta_fast", 32, 32, &usual, e) ||
+        !get_real_if(g, "qwen2.rope.scaling.yarn_beta_slow", 1, 1, &usual, e)) {
         return false;
     }
     c->yarn_factor = (float)factor;
@@ -897,13 +901,13 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     if (!get_real_if(g, "general.sampling.temp", 0, 100, &temperature, e) ||
         !get_real_if(g, "general.sampling.top_p", 0, 1, &top_p, e) ||
         !get_real_if(g, "general.sampling.penalty_repeat", 0.01, 100, &penalty, e) ||
-        !get_int_if(g, "general.sampling.top_k", 0, MAX_VOCAB, &top_k, e)) {
+        !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e)) {
         return false;
     }
     h->defaults.do_sample = known || (has(g, "general.sampling.temp") && temperature > 0);
     h->defaults.temperature = (float)temperature;
     h->defaults.top_p = (float)top_p;
-    h->defaults.top_k = (uint32_t)top_k;
+    h->defaults.top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     h->defaults.repetition_penalty = (float)penalty;
     return true;
 }

@@ -103,6 +103,13 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     const Json *layers = field_get(c, "layer_types");
     if (layers && layers->kind != JSON_ARRAY)
         return fail(e, file, "layer_types", "expected a list");
+    int64_t from, n_layers; /* the layers from this one on slide */
+    if (sliding && field_get(c, "max_window_layers")) {
+        if (!field_int(c, "max_window_layers", 0, INT32_MAX, &from, file, e) ||
+            !field_int(c, "num_hidden_layers", 1, INT32_MAX, &n_layers, file, e))
+            return false;
+        sliding = from < n_layers;
+    }
     for (const Json *l = layers ? layers->child : NULL; l; l = l->next)
         sliding |= !json_is(l, "full_attention");
     if (sliding) return fail(e, file, "use_sliding_window", "true is unsupported");
@@ -133,6 +140,11 @@ static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e)
     const Json *theta_at = field_get(c, "rope_theta") ? c : rope;
     if (!field_get(theta_at, "rope_theta")) return fail(e, file, "rope_theta", "missing");
     if (!field_real(theta_at, "rope_theta", 1, 1e12, &m->rope_theta, file, e)) return false;
+    double other = m->rope_theta;
+    if (rope && !field_real(rope, "rope_theta", 1, 1e12, &other, file, e)) return false;
+    if (other != m->rope_theta)
+        return fail(e, file, "rope_theta", "is %g, and %g beside the scaling", m->rope_theta,
+                    other);
     if (!rope) return true;
     const Json *type = field_get(rope, "rope_type");
     if (!type) type = field_get(rope, "type");
@@ -228,11 +240,11 @@ static bool read_token_ids(const Json *c, ModelDefaults *d, uint32_t vocab, cons
         if (!add_eos(d, v, vocab, file, e)) return false;
     int64_t id;
     if (d->bos < 0 && field_get(c, "bos_token_id")) {
-        if (!field_int(c, "bos_token_id", 0, (int64_t)vocab - 1, &id, file, e)) return false;
+        if (!field_int(c, "bos_token_id", -1, (int64_t)vocab - 1, &id, file, e)) return false;
         d->bos = (int32_t)id;
     }
     if (d->pad < 0 && field_get(c, "pad_token_id")) {
-        if (!field_int(c, "pad_token_id", 0, (int64_t)vocab - 1, &id, file, e)) return false;
+        if (!field_int(c, "pad_token_id", -1, (int64_t)vocab - 1, &id, file, e)) return false;
         d->pad = (int32_t)id;
     }
     return true;
@@ -246,8 +258,9 @@ static bool read_sampling(const Json *g, ModelDefaults *d, const char *file, Err
         !field_real(g, "temperature", 0, 100, &temperature, file, e) ||
         !field_real(g, "top_p", 0, 1, &top_p, file, e) ||
         !field_real(g, "repetition_penalty", 0.01, 100, &penalty, file, e) ||
-        (field_get(g, "top_k") && !field_int(g, "top_k", 0, MAX_VOCAB, &top_k, file, e)))
+        (field_get(g, "top_k") && !field_int(g, "top_k", -1, MAX_VOCAB, &top_k, file, e)))
         return false;
+    if (top_k < 0) top_k = 0; /* both are "off" somewhere */
     d->do_sample = sample;
     d->temperature = (float)temperature;
     d->top_p = (float)top_p;

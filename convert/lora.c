@@ -62,14 +62,18 @@ static bool check_init(const Json *init, const char *file, Error *e) {
 
 static bool check_plain(const Json *c, const char *file, Error *e) {
     static const char *const off[] = {
-        "use_dora",          "fan_in_fan_out",  "lora_bias",         "modules_to_save",
-        "rank_pattern",      "alpha_pattern",   "layer_replication", "trainable_token_indices",
-        "target_parameters", "megatron_config", "use_qalora",
+        "fan_in_fan_out",    "lora_bias",         "modules_to_save",         "rank_pattern",
+        "alpha_pattern",     "layer_replication", "trainable_token_indices",
+        "target_parameters", "megatron_config",
     };
     if (!json_is(json_get(c, "peft_type"), "LORA"))
         return fail(e, file, "peft_type", "expected \"LORA\" (others are unsupported)");
     for (size_t i = 0; i < sizeof off / sizeof off[0]; i++)
         if (!is_off(c, off[i])) return fail(e, file, off[i], "unsupported: expected none");
+    for (const Json *v = c->child; v; v = v->next) /* DoRA, QALoRA, and what comes after them */
+        if (strncmp(v->key, "use_", 4) == 0 && strcmp(v->key, "use_rslora") != 0 &&
+            !is_off(c, v->key))
+            return fail(e, file, v->key, "unsupported: expected none");
     static const char *const null[] = {"arrow_config", "alora_invocation_tokens"};
     for (size_t i = 0; i < sizeof null / sizeof null[0]; i++)
         if (field_get(c, null[i])) return fail(e, file, null[i], "unsupported: expected null");

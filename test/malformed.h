@@ -197,7 +197,7 @@ static const FileCase file_cases[] = {
     EDIT(GENERATION, "/temperature", "\"hot\"", "temperature: expected a number"),
     EDIT(GENERATION, "/temperature", "-1", "temperature: expected a number"),
     EDIT(GENERATION, "/top_p", "1.5", "top_p: expected a number"),
-    EDIT(GENERATION, "/top_k", "-1", "top_k: expected a whole number"),
+    EDIT(GENERATION, "/top_k", "-2", "top_k: expected a whole number"),
     EDIT(GENERATION, "/repetition_penalty", "0", "repetition_penalty: expected"),
     EDIT(GENERATION, "/do_sample", "\"yes\"", "do_sample: expected true or false"),
     EDIT(GENERATION, "/eos_token_id", "[1,2,3,4,5,6,7,8,9]", "eos_token_id: expected at most 8"),

@@ -355,7 +355,16 @@ static const Case cases[] = {
     {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},", OPENS},
     {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
      OPENS}, /* head ignored */
+    {CONFIG, "\"use_sliding_window\":false",
+     "\"use_sliding_window\":true,\"max_window_layers\":2", OPENS}, /* it has 2 layers */
+    {CONFIG, "\"use_sliding_window\":false",
+     "\"use_sliding_window\":true,\"max_window_layers\":1", "use_sliding_window: true"},
+    {CONFIG, "null}", "null,\"rope_parameters\":{\"rope_theta\":1e6}}", OPENS},
+    {CONFIG, "null}", "null,\"rope_parameters\":{\"rope_theta\":1e5}}",
+     "rope_theta: is 1e+06, and 100000 beside"},
     {GENERATION, "[262,260]", "null", OPENS},
+    {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":-1", OPENS},
+    {GENERATION, "\"top_k\":20", "\"top_k\":-1", OPENS},
     {TOKENIZER, "{\"type\":\"NFC\"}", "null", "normalizer: expected NFC"},
     {TOKENIZER, "\"normalizer\":{\"type\":\"NFC\"},", "", "normalizer: expected NFC"},
     {TOKENIZER, ",\"use_regex\":false", "", "add_prefix_space and use_regex false"},
@@ -651,6 +660,28 @@ static void test_template_list(const Model *m) {
     if (ok) source_close(&s);
 }
 
+/* A base model, where the end of a text ends an answer; with a template the end of a turn does. */
+static void test_stop_tokens(const Model *m) {
+    char base[sizeof good_config];
+    Source b;
+    Error e;
+    put_model(m);
+    memcpy(base, good_config, sizeof base);
+    memcpy(strstr(base, "262"), "260", 3);
+    write_file("config.json", "", 0, base, strlen(base));
+    write_file("generation_config.json", "", 0, "{\"eos_token_id\":260}", 20);
+    bool ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.defaults.n_eos == 2 && b.header.defaults.eos[0] == 260 &&
+              b.header.defaults.eos[1] == 262,
+          "with a template: %s", e.text);
+    if (ok) source_close(&b);
+    write_file("tokenizer_config.json", "", 0, "{}", 2);
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.defaults.n_eos == 1 && b.header.defaults.eos[0] == 260,
+          "without a template: %s", e.text);
+    if (ok) source_close(&b);
+}
+
 static void test_tokenizer_files(const Model *m) {
     static const char *const merges[] = {
         "t h\nth e\n\xc4\xa0 the\nh e\n", "\nt h\n\r\nth e\n\xc4\xa0 the\n\nh e\n",
@@ -698,21 +729,6 @@ static void test_tokenizer_files(const Model *m) {
           "no template: %s", ok ? b.chat_note : "");
     if (ok) source_close(&b);
     static const char strange[] = "{{ messages }}";
-    char base[sizeof good_config]; /* as of a base model, where the end of a text ends an answer */
-    memcpy(base, good_config, sizeof base);
-    memcpy(strstr(base, "262"), "260", 3);
-    write_file("config.json", "", 0, base, strlen(base));
-    write_file("generation_config.json", "", 0, "{\"eos_token_id\":260}", 20);
-    ok = source_open(folder, &b, &e);
-    CHECK(ok && b.header.defaults.n_eos == 1 && b.header.defaults.eos[0] == 260,
-          "no template: the settings' end alone");
-    if (ok) source_close(&b);
-    write_file("tokenizer_config.json", "", 0, good_template, strlen(good_template));
-    ok = source_open(folder, &b, &e);
-    CHECK(ok && b.header.defaults.n_eos == 2 && b.header.defaults.eos[1] == 262,
-          "a template: the end of a turn, too");
-    if (ok) source_close(&b);
-    write_file("tokenizer_config.json", "", 0, config, strlen(config));
     write_file("chat_template.jinja", "", 0, strange, strlen(strange));
     ok = source_open(folder, &b, &e);
     CHECK(ok && b.header.chat_family == CHAT_NONE && b.chat_note[0],
@@ -1445,6 +1461,7 @@ int main(int argc, char **argv) {
     test_plan(&m);
     test_output(&m);
     test_template_list(&m);
+    test_stop_tokens(&m);
     test_tokenizer_files(&m);
     test_tokens();
     test_paths(&m);

@@ -334,10 +334,10 @@ static const GgufCase values[] = {
     {.want = "penalty_repeat: expected 0.01 to",
      .key = "general.sampling.penalty_repeat",
      .type = F32 + 1},
-    {.want = "top_k: expected 0 to",
+    {.want = "top_k: expected -1 to",
      .key = "general.sampling.top_k",
      .type = I32 + 1,
-     .bits = UINT32_MAX},
+     .bits = UINT32_MAX - 1},
     {.want = "general.name: expected a string", .key = "general.name", .type = U32 + 1},
     {.want = "file_type: expected a whole number", .key = "general.file_type", .type = F32 + 1},
 };
