@@ -1,8 +1,8 @@
 /* base.h: what every part shares: errors, checked arithmetic, a byte cursor, CRC-32C, files.
  *
  * Error policy. A function that can fail returns bool (or NULL) and fills an Error with one line,
- * "FILE: FIELD: what is wrong, expected X, got Y". Only main prints it and chooses an exit status.
- * Nothing here, and nothing that includes it, keeps global mutable state. */
+ * "FILE: FIELD: what is wrong, expected X, got Y". Only the programs print it and choose an exit
+ * status. Nothing here keeps global mutable state; the programs have what a signal handler sets. */
 #ifndef BASE_H
 #define BASE_H
 
@@ -35,7 +35,7 @@ static inline bool mul_ok(size_t a, size_t b, size_t *product) {
 /* a rounded up to a multiple of m (m > 0) */
 static inline bool round_up_ok(size_t a, size_t m, size_t *out) {
     size_t rest = a % m;
-    return rest == 0 ? (*out = a, true) : add_ok(a, m - rest, out);
+    return add_ok(a, rest ? m - rest : 0, out);
 }
 static inline size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t max_size(size_t a, size_t b) { return a > b ? a : b; }

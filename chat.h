@@ -1,7 +1,8 @@
 /* chat.h: conversations -> token ids, as each family's official template renders them.
  *
  * Ids, not strings: the scaffold's special tokens are inserted by id, and what a message says is
- * encoded with special tokens off, so nothing a user types can become one. */
+ * encoded with special tokens off (unless parse_special asks for it), so nothing a user types can
+ * become one. */
 #ifndef CHAT_H
 #define CHAT_H
 

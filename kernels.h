@@ -1,8 +1,9 @@
 /* kernels.h: the arithmetic of the engine, one table of functions per instruction set.
  *
- * Every function here gives the same bits on every instruction set, for any number of tokens and
- * any split of the work over threads. That holds because the order of every floating-point
- * operation is part of its contract:
+ * Every function here but those for prompts (round to prompt_attend, which AMX alone has) gives the
+ * same bits on every instruction set, and all of them do for any number of tokens and any split of
+ * the work over threads. That holds because the order of every floating-point operation is part of
+ * its contract:
  *   - sums of products of small integers are exact, in any order;
  *   - float sums run in the order stated with each function, products and sums fused where it says
  *     fma, rounded apart everywhere else (the build sets -ffp-contract=off);
@@ -10,6 +11,8 @@
  *     adds them as a tree: lane i += lane i + 8, then + 4, + 2, + 1;
  *   - where a result is NaN, which NaN it is remains open: no instruction set says the same.
  * The scalar table is the plain statement of each function; the others are compared with it by ==.
+ *
+ * exp16(x) is e^x as lanes_exp (lanes.h) computes it; words(x) is the function of that name below.
  *
  * Letters: T tokens, K columns (inputs), N rows (outputs), D head_dim, G query heads per KV head */
 #ifndef KERNELS_H
@@ -19,12 +22,12 @@
 
 #define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
 #define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
-#define DOT_ROUND_OPS 65536
+#define DOT_ROUND_OPS 65536    /* multiplications and additions of one round of dot_all() */
 #define PROMPT_RUN 512         /* tokens that prompt_matmul takes weights to bf16 for, at once */
 #define PROMPT_COLS 512        /* columns of a piece */
 #define PROMPT_BYTES (1 << 20) /* of b that stay in the second-level cache */
 #define ATTEND_ROWS 256        /* of one call of attend, at most: a token's query head is one */
-#define ATTEND_BYTES (1280u << 10)
+#define ATTEND_BYTES (1280u << 10) /* scratch of one call of attend() or prompt_attend() */
 #define ATTEND_KEYS 512 /* of one call of attend(), at most: fixed, as results depend on it */
 #define WORD_KEYS 128   /* of those, as many as share a scale for their weights */
 #define KV_BLOCK 32     /* positions whose keys, and values, lie together */

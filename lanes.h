@@ -700,7 +700,7 @@ INLINE void many_tokens(Type type, const uint8_t *const panels[2], const Operand
                         size_t n_tok, float *y, size_t y_apart) {
     _Alignas(64) Block blocks[2][8];
     const size_t all = a->cols / 32, tiles = n_tok / TILE_TOKENS + n_tok % TILE_TOKENS;
-    const size_t lines = first == 0 ? chunk_bytes(type) / LINE_BYTES : 0; /* then they are there */
+    const size_t lines = first == 0 ? chunk_bytes(type) / LINE_BYTES : 0; /* later all are cached */
     for (size_t p = 0; p < 2; p++) memset(y + p * y_apart, 0, n_tok * PANEL_ROWS * sizeof *y);
     for (size_t c = 0; 8 * c < all; c++) {
         ChunkPair pair = {.blocks = (const Block(*)[8])blocks,

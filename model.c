@@ -6,8 +6,7 @@
 
 #include "chat.h"
 
-/* ---- Configuration -----------------------------------------------------------------------------
- */
+/* ---- Configuration --------------------------------------------------------------------------- */
 
 static bool check_range(const char *file, const char *field, uint32_t value, uint32_t low,
                         uint32_t high, Error *e) {
@@ -81,8 +80,7 @@ static bool check_defaults(const ModelHeader *h, const char *file, Error *e) {
            check_id(h, "pad_token_id", d->pad, file, e);
 }
 
-/* ---- The list of tensors -----------------------------------------------------------------------
- */
+/* ---- The list of tensors --------------------------------------------------------------------- */
 
 /* The tensors of one layer, in the order of the file. */
 typedef enum { NONE, HIDDEN, HEADS, KV_HEADS, FFN } Dim;
@@ -149,8 +147,7 @@ void model_tensor(const ModelConfig *c, uint32_t i, TensorShape *shape) {
     }
 }
 
-/* ---- Opening -----------------------------------------------------------------------------------
- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 uint32_t model_header_crc(const uint8_t *data, size_t header_bytes) {
     Crc crc;
@@ -244,9 +241,10 @@ static bool check_strings(const ModelHeader *h, const char *path, Error *e) {
     if (h->chat_family > CHAT_QWEN15_EARLY)
         return fail(e, path, "chat_family", "expected 0 to %d, got %u", CHAT_QWEN15_EARLY,
                     h->chat_family);
-    if (h->has_default_system > 1 || h->default_system_len > sizeof h->default_system)
-        return fail(e, path, "default_system", "expected at most %zu bytes, got %u",
-                    sizeof h->default_system, h->default_system_len);
+    if (!check_range(path, "has_default_system", h->has_default_system, 0, 1, e) ||
+        !check_range(path, "default_system_len", h->default_system_len, 0, sizeof h->default_system,
+                     e))
+        return false;
     return check_text(h->name, sizeof h->name, path, "name", e) &&
            check_text(h->quant, sizeof h->quant, path, "quant", e) &&
            (!strpbrk(h->quant, "\",\\") || /* --bench prints it in CSV and JSON as it is */

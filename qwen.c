@@ -18,8 +18,8 @@
  * seconds.
  *
  * Ownership: whoever opens closes; a Model must outlive its Engine. Errors: functions return false
- * with one line in *e; only main prints and exits (1 file or system, 2 command line, 3 not finite,
- * 130 ^C). */
+ * with one line in *e; only Part III prints it and chooses the status (1 file or system, 2 command
+ * line, 3 not finite, 130 ^C); the handlers of a second ^C and of a lost file leave at once. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -139,7 +139,7 @@ typedef struct {
     Pace pace;
     Span *spans;             /* (T) tokens that go through attention together */
     uint8_t *attend_scratch; /* (threads, ATTEND_BYTES) */
-    float *found;            /* (threads, 2, rows of attend()) what it found; see Found */
+    float *found;            /* (threads, 2, found_room) what attend() found: see Found */
     size_t found_room;       /* floats of one */
     float *partials; /* (partial_units, G * (v_stride + 2)): a long context split over threads */
     size_t partial_units;
@@ -363,7 +363,7 @@ typedef struct {
     uint32_t n;
     bool given;     /* tokens of a prompt */
     bool rounds;    /* activations as bf16, not as int8 */
-    uint32_t terms; /* rows per token of q, k and v */
+    uint32_t terms; /* rows per token of the input of q_proj, k_proj and v_proj */
     const Layer *layer;
     uint32_t layer_index;
     const float *in; /* prepare: rows to normalize or take as they are */
@@ -450,9 +450,10 @@ typedef struct {
 
 static uint32_t n_panels(const Mat *w) { return (w->rows + PANEL_ROWS - 1) / PANEL_ROWS; }
 
-/* The rows of a matrix are cut into `parts` of `panels` each, one pair or two. Of a prompt every
- * part is a unit of work: the cache holds what it gives. Otherwise a unit takes parts of up to
- * UNIT_PANELS, but every thread has four units or more, so that all are done at the same time:
+/* The rows of a matrix are cut into `parts` of `panels` panels each, one pair or two. With more
+ * rows of input than a decoding pass can have every part is a unit of work: the cache holds what it
+ * gives. Otherwise a unit takes as many parts as make UNIT_PANELS panels, but leaves every thread
+ * four units, if there are as many parts, so that all are done at the same time:
  *   - in a decoding pass, because between two units the memory waits, a tenth of a part's time (up
  *     to FEW_PANELS with FEW_TOKENS, which are multiplied as fast as the memory gives the weights);
  *   - in prompt_matmul with a wide input, because it goes over the columns piece by piece, and the
@@ -487,7 +488,8 @@ static void panels_multiply(const Pass *p, const Panels *w, const Operand *a, fl
     (rounded ? K->prompt_matmul : K->matmul)[w->type](w, a, y);
 }
 
-/* Rows: how far ahead y is fetched. They lie about a page or more apart, so nothing else does. */
+/* How many rows ahead y is fetched, for writing: they lie a page or more apart, where the
+ * processor's own prefetcher does not follow. */
 #define STORE_AHEAD 16
 
 /* Store the product of a panel, out (tokens, 16), a token having `terms` rows. */
@@ -530,8 +532,10 @@ static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
 static void multiply(const Pass *p, const Operand *input, const Product *products, uint32_t n) {
     Products j = {.pass = p, .input = input, .products = products};
     uint32_t units = 0;
-    for (uint32_t i = 0; i < n; i++)
-        units += j.units[i] = n_units(p, input, n_pairs(products[i].w), 2);
+    for (uint32_t i = 0; i < n; i++) {
+        j.units[i] = n_units(p, input, n_pairs(products[i].w), 2);
+        units += j.units[i];
+    }
     parallel_for(p->e->pool, units, product_unit, &j);
 }
 
@@ -951,7 +955,7 @@ static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
     }
     uint32_t wanted = gather_wanted(&p);
     if (wanted == 0) return true;
-    p.rounds = false; /* a prompt has one row here: nothing to gain */
+    p.rounds = false; /* logits are exact: one row of a prompt, some of a text that is scored */
     prepare(&p, wanted, e->x, e->x_stride, e->model->config->hidden_size, e->model->norm, 1);
     const Product head = {&e->model->lm_head, logits, logits_stride(e->model), NULL, false};
     multiply(&p, &e->act, &head, 1);
@@ -1546,7 +1550,7 @@ static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error
 }
 
 /* CACHE_UNUSABLE: the file is damaged, or of another model: it may be replaced. CACHE_REFUSED: it
- * is no cache, so it must not be. *e says why. */
+ * is no cache, cannot be read, or memory is short: it is left as it is. *e says why. */
 typedef enum { CACHE_READ, CACHE_UNUSABLE, CACHE_REFUSED } CacheRead;
 
 /* Fill the empty session from the file, if there is one, as far as its tokens are the prompt's. */
@@ -1978,8 +1982,8 @@ static double pace_seconds(const Pace *p, uint32_t m) {
 }
 
 /* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses, and
- * a drafter `drafting` seconds before it. Guesses may cost what they saved before, and half a
- * hundredth of the time. A pass that took longer than the tokens can be the reason of was held up
+ * a drafter `drafting` seconds before it. Guesses may cost what they saved before, and 0.5 %
+ * of the time. A pass that took longer than the tokens can be the reason of was held up
  * by something else. Costs that were not measured for long are forgotten: a machine that was busy
  * may be so no longer. */
 static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds,
@@ -4106,11 +4110,16 @@ typedef struct {
  * that none falls between looking for it and waiting. */
 static void line_wait(const Line *l) {
     sigset_t interrupt, usual;
-    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    fd_set in;
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
     pthread_sigmask(SIG_BLOCK, &interrupt, &usual);
-    while (interrupts == l->seen && ppoll(&in, 1, NULL, &usual) < 0 && errno == EINTR) {
+    int got = -1;
+    errno = EINTR;
+    while (interrupts == l->seen && got < 0 && errno == EINTR) {
+        FD_ZERO(&in);
+        FD_SET(STDIN_FILENO, &in);
+        got = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &usual); /* macOS has no ppoll */
     }
     pthread_sigmask(SIG_SETMASK, &usual, NULL);
 }
