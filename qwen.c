@@ -1535,7 +1535,7 @@ static bool cache_prove(const Engine *e, const Map *m, const char *path, Error *
 /* Take what the file's tokens and the prompt have in common into the empty session. */
 static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error *err) {
     const Engine *e = s->engine;
-    const KvCache *kv = &e->caches[0];
+    const KvCache *kv = &e->caches[s->seq];
     size_t n = ((const CacheHeader *)(const void *)data)->n;
     const int32_t *ids = (const void *)(data + sizeof(CacheHeader));
     size_t most = min_size(min_size(n, prompt->n), e->options.ctx);
@@ -1604,7 +1604,7 @@ static bool cache_put_plane(CacheWriter *w, const Engine *e, const uint8_t *keys
 /* Write the first n tokens of the session. */
 static bool cache_write(const Session *s, const char *path, size_t n, Error *err) {
     const Engine *e = s->engine;
-    const KvCache *kv = &e->caches[0];
+    const KvCache *kv = &e->caches[s->seq];
     CacheHeader h = {.version = CACHE_VERSION, .key = cache_key(e), .n = n};
     CacheWriter w = {.crc = 0};
     size_t bytes;
