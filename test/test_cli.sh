@@ -145,6 +145,9 @@ big_tests() {
         --kl "$scratch/big.bin"
     says "--kl of another vocabulary" 'vocab_size: expected 288 as in .*, got 151936'
     run 0 "verify a random 0.5b" "$qwen" "$scratch/big.bin" --verify
+    printf 'a\nb\nc\nd\ne\nf\ng\nh\n' >"$scratch/lines"
+    run 0 "as many sequences as ulimit -v has room for" sh -c 'ulimit -v 3000000; exec "$@"' sh \
+        "$qwen" "$scratch/big.bin" --prompts "$scratch/lines" -n 1 -t 2
     rm -f "$scratch/big.bin"
 }
 
@@ -722,6 +725,9 @@ readme_tests() {
     while read -r command; do
         check "README.md's command is in .ci/run" grep -qF -- "$command" "$root/.ci/run"
     done <"$scratch/commands"
+    MAKEFLAGS='' make -n -C "$root" B=build/none CFLAGS='-Ofast -march=native' build/none/qwen.o \
+        >"$out"
+    prints "CFLAGS leave what is needed" ' -O3 -march=native .* -ffp-contract=off '
 }
 
 # ---- A smaller model that guesses ----------------------------------------------------------------
