@@ -2827,7 +2827,7 @@ static void print_wrapped(const char *text, size_t column, size_t margin) {
         printf("%.*s", (int)len, text);
         text += len;
         column += len;
-        text += *text != 0;
+        if (*text) text++; /* the space */
     }
     putchar('\n');
 }
@@ -3936,13 +3936,15 @@ static void chat_show_info(const Chat *chat) {
 /* A text of the model's file: what could drive the terminal is shown as \xNN. */
 static void show_text(const char *text, size_t n) {
     char shown[4 * sizeof((ModelHeader *)0)->default_system + 1];
-    for (size_t end; n > 0; text += end, n -= end) { /* line by line */
-        for (end = 0; end < n && text[end] != '\n';) end++;
+    do { /* line by line */
+        size_t end = 0;
+        while (end < n && text[end] != '\n') end++;
         printable(shown, sizeof shown, text, end);
-        fputs(shown, stdout);
-        putchar('\n');
-        end += end < n; /* its newline */
-    }
+        printf("%s\n", shown);
+        if (end < n) end++; /* its newline */
+        text += end;
+        n -= end;
+    } while (n > 0);
 }
 
 static bool chat_show(const Chat *c, const char *what, Error *e) {
@@ -4114,12 +4116,11 @@ static void line_wait(const Line *l) {
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
     pthread_sigmask(SIG_BLOCK, &interrupt, &usual);
-    int got = -1;
-    errno = EINTR;
-    while (interrupts == l->seen && got < 0 && errno == EINTR) {
+    while (interrupts == l->seen) {
         FD_ZERO(&in);
         FD_SET(STDIN_FILENO, &in);
-        got = pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &usual); /* macOS has no ppoll */
+        /* macOS has no ppoll */
+        if (pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &usual) >= 0 || errno != EINTR) break;
     }
     pthread_sigmask(SIG_SETMASK, &usual, NULL);
 }
