@@ -492,6 +492,9 @@ PATH=$scratch/slow:$PATH pty "$scratch/votes" "$scratch/out" sh "$bench" --resul
 same "^C in --report: status" "$?" 130
 same "^C in --report has no run to go on with" "$(sed -n 's/^run_bench: //p' "$scratch/out")" \
     "stopped$cr"
+ln -sf "$bench" "$scratch/link"
+sh "$scratch/link" --results "$results" --report first >"$scratch/out" 2>&1
+same "called by a link" $? 0
 bench --report nothing >"$scratch/out" 2>&1
 same "a run that is not there" $? 2
 
