@@ -424,12 +424,15 @@ static char *temporary_name(const char *path, unsigned attempt, Error *e) {
     return NULL;
 }
 
-/* Refuse targets that a rename would destroy or could not replace: folders, devices, pipes. */
-static bool target_ok(const char *path, Error *e) {
+/* Refuse targets that a rename would destroy or could not replace: folders, devices, pipes. *old:
+ * the mode of the file that is there, or 0. */
+static bool target_ok(const char *path, mode_t *old, Error *e) {
     struct stat st;
+    *old = 0;
     if (!path[folder_length(path)]) return fail(e, path, NULL, "expected a file name");
     if (stat(path, &st) != 0) return errno == ENOENT || fail_errno(e, path, "cannot write here");
     if (S_ISDIR(st.st_mode)) return fail(e, path, NULL, "is a folder, expected a file name");
+    *old = st.st_mode;
     return S_ISREG(st.st_mode) || fail(e, path, NULL, "exists and is not a regular file");
 }
 
@@ -444,19 +447,18 @@ static char *final_name(const char *path, Error *e) {
 
 bool newfile_open(NewFile *f, const char *path, Error *e) {
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
-    if (!target_ok(path, e)) return false;
+    mode_t old;
+    if (!target_ok(path, &old, e)) return false;
     f->path = final_name(path, e);
     if (!f->path) return false;
-    struct stat old; /* a file that is replaced keeps who may read it */
-    bool replaces = stat(f->path, &old) == 0;
-    mode_t mode = replaces ? old.st_mode & 0777 : 0666;
+    mode_t mode = old ? old & 0777 : 0666; /* a file that is replaced keeps who may read it */
     for (unsigned attempt = 0; attempt < 100; attempt++) {
         free(f->temporary);
         f->temporary = temporary_name(f->path, attempt, e);
         if (!f->temporary) break;
         f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
         if (f->fd >= 0) {
-            if (replaces) (void)fchmod(f->fd, mode); /* the umask took some of it */
+            if (old) (void)fchmod(f->fd, mode); /* the umask took some of it */
             return true;
         }
         bool again = errno == EEXIST || errno == EINTR;

@@ -3273,13 +3273,17 @@ static void print_stats(const Program *p, const RunStats *st) {
             st->hash);
 }
 
-/* JSON is UTF-8; a file's name need not be. */
-static bool quote_name(Buffer *b, const char *name, Error *e) {
+/* JSON is UTF-8; what a user typed, or called a file, need not be. */
+static bool quote_any(Buffer *b, const char *text, size_t n, Error *e) {
     Output clean = {.keep = true};
-    bool ok = output_text(&clean, name, strlen(name), e) &&
+    bool ok = output_text(&clean, text, n, e) &&
               json_quote(b, clean.all.n ? clean.all.data : "", clean.all.n, e);
     output_close(&clean);
     return ok;
+}
+
+static bool quote_name(Buffer *b, const char *name, Error *e) {
+    return quote_any(b, name, strlen(name), e);
 }
 
 static bool stats_json(const Program *p, const RunStats *st, Buffer *b, Error *e) {
@@ -3759,14 +3763,9 @@ static const char chat_help[] =
 
 /* Note a message for /save: JSON is UTF-8, so the text is made that. */
 static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
-    Output clean = {.keep = true};
-    bool ok = output_text(&clean, text, n, e) &&
-              (c->messages.n == 0 || buffer_puts(&c->messages, ",\n", e)) &&
-              buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
-              json_quote(&c->messages, clean.all.n ? clean.all.data : "", clean.all.n, e) &&
-              buffer_puts(&c->messages, "}", e);
-    output_close(&clean);
-    return ok;
+    return (c->messages.n == 0 || buffer_puts(&c->messages, ",\n", e)) &&
+           buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
+           quote_any(&c->messages, text, n, e) && buffer_puts(&c->messages, "}", e);
 }
 
 /* Begin anew, with the system message in force. */

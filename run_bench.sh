@@ -683,8 +683,8 @@ url_prepare() {
         umask 077
         key=
         [ -z "$OPENAI_API_KEY" ] || # in curl's quotes
-            key="header = \"Authorization: Bearer $(printf '%s\n' "$OPENAI_API_KEY" | sed '1q' |
-                sed 's/[\\"]/\\&/g')\""
+            key="header = \"Authorization: Bearer $(printf '%s\n' "$OPENAI_API_KEY" |
+                sed 's/[\\"]/\\&/g; 1q')\""
         printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' \
             "${url%/}" "$key" >"$work/curl"
     )

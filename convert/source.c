@@ -81,7 +81,7 @@ static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
 }
 
 /* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,
- * model and template fit together. */
+ * model and template fit together. Adds the end of a turn to what ends an answer. */
 static bool check_whole(Source *s, Error *e) {
     const ModelHeader *h = &s->header;
     Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, s->path, e);

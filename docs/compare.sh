@@ -38,10 +38,15 @@ die() { # STATUS TEXT...
 usage() { sed -n '3s/^# *//p;4s/^#//p;5,22s/^# \{0,1\}//p' "$0"; }
 
 finish() { [ -z "$scratch" ] || rm -rf "$scratch"; }
+leave() { # STATUS: after a signal; some shells would exit with the status of the trap for EXIT
+    trap - EXIT
+    finish
+    exit "$1"
+}
 trap finish EXIT
-trap 'trap - EXIT; finish; exit 130' INT
-trap 'trap - EXIT; finish; exit 143' TERM
-trap 'trap - EXIT; finish; exit 129' HUP
+trap 'leave 130' INT
+trap 'leave 143' TERM
+trap 'leave 129' HUP
 
 # ---- The command line ----------------------------------------------------------------------------
 

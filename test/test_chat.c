@@ -389,8 +389,6 @@ static const Known known[] = {
     /* what it says to the model is no structure */
     {LOOP(SYSTEM("You should think of tools.") MESSAGE) ASK, CHAT_QWEN2,
      "You should think of tools."},
-    {TOOLS "{{- '<|im_start|>system\\nBe a toy.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25,
-     "Be a toy."},
     {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
      "{% endif %}" LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
     /* refused */
