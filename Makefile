@@ -1,5 +1,5 @@
 # make            builds ./qwen and ./convert/convert with cc, libc and pthreads alone
-# make test       builds and runs every test (under five minutes)
+# make test       builds and runs every test (four to seven minutes on two cores)
 # make run        converts the demo model and runs the catalogue on it, in seconds
 # make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
 # make lint       clang-tidy, cppcheck, shellcheck and the style limits
