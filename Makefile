@@ -4,7 +4,7 @@
 # make check-golden GOLDEN=DIR   compares with reference data (default ../shared/golden)
 # make lint       clang-tidy, cppcheck, shellcheck and the style limits
 # make OMP=1      the same program on OpenMP instead of its own thread pool
-# make EMULATE=1  AMX and AVX-VNNI where the processor has none, for the tests; slow
+# make EMULATE=1  AVX-VNNI, AVX-512 and AMX in software, for the tests (on x86-64 with AVX2); slow
 # make SAN=asan   (with UBSan; or tsan) instrumented, for the tests; other objects, in build/asan
 # make WERROR=1   warnings are errors
 # make fuzz TIME=60   every fuzz target so many seconds (clang)
@@ -51,8 +51,9 @@ $(B)/%.o: %.c
 	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 # With variables in its debugging information kernels.c takes twice the time to compile.
 $(B)/kernels.o: EXTRA += -g1
-# The kernels with what this processor lacks
+# The kernels with what this processor may lack. (-Wno-psabi: gcc would tell how it passes vectors.)
 ifdef EMULATE
+$(B)/kernels.o: EXTRA += -O1 -Wno-psabi
 $(B)/kernels.o: test/emulate.c
 	@mkdir -p $(dir $@)
 	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<

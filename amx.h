@@ -20,9 +20,7 @@
  * The order of operations of the bf16 instruction is in Intel's manual (TDPBF16PS). */
 
 #undef TARGET
-#define TARGET                                                                                     \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,"           \
-                          "avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define TARGET __attribute__((target(AMX_SET)))
 
 /* The compiler's own intrinsics do not say that a load reads memory, so stores before it may be
  * lost (gcc 12). Tiles are no operands that a compiler keeps track of: they are called by their

@@ -155,19 +155,12 @@ INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
 INLINE Line line_load_words(const uint8_t *p) { return line_load(p); }
 
 #if defined(AVX_VNNI)
-/* test/emulate.c: the same instructions, on the same registers, in the encoding of AVX-512. */
-#if defined(AVX_VNNI_AS_AVX512)
-#define VNNI_ENCODING "%{evex%} "
-#else
-#define VNNI_ENCODING "%{vex%} "
-#endif
-/* With the intrinsics gcc copies every sum before and after. */
 INLINE __m256i dot_bytes(__m256i s, __m256i w, __m256i q) {
-    __asm__(VNNI_ENCODING "vpdpbusd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
+    DOT_256(vpdpbusd, s, w, q);
     return s;
 }
 INLINE __m256i dot_words(__m256i s, __m256i w, __m256i q) {
-    __asm__(VNNI_ENCODING "vpdpwssd %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q));
+    DOT_256(vpdpwssd, s, w, q);
     return s;
 }
 INLINE Line line_load_q8(const uint8_t *p) { /* + 128, that is */

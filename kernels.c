@@ -67,6 +67,19 @@
 #define KERNEL_INLINE __attribute__((always_inline))
 #endif
 
+/* What an island's functions may be made of; and the instructions that add products of w and q to
+ * s, because with their intrinsics gcc copies every sum before and after. test/emulate.c has all of
+ * these in software. */
+#if defined(__x86_64__) && !defined(AVX2_SET)
+#define AVX2_SET "avx2,fma,f16c"
+#define AVX_VNNI_SET AVX2_SET ",avxvnni"
+#define AVX512_SET AVX2_SET ",avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"
+#define AMX_SET AVX512_SET ",avx512bf16,amx-tile,amx-int8,amx-bf16"
+#define DOT_256(instruction, s, w, q)                                                              \
+    __asm__("%{vex%} " #instruction " %2, %1, %0" : "+x"(s) : "x"(w), "xm"(q))
+#define DOT_512(instruction, s, w, q) __asm__(#instruction " %2, %1, %0" : "+v"(s) : "v"(w), "v"(q))
+#endif
+
 /* From here on the compiler does not know where p points. Otherwise gcc keeps addresses and loaded
  * lines for a later use in registers that it does not have: on the stack. Reading twice is cheaper.
  */
@@ -528,7 +541,7 @@ static inline __attribute__((target("avx"))) float top_8(__m256 y) {
 /* ==== Island: AVX2, FMA, F16C ================================================================= */
 
 #define ISLAND avx2
-#define TARGET __attribute__((target("avx2,fma,f16c")))
+#define TARGET __attribute__((target(AVX2_SET)))
 #define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
@@ -547,7 +560,7 @@ static const Kernels *const table_of_avx2 = &table;
 /* ==== Island: AVX2, FMA, F16C, AVX-VNNI ======================================================= */
 
 #define ISLAND avxvnni
-#define TARGET __attribute__((target("avx2,fma,f16c,avxvnni")))
+#define TARGET __attribute__((target(AVX_VNNI_SET)))
 #define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 2
@@ -567,8 +580,7 @@ static const Kernels *const table_of_avxvnni = &table;
 /* ==== Island: AVX-512 F, BW, VL, DQ, VNNI ===================================================== */
 
 #define ISLAND avx512
-#define TARGET                                                                                     \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define TARGET __attribute__((target(AVX512_SET)))
 #define UNROLL UNROLL_16
 #define INLINED KERNEL_INLINE
 #define TILE_TOKENS 4
@@ -647,18 +659,17 @@ INLINE Line line_or_bits(Line to, Line x, int by, uint8_t mask) {
     /* 0xf8: a | (b & c) */
     return _mm512_ternarylogic_epi32(to, line_shift(x, by), _mm512_set1_epi8((char)mask), 0xf8);
 }
-/* Here and below: with the intrinsic gcc copies every sum before and after. */
 INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
     __m512i first = _mm512_set1_epi32(load_four(q)), second = _mm512_set1_epi32(load_four(q + 4));
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(x), "v"(first));
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(s) : "v"(y), "v"(second));
+    DOT_512(vpdpbusd, s, x, first);
+    DOT_512(vpdpbusd, s, y, second);
     return s;
 }
 INLINE Sums sums_dot_q8(Sums s, Line x, Line y, const int8_t *q) { return sums_dot(s, x, y, q); }
 INLINE Line line_load_words(const uint8_t *p) { return line_load(p); }
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m512i pair = _mm512_set1_epi32(load_pair(q));
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(s) : "v"(x), "v"(pair));
+    DOT_512(vpdpwssd, s, x, pair);
     return s;
 }
 
@@ -675,11 +686,10 @@ static const Kernels *const table_of_avx512 = &table;
 /* ==== What this CPU has ======================================================================= */
 
 /* Registers that the operating system saves and restores (XCR0); 0 when it does not say. */
-static uint32_t saved_state(void) {
+__attribute__((target("xsave"))) static uint64_t saved_state(void) {
     uint32_t a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
-    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-    return a;
+    return (uint64_t)_xgetbv(0);
 }
 
 /* The first thing that an island needs and this machine lacks, or NULL. */

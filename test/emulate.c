@@ -1,14 +1,13 @@
-/* emulate.c: kernels.c for a processor with AVX-512 that lacks AMX or AVX-VNNI, so that their
- * tables can be tested there. `make EMULATE=1 test` links every program with this instead of
+/* emulate.c: kernels.c for a processor that has AVX2 and lacks AVX-VNNI, AVX-512 or AMX, so that
+ * their tables can be tested there. `make EMULATE=1 test` links every program with this instead of
  * kernels.c.
  *
- * AMX's instructions are done in software, from the bytes that the compiler made of amx.h: the
- * processor raises SIGILL at such an instruction; the handler does what Intel's manual says
- * (Software Developer's Manual, volume 2, TDPBSSD and the others) on tiles in memory, and goes on
- * behind it. On a machine with AMX nothing of this ever runs.
+ * Instructions of AVX-VNNI and AVX-512 are C instead, in the source already (avx512.h).
  *
- * AVX-VNNI's two instructions are AVX-512's on half the width, encoded in another way: here they
- * are encoded in AVX-512's (avx2.h). */
+ * AMX's are done from the bytes that the compiler made of amx.h: the processor raises SIGILL at
+ * such an instruction; the handler does what Intel's manual says (Software Developer's Manual,
+ * volume 2, TDPBSSD and the others) on tiles in memory, and goes on behind it. A processor with AMX
+ * does them itself. */
 #include <cpuid.h>
 #include <math.h>
 #include <signal.h>
@@ -20,20 +19,20 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "avx512.h"
 #include "model.h"
 
-/* CPUID says that there is AMX, and AVX-VNNI where AVX-512 can stand in for it. The system permits
- * AMX. */
-static int cpuid_with_both(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c,
-                           uint32_t *d) {
-    uint32_t a0, b0, c0, d0;
+/* CPUID says that all of it is there, and the system that it saves the registers and permits AMX.
+ */
+static int cpuid_with_all(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c,
+                          uint32_t *d) {
     int known = __get_cpuid_count(leaf, sub, a, b, c, d);
-    if (known && leaf == 7 && sub == 0) *d |= 1u << 22 | 1u << 24 | 1u << 25;
-    if (known && leaf == 7 && sub == 1) {
-        __cpuid_count(7, 0, a0, b0, c0, d0);
-        bool can = (b0 & bit_AVX512VL) && (c0 & bit_AVX512VNNI);
-        *a = (*a & ~(1u << 4)) | (uint32_t)can << 4;
+    if (known && leaf == 7 && sub == 0) {
+        *b |= bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+        *c |= bit_AVX512VNNI;
+        *d |= 1u << 22 | 1u << 24 | 1u << 25; /* AMX: bf16, tiles, int8 */
     }
+    if (known && leaf == 7 && sub == 1) *a |= 1u << 4 | 1u << 5; /* AVX-VNNI, AVX-512 BF16 */
     return known;
 }
 
@@ -42,8 +41,9 @@ static long permit_amx(long call, long request, long feature) {
     return 0;
 }
 
-#define AVX_VNNI_AS_AVX512
-#define __get_cpuid_count cpuid_with_both
+#define __get_cpuid_count cpuid_with_all
+#undef _xgetbv
+#define _xgetbv(which) (0xe6 | (which))
 #define syscall permit_amx
 #include "kernels.c"
 
@@ -78,26 +78,27 @@ static void dot_i8(Tile *c, const Tile *a, const Tile *b) {
     }
 }
 
-static float flushed(float f) { return fabsf(f) < 0x1p-126f ? copysignf(0, f) : f; }
-
-static float from_bf16(const uint8_t *p) {
-    return flushed(float_from_bits((uint32_t)load_u16(p) << 16));
+/* Subnormal numbers are 0. */
+SOFT __m512 flushed(__m512 x) {
+    U32x16 bits = (U32x16)x;
+    return (__m512)(bits & ~((U32x16)((bits & 0x7f800000) == 0) & 0x7fffffff));
 }
 
 /* C (M x N float) += A (M x 2K bf16) B (K x 2N bf16): the products of even and of odd columns are
- * summed apart, from 0, by fma; then their sum is added. Subnormal numbers are 0. */
-static void dot_bf16(Tile *c, const Tile *a, const Tile *b) {
+ * summed apart, from 0, by fma; then their sum is added. */
+SOFT void dot_bf16(Tile *c, const Tile *a, const Tile *b) {
     for (int m = 0; m < c->rows; m++) {
-        float part[16][2] = {{0}}, sums[16];
-        for (int k = 0; k < a->row_bytes / 4; k++)
-            for (int n = 0; n < c->row_bytes / 4; n++)
-                for (int j = 0; j < 2; j++)
-                    part[n][j] = flushed(fmaf(from_bf16(a->data[m] + 4 * k + 2 * j),
-                                              from_bf16(b->data[k] + 4 * n + 2 * j), part[n][j]));
-        memcpy(sums, c->data[m], sizeof sums);
-        for (int n = 0; n < c->row_bytes / 4; n++)
-            sums[n] = flushed(flushed(sums[n]) + flushed(part[n][0] + part[n][1]));
-        memcpy(c->data[m], sums, sizeof sums);
+        __m512 even = {0}, odd = {0};
+        for (int k = 0; k < a->row_bytes / 4; k++) {
+            uint32_t pair;
+            memcpy(&pair, a->data[m] + 4 * k, sizeof pair);
+            U32x16 x = pair + (U32x16){0}, y = (U32x16)soft_load(b->data[k]);
+            even = flushed(soft_fma(flushed((__m512)(x << 16)), flushed((__m512)(y << 16)), even));
+            x &= 0xffff0000, y &= 0xffff0000;
+            odd = flushed(soft_fma(flushed((__m512)x), flushed((__m512)y), odd));
+        }
+        __m512 sums = flushed((__m512)soft_load(c->data[m])) + flushed(even + odd);
+        soft_store(c->data[m], (__m512i)flushed(sums));
     }
 }
 
