@@ -213,6 +213,14 @@ bool buffer_printf(Buffer *b, Error *e, const char *fmt, ...) {
     return true;
 }
 
+void drop_byte_order_mark(Buffer *text) {
+    static const char mark[] = "\xef\xbb\xbf";
+    const size_t len = sizeof mark - 1;
+    if (text->n < len || memcmp(text->data, mark, len) != 0) return;
+    text->n -= len;
+    memmove(text->data, text->data + len, text->n + 1);
+}
+
 void buffer_free(Buffer *b) {
     free(b->data);
     *b = (Buffer){0};

@@ -63,6 +63,8 @@ bool buffer_add(Buffer *b, const void *bytes, size_t n, Error *e);
 bool buffer_puts(Buffer *b, const char *text, Error *e);
 bool buffer_printf(Buffer *b, Error *e, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* Take away the mark that Windows' programs put in front of UTF-8, if it is there. */
+void drop_byte_order_mark(Buffer *text);
 void buffer_free(Buffer *b);
 
 /* ---- a list of token ids --------------------------------------------------------------------- */

@@ -422,6 +422,7 @@ JsonDoc *json_parse(const char *text, size_t n, const char *file, Error *e) {
 JsonDoc *json_read(const char *path, size_t limit, Error *e) {
     Buffer text = {0};
     if (!read_file(path, limit, &text, e)) return NULL;
+    drop_byte_order_mark(&text);
     return parse_owned(text.data, text.n, path, e);
 }
 

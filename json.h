@@ -32,7 +32,7 @@ typedef struct JsonDoc JsonDoc; /* owns the tree, its strings and a copy of the 
 
 /* Parse text[0..n). `file` names it in errors, which give line and column. NULL on error. */
 JsonDoc *json_parse(const char *text, size_t n, const char *file, Error *e);
-/* Read and parse a file of at most `limit` bytes. */
+/* Read and parse a file of at most `limit` bytes, with or without a byte order mark. */
 JsonDoc *json_read(const char *path, size_t limit, Error *e);
 const Json *json_root(const JsonDoc *doc);
 void json_free(JsonDoc *doc); /* NULL is allowed */

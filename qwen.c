@@ -3144,15 +3144,6 @@ static void drop_line_end(Buffer *text) {
     text->data[text->n] = 0;
 }
 
-/* The mark that Windows' programs put in front of UTF-8. */
-static void drop_byte_order_mark(Buffer *text) {
-    static const char mark[] = "\xef\xbb\xbf";
-    const size_t len = sizeof mark - 1;
-    if (text->n < len || memcmp(text->data, mark, len) != 0) return;
-    text->n -= len;
-    memmove(text->data, text->data + len, text->n + 1);
-}
-
 /* Read the text of -p, -f, --messages, --prompts, --perplexity or stdin before the model is opened:
  * while a pipe is waited for, ^C ends the program. Returns an exit status. */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
@@ -3199,12 +3190,16 @@ static bool check_roles(const Program *p, const Json *messages, const char *file
     return true;
 }
 
-static bool render_conversation(const Program *p, const Json *root, const char *file,
+/* With `answer` the prompt ends where an answer begins; without, it is a chat, which goes on and
+ * has no tools. */
+static bool render_conversation(const Program *p, const Json *root, bool answer, const char *file,
                                 ChatPrompt *out, Error *e) {
     const Json *tools, *messages = conversation_messages(root, &tools);
     if (!messages) return fail(e, file, "messages", "expected an array, got nothing");
+    if (!answer && tools && tools->n > 0)
+        return fail(e, file, "tools", "expected none, a chat has only messages");
     if (!check_roles(p, messages, file, e)) return false;
-    return chat_render(&p->model.chat, p->model.tokenizer, messages, tools, true,
+    return chat_render(&p->model.chat, p->model.tokenizer, messages, answer ? tools : NULL, answer,
                        p->options.parse_special, file, out, e);
 }
 
@@ -3212,7 +3207,7 @@ static bool render_conversation(const Program *p, const Json *root, const char *
 static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
     const char *file = strcmp(p->options.messages, "-") == 0 ? "stdin" : p->options.messages;
     JsonDoc *doc = json_parse(p->text.data, p->text.n, file, e);
-    bool ok = doc && render_conversation(p, json_root(doc), file, out, e);
+    bool ok = doc && render_conversation(p, json_root(doc), true, file, out, e);
     json_free(doc);
     return ok;
 }
@@ -3507,7 +3502,7 @@ static bool render_json_line(const Program *p, const Json *root, const char *whe
         return fail(e, where, "messages", "--raw leaves no place for a conversation");
     if (messages && p->options.system)
         return fail(e, where, "messages", "--system is for prompts; a conversation has its own");
-    if (messages) return render_conversation(p, root, where, out, e);
+    if (messages) return render_conversation(p, root, true, where, out, e);
     if (text->kind != JSON_STRING) return fail(e, where, "prompt", "expected a string");
     if (text->string_len == 0) return fail(e, where, "prompt", "is empty");
     return render_text(p, text->string, text->string_len, out, e);
@@ -3814,10 +3809,7 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
     const Json *tools, *messages = conversation_messages(json_root(doc), &tools);
-    bool ok = tools && tools->n > 0
-                  ? fail(e, path, "tools", "expected none, a chat has only messages")
-                  : chat_render(&m->chat, m->tokenizer, messages, NULL, false,
-                                p->options.parse_special, path, &to->prompt, e);
+    bool ok = render_conversation(p, json_root(doc), false, path, &to->prompt, e);
     if (m->chat.family == CHAT_QWEN15_EARLY) /* it leaves the last turn open */
         ok = ok && chat_close_reply(&m->chat, m->tokenizer, &to->prompt, e);
     for (const Json *item = ok ? messages->child : NULL; ok && item; item = item->next)

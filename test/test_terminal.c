@@ -395,15 +395,19 @@ static void test_files(void) {
     write_file("junk.json", "[{\"role\": \"user\", \"content\": ");
     write_file("tools.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
                              "\"tools\": [{\"name\": \"f\"}]}");
+    write_file("role.json", "[{\"role\": \"developer\", \"content\": \"a\"}]");
+    write_file("marked.json", "\xef\xbb\xbf[{\"role\": \"user\", \"content\": \"a\"}]");
     ask_for(&t, "/set verbose", "");
     save_nothing(&t);
     ask_for(&t, "hello", "(0 cached)");
     load_from(&t, "junk.json", "junk.json");
     load_from(&t, "missing.json", "missing.json");
     load_from(&t, "tools.json", "tools: expected none");
+    load_from(&t, "role.json", "messages[0].role: expected system");
     ask(&t, "more", reply);
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
+    load_from(&t, "marked.json", "loaded");
     chat_close(&t);
 }
 
