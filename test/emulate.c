@@ -1,5 +1,5 @@
 /* emulate.c: kernels.c for a processor that has AVX2 and lacks AVX-VNNI, AVX-512 or AMX, so that
- * their tables can be tested there. `make EMULATE=1 test` links every program with this instead of
+ * their tables can be tested there. `make EMULATE=1` links every program with this instead of
  * kernels.c.
  *
  * Instructions of AVX-VNNI and AVX-512 are C instead, in the source already (avx512.h).
