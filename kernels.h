@@ -83,6 +83,17 @@ typedef struct {
     uint32_t fetch_ahead; /* bytes: kernels_fetch_ahead() */
 } Operand;
 
+/* The tokens of the group that token t is in. */
+static inline size_t operand_group(const Operand *a, size_t t) {
+    return min_size(a->n_tok - t / GROUP_TOKENS * GROUP_TOKENS, GROUP_TOKENS);
+}
+/* Where block b of token t is: this is the index of its d and dq; its q begin at 32 times it, its
+ * first sum is at 2 times it less t % 16. */
+static inline size_t operand_block(const Operand *a, size_t t, size_t b) {
+    size_t blocks = ((size_t)a->cols + 63) / 64 * 2;
+    return t / GROUP_TOKENS * GROUP_TOKENS * blocks + b * operand_group(a, t) + t % GROUP_TOKENS;
+}
+
 /* What matmul() gives for a panel: (Tp, 16) floats, Tp being T rounded up to whole groups. */
 static inline size_t outputs_size(const Operand *a) {
     size_t groups = ((size_t)a->n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS;

@@ -119,11 +119,10 @@ INLINE void quantize_block(const QuantBlock *to, Lanes a, Lanes b) {
 /* Columns k .. k + cols - 1 of one token, x: the first of them; and the zeros behind the last. */
 INLINE void quantize_columns(const Operand *a, size_t t, size_t k, size_t cols, const float *x,
                              size_t x_apart) {
-    const size_t blocks = ((size_t)a->cols + 63) / 64 * 2, first = t / GROUP_TOKENS * GROUP_TOKENS;
-    const size_t n = min_size(a->n_tok - first, GROUP_TOKENS);
+    const size_t blocks = ((size_t)a->cols + 63) / 64 * 2, n = operand_group(a, t);
     const size_t all = k + cols == a->cols ? blocks - k / 32 : cols / 32;
-    const size_t at = first * blocks + k / 32 * n + t - first;
-    QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2 - (t - first), n};
+    const size_t at = operand_block(a, t, k / 32);
+    QuantBlock to = {a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2 - t % GROUP_TOKENS, n};
     for (size_t b = 0; b < all; b++, to.q += 32 * n, to.d += n, to.dq += n, to.sum += 2 * n) {
         size_t left = cols > 32 * b ? cols - 32 * b : 0;
         const float *from = x + (left > 0 ? 2 * b * x_apart : 0);
@@ -288,8 +287,7 @@ typedef struct {
 } Tokens;
 
 INLINE Tokens tokens_at(const Operand *a, size_t first, size_t block) {
-    size_t n = min_size(a->n_tok - first, GROUP_TOKENS), blocks = ((size_t)a->cols + 63) / 64 * 2;
-    size_t at = first * blocks + block * n;
+    size_t at = operand_block(a, first, block), n = operand_group(a, first);
     return (Tokens){a->q + at * 32, a->d + at, a->dq + at, a->sum + at * 2, n};
 }
 

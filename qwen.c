@@ -377,13 +377,10 @@ typedef struct {
 /* Row t + 1 of normed = x - d q of row t: what quantizing it left over. */
 static void rest_row(const Engine *e, uint32_t t) {
     const Operand *a = &e->act;
-    uint32_t group = t / GROUP_TOKENS, n = a->n_tok - group * GROUP_TOKENS, i = t % GROUP_TOKENS;
-    if (n > GROUP_TOKENS) n = GROUP_TOKENS;
-    size_t at = (size_t)group * GROUP_TOKENS * round_up(a->cols, 64);
     const float *x = e->normed + t * e->x_stride;
     float *rest = e->normed + (t + 1) * e->x_stride;
     for (size_t k = 0; k < a->cols; k += 32) {
-        size_t block = at / 32 + k / 32 * n + i;
+        size_t block = operand_block(a, t, k / 32);
         for (size_t j = 0; j < min_size(32, a->cols - k); j++)
             rest[k + j] = x[k + j] - a->d[block] * (float)a->q[block * 32 + j];
     }
