@@ -9,7 +9,6 @@
  * volume 2, TDPBSSD and the others) on tiles in memory, and goes on behind it. A processor with AMX
  * does them itself. */
 #include <cpuid.h>
-#include <math.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -9,9 +9,6 @@
 
 static char model_path[300];
 
-/* Where everything takes long, less is run. SLOW: under valgrind, or emulated */
-static bool slow(void) { return INSTRUMENTED || getenv("SLOW") != NULL; }
-
 /* ---- Sampler --------------------------------------------------------------------------------- */
 
 #define MAX_IDS 400
@@ -347,13 +344,13 @@ static void test_chunks(const Model *m) {
     static const uint32_t chunks[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,   11,  15,  16,  17,
                                       23, 31, 32, 33, 47, 63, 64, 65, 100, 150, 255, 256, 299};
     uint64_t want = logits_hash(m, (Way){.chunk = 300}, 300);
-    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i += getenv("SLOW") ? 4 : 1)
+    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++)
         CHECK(logits_hash(m, (Way){.chunk = chunks[i]}, 300) == want, "chunks of %u", chunks[i]);
 }
 
 /* 530 tokens: attention is cut into parts, which single tokens share among threads. Exact prompts
- * are the same on every instruction set, and others too, but for AMX. Threads meet in the same way
- * on all of them: where it is slow, only the first has all counts. */
+ * are the same on every instruction set, and others too, but for AMX. Threads meet
+ * in the same way on all of them: an instrumented build has all counts on the first alone. */
 static void test_machines(const Model *m) {
     static const uint32_t threads[] = {2, 1, 3, 8};
     uint64_t want = logits_hash(m, (Way){.exact = true}, 530);
@@ -363,7 +360,7 @@ static void test_machines(const Model *m) {
         const char *isa = kernels_available(i)->name;
         uint64_t own = logits_hash(m, (Way){.chunk = 100, .isa = isa}, 530);
         CHECK(own == others || (m->quantized && strcmp(isa, "amx") == 0), "%s, chunks of 100", isa);
-        for (size_t t = 0; t < (slow() && i > 0 ? 1 : 4); t++) {
+        for (size_t t = 0; t < (INSTRUMENTED && i > 0 ? 1 : 4); t++) {
             Way w = {.threads = threads[t], .isa = isa};
             CHECK(logits_hash(m, w, 530) == own, "%s, %u threads", isa, w.threads);
             w.exact = true;
@@ -631,7 +628,7 @@ static void test_cache_bytes(Session *s) {
 /* A file of 5 tokens, cut off at every length and with every byte changed: nothing is taken from
  * it, and it may be replaced unless it does not look like a cache at all. */
 static void test_cache_damage(Session *s) {
-    const size_t step = slow() ? 7 : 1; /* behind the first few KB: every one alone is slow */
+    const size_t step = INSTRUMENTED ? 7 : 1; /* behind the first few KB: every one alone is slow */
     Error e;
     Buffer file = {0};
     Ids prompt = prompt_of(5, 9);
@@ -780,7 +777,7 @@ static void test_mixed(void) {
     CHECK(l[0].gate_proj.type == TYPE_Q8 && l[0].up_proj.type == TYPE_F16 &&
               l[1].up_proj.type == TYPE_Q8 && l[1].down_proj.type < TYPE_Q8,
           "the types are mixed");
-    if (!slow()) test_machines(&m); /* q8 and f16 alone go this way there */
+    if (!INSTRUMENTED) test_machines(&m); /* q8 and f16 alone go this way there */
     ok = tiny_model(other_path, "f32-mixed", TINY_NEVER_ENDS, &e) &&
          model_load(&reference, other_path, &e);
     CHECK(ok, "%s", e.text);
