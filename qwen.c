@@ -2537,19 +2537,41 @@ static void read_line(const char *path, char *line, size_t room) {
     fclose(f);
 }
 
-/* The cgroup's processor quota rounded up, or 0 when there is none (v2: "max 100000", "150000
- * 100000"). */
+/* Under Linux, the least that FILE says in this process's cgroup (version 2) and in those that it
+ * lies in: its first number, over the second if there is one ("150000 100000"); INFINITY where none
+ * has a number ("max 100000"). */
+static double cgroup_limit(const char *file) {
+    char record[512] = "", path[600], line[64], *slash, *end;
+    double least = INFINITY;
+    bool found = false;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && !found && fgets(record, sizeof record, f)) found = strncmp(record, "0::", 3) == 0;
+    if (f) fclose(f);
+    if (!found) record[3] = 0;
+    char *group = record + 3; /* "/outer/inner"; "" is the root */
+    group[strcspn(group, "\n")] = 0;
+    do {
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, file);
+        read_line(path, line, sizeof line);
+        double limit = strtod(line, &end), per = strtod(end, NULL);
+        if (limit > 0) least = fmin(least, per > 0 ? limit / per : limit);
+        slash = strrchr(group, '/');
+        if (slash) *slash = 0;
+    } while (slash);
+    return least;
+}
+
+/* The processors that the cgroup's quota is worth, rounded up; 0: there is none. */
 static uint32_t quota_processors(void) {
-    char line[64], *end;
-    read_line("/sys/fs/cgroup/cpu.max", line, sizeof line);
-    double quota = strtod(line, &end), period = strtod(end, NULL);
-    if (line[0] == 0) { /* v1 */
+    char line[64];
+    double quota = cgroup_limit("cpu.max");
+    if (isinf(quota)) { /* version 1 */
         read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", line, sizeof line);
         quota = strtod(line, NULL);
         read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us", line, sizeof line);
-        period = strtod(line, NULL);
+        quota /= strtod(line, NULL);
     }
-    return quota > 0 && period > 0 ? (uint32_t)ceil(quota / period) : 0;
+    return quota > 0 && quota < MAX_THREADS ? (uint32_t)ceil(quota) : 0;
 }
 
 /* The first processor of those that are threads of cpu's core; cpu where the system does not say.
@@ -2597,10 +2619,11 @@ static double allowed_memory(void) {
     char line[64];
     struct rlimit address_space;
     double bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    /* version 2, "max": no limit; or version 1 */
-    read_line("/sys/fs/cgroup/memory.max", line, sizeof line);
-    if (line[0] == 0) read_line("/sys/fs/cgroup/memory/memory.limit_in_bytes", line, sizeof line);
-    double limit = strtod(line, NULL);
+    double limit = cgroup_limit("memory.max");
+    if (isinf(limit)) { /* version 1 */
+        read_line("/sys/fs/cgroup/memory/memory.limit_in_bytes", line, sizeof line);
+        limit = strtod(line, NULL);
+    }
     if (limit > 0) bytes = fmin(bytes, limit);
     if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY)
         bytes = fmin(bytes, (double)address_space.rlim_cur);

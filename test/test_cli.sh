@@ -381,6 +381,52 @@ machine_tests() {
     done
 }
 
+# threads_in WHAT GROUP THREADS: the default there
+threads_in() {
+    printf '9:cpu,cpuacct:/elsewhere\n0::%s\n' "$2" >"$groups/record"
+    run 0 "$1" "$scratch/grouped" "$qwen" "$model" -p a -n 1
+    says "$1: $3 threads" "[a-z0-9]+ $3 threads"
+}
+
+cgroup_tests() {
+    groups=$scratch/cgroup
+    mkdir -p "$groups/outer/inner" "$groups/cpu" "$groups/memory"
+    echo 0::/ >"$groups/record"
+    # grouped COMMAND...: as if Linux had put it into the control group that $groups/record names
+    cat >"$scratch/grouped" <<END
+#!/bin/sh
+exec unshare -rm sh -c 'mount --bind "$groups" /sys/fs/cgroup &&
+    mount --bind "$groups/record" /proc/\$\$/cgroup && exec "\$@"' sh "\$@"
+END
+    chmod +x "$scratch/grouped"
+    if ! "$scratch/grouped" true 2>"$err"; then
+        skip 19 "control groups: no namespace to mount them in"
+        return
+    fi
+    run 0 "threads without -t" "$qwen" "$model" -p a -n 1
+    all=$(sed -n 's/.* \([0-9]*\) threads.*/\1/p' "$err")
+    threads_in "no control groups" /none/inner "$all"
+    echo 'max 100000' >"$groups/outer/inner/cpu.max"
+    threads_in "a group without a quota" /outer/inner "$all"
+    echo '50000 100000' >"$groups/outer/cpu.max"
+    threads_in "the quota of a group around it" /outer/inner 1
+    threads_in "the quota of another group" / "$all"
+    echo '100000 100000' >"$groups/cpu.max"
+    threads_in "the quota of the root, in a container" / 1
+    rm -r "$groups/cpu.max" "$groups/outer"
+    echo 50000 >"$groups/cpu/cpu.cfs_quota_us"
+    echo 100000 >"$groups/cpu/cpu.cfs_period_us"
+    threads_in "the quota of version 1" / 1
+    for limit_file in memory.max memory/memory.limit_in_bytes; do
+        echo 500000000 >"$groups/$limit_file"
+        printf 'a\nb\n' >"$scratch/lines"
+        refuse 1 "$limit_file" "$scratch/grouped" "$qwen" "$model" --prompts "$scratch/lines" \
+            --batch 2 --yarn 256 -c 1048576
+        says "$limit_file: the numbers" ' and 0.50 GB of memory are left'
+        rm "$groups/$limit_file"
+    done
+}
+
 # cached WHAT TOKENS LINES ARGUMENTS...: the answer is the one without --cache, TOKENS come from the
 # file, and stderr holds LINES lines (1: the statistics alone)
 cached() {
@@ -914,6 +960,7 @@ render_tests
 messages_tests
 stats_tests
 machine_tests
+cgroup_tests
 cache_tests
 cache_refusals
 option_tests
