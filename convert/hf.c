@@ -539,13 +539,11 @@ static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
 
 /* ---- Weights --------------------------------------------------------------------------------- */
 
-/* Tensors that checkpoints carry and nothing here needs: rotary tables (they follow from the
- * configuration), and a head beside an embedding that the configuration says to use instead. */
-static bool is_ignored(const char *name, const ModelConfig *c) {
+/* Rotary tables, which old checkpoints carry: they follow from the configuration. */
+static bool is_ignored(const char *name) {
     static const char rotary[] = ".rotary_emb.inv_freq";
     size_t n = strlen(name), m = sizeof rotary - 1;
-    if (n >= m && strcmp(name + n - m, rotary) == 0) return true;
-    return c->tie_word_embeddings && strcmp(name, "lm_head.weight") == 0;
+    return n >= m && strcmp(name + n - m, rotary) == 0;
 }
 
 /* Enter the tensors of file number `file` into s->tensors, whose empty offsets mark what is
@@ -555,7 +553,7 @@ static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json 
                          const char *path, Error *e) {
     for (size_t i = 0; i < st->n; i++) {
         const StTensor *t = &st->tensors[i];
-        if (is_ignored(t->name, &s->header.config)) continue;
+        if (is_ignored(t->name)) continue;
         SourceTensor *want = NULL;
         for (size_t k = 0; k < s->n_tensors && !want; k++)
             if (strcmp(s->tensors[k].name, t->name) == 0) want = &s->tensors[k];
@@ -572,6 +570,40 @@ static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json 
     return true;
 }
 
+static bool same_weights(const Source *s, const SourceTensor *a, const SourceTensor *b) {
+    if (a->type != b->type) return false;
+    size_t row_bytes = source_row_bytes(a->type, a->cols), step = (16u << 20) / row_bytes + 1;
+    bool same = true;
+    for (size_t r = 0, n; same && r < a->rows; r += n) {
+        n = min_size(a->rows - r, step);
+        same = memcmp(s->files[a->file].data + a->offset + r * row_bytes,
+                      s->files[b->file].data + b->offset + r * row_bytes, n * row_bytes) == 0;
+        source_drop_rows(s, a, r, n);
+        source_drop_rows(s, b, r, n);
+    }
+    return same;
+}
+
+/* When head and embedding are one matrix, a checkpoint may hold either, or both. A head with other
+ * weights was trained apart, or an adapter was merged into it: it counts, as for transformers,
+ * whatever the configuration still says. */
+static void tie_head(Source *s) {
+    SourceTensor *embedding = &s->tensors[0], *head = &s->tensors[s->n_tensors - 1];
+    if (!s->header.config.tie_word_embeddings) return;
+    if (head->offset && embedding->offset && !same_weights(s, embedding, head)) {
+        s->header.config.tie_word_embeddings = 0;
+        s->note = "lm_head.weight is kept: it differs from the embedding that tie_word_embeddings "
+                  "says to use instead";
+        return;
+    }
+    if (!embedding->offset) {
+        embedding->type = head->type;
+        embedding->file = head->file;
+        embedding->offset = head->offset;
+    }
+    s->n_tensors--;
+}
+
 static bool read_weights(Folder *f, Source *s, const Json *weight_map, Error *e) {
     for (uint32_t i = 0; i < s->n_files; i++) {
         const char *path = file_in(f, s->file_names[i]);
@@ -582,6 +614,7 @@ static bool read_weights(Folder *f, Source *s, const Json *weight_map, Error *e)
         free(st.tensors);
         if (!ok) return false;
     }
+    tie_head(s);
     for (size_t k = 0; k < s->n_tensors; k++)
         if (!s->tensors[k].offset)
             return fail(e, f->folder, s->tensors[k].name, "the tensor is missing in the weights");
@@ -610,7 +643,7 @@ static bool list_shards(const Json *weight_map, Source *s, const char *path, Err
 /* Every tensor that the index names must be in the file that it names. */
 static bool check_index(const Json *weight_map, const Source *s, const char *path, Error *e) {
     for (const Json *v = weight_map->child; v; v = v->next) {
-        if (is_ignored(v->key, &s->header.config)) continue;
+        if (is_ignored(v->key)) continue;
         size_t k = 0;
         while (k < s->n_tensors && strcmp(s->tensors[k].name, v->key) != 0) k++;
         if (k == s->n_tensors)
@@ -625,7 +658,9 @@ static bool open_weights(Folder *f, const char *only, Source *s, Error *e) {
     static const char index_name[] = "model.safetensors.index.json";
     const Json *weight_map = NULL;
     JsonDoc *doc = NULL;
-    if (!expected_tensors(&s->header.config, &s->tensors, &s->n_tensors, e)) return false;
+    ModelConfig untied = s->header.config;
+    untied.tie_word_embeddings = 0; /* the head has a place, whether it counts or not */
+    if (!expected_tensors(&untied, &s->tensors, &s->n_tensors, e)) return false;
     const char *single = only ? only : "model.safetensors";
     bool shard = only && strncmp(only, "model-", 6) == 0 && exists(f, index_name);
     if (!shard && exists(f, single)) {

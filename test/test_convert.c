@@ -353,8 +353,6 @@ static const Case cases[] = {
     {CONFIG, "null}", "null,\"head_dim\":16}", OPENS},
     {CONFIG, "null}", "null,\"layer_types\":[\"full_attention\",\"full_attention\"]}", OPENS},
     {CONFIG, "\"rope_theta\":1000000.0,", "\"rope_parameters\":{\"rope_theta\":1e6},", OPENS},
-    {CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true",
-     OPENS}, /* head ignored */
     {CONFIG, "\"use_sliding_window\":false",
      "\"use_sliding_window\":true,\"max_window_layers\":2", OPENS}, /* it has 2 layers */
     {CONFIG, "\"use_sliding_window\":false",
@@ -457,30 +455,74 @@ static const Case cases[] = {
     {HEADER, "\"data_offsets\":", "\"offsets\":", "expected two whole numbers"},
 };
 
+/* Put the model with the first `from` of this file as `to`. */
+static void put_changed(const Model *m, int file, const char *from, const char *to) {
+    const Buffer *old = &m->text[file];
+    const char *at = strstr(old->data, from);
+    Buffer text = {0};
+    Error e;
+    CHECK(at, "\"%s\" is in the good file", from);
+    if (!at) return;
+    bool built = buffer_add(&text, old->data, (size_t)(at - old->data), &e) &&
+                 buffer_puts(&text, to, &e) && buffer_puts(&text, at + strlen(from), &e);
+    if (!built) CHECK(0, "memory");
+    int passed = test_count.passed;
+    put_file(m, file, text.data, text.n);
+    test_count.passed = passed;
+    buffer_free(&text);
+}
+
 static void test_cases(const Model *m) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const Case *c = &cases[i];
-        const Buffer *old = &m->text[c->file];
-        const char *at = strstr(old->data, c->from);
-        CHECK(at, "case %zu: \"%s\" is in the good file", i, c->from);
-        if (!at) continue;
-        Buffer text = {0};
-        Error e = {{0}};
-        size_t before = (size_t)(at - old->data);
-        bool built = buffer_add(&text, old->data, before, &e) && buffer_puts(&text, c->to, &e) &&
-                     buffer_puts(&text, at + strlen(c->from), &e);
-        CHECK(built, "memory");
         put_model(m);
-        int passed = test_count.passed;
-        put_file(m, c->file, text.data, text.n);
-        test_count.passed = passed;
-        buffer_free(&text);
+        put_changed(m, c->file, c->from, c->to);
         Source s;
+        Error e = {{0}};
         bool open = source_open(folder, &s, &e);
         if (open) source_close(&s);
         CHECK(c->want ? !open && strstr(e.text, c->want) : open, "case %zu, %s: wanted %s, got %s",
               i, c->to, c->want ? c->want : "none", open ? "none" : e.text);
     }
+}
+
+/* With tie_word_embeddings the head is the embedding, whichever of them is there; but a head that
+ * differs from it counts. */
+static void test_tied(Model *m) {
+    static const char tensor[] = "\"model.embed_tokens.weight\"", head[] = "\"lm_head.weight\"";
+    static const char nothing[] = "\"x.rotary_emb.inv_freq\""; /* which is ignored */
+    static const struct {
+        bool equal;
+        const char *from; /* this name becomes `nothing` */
+        uint32_t tied;
+        bool head; /* the embedding's weights are the head's */
+    } ties[] = {{false, "", 0, false}, {true, "", 1, false}, {true, head, 1, false},
+                {false, head, 1, false}, {false, tensor, 1, true}};
+    const size_t bytes = 2 * 64 * 272, at = m->data.n - bytes;
+    char own[2 * 64 * 272];
+    memcpy(own, m->data.data + at, bytes);
+    for (size_t i = 0; i < sizeof ties / sizeof ties[0]; i++) {
+        Source s;
+        Error e = {{0}};
+        memcpy(m->data.data + at, ties[i].equal ? m->data.data : own, bytes);
+        put_model(m);
+        put_changed(m, CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
+        if (ties[i].from[0]) put_changed(m, HEADER, ties[i].from, nothing);
+        bool open = source_open(folder, &s, &e);
+        CHECK(open, "%zu: %s", i, e.text);
+        if (!open) continue;
+        uint32_t tied = ties[i].tied;
+        CHECK(s.header.config.tie_word_embeddings == tied && s.n_tensors == 27 - tied &&
+                  (s.note == NULL) == (tied == 1),
+              "%zu: tied %u, %zu tensors", i, s.header.config.tie_word_embeddings, s.n_tensors);
+        const uint8_t *embedding = s.files[0].data + s.tensors[0].offset;
+        CHECK(memcmp(embedding, ties[i].head ? own : m->data.data, bytes) == 0,
+              "%zu: the embedding's weights", i);
+        CHECK(convert_source(&s, NULL, NULL, 1, "one.bin", &e), "%zu: %s", i, e.text);
+        check_result(&s, "one.bin", 0.01);
+        source_close(&s);
+    }
+    memcpy(m->data.data + at, own, bytes);
 }
 
 /* ---- Values ---------------------------------------------------------------------------------- */
@@ -1457,6 +1499,7 @@ int main(int argc, char **argv) {
     test_types(&m);
     test_header(&m);
     test_cases(&m);
+    test_tied(&m);
     test_values(&m);
     test_plan(&m);
     test_output(&m);
