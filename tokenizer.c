@@ -700,27 +700,6 @@ static bool check_ends(const Tokenizer *t, const char *file, Error *e) {
                                            t->text_bytes, before);
 }
 
-/* Find the tokens of the 256 single bytes: each must be there, once. */
-static bool find_bytes(Tokenizer *t, const char *file, Error *e) {
-    bool found[256] = {false};
-    for (uint32_t id = 0; id < t->n_tokens; id++) {
-        size_t n;
-        const char *text = token_text(t, id, &n);
-        if (n != 1) continue;
-        unsigned char byte = (unsigned char)text[0];
-        if (found[byte])
-            return fail(e, file, "tokenizer.text", "byte 0x%02x: expected one token, got %u and %u",
-                        byte, t->byte_id[byte], id);
-        found[byte] = true;
-        t->byte_id[byte] = id;
-    }
-    for (int byte = 0; byte < 256; byte++)
-        if (!found[byte])
-            return fail(e, file, "tokenizer.text", "byte 0x%02x: expected one token, got none",
-                        byte);
-    return true;
-}
-
 /* Check the added tokens and sort them by text. */
 static bool load_added(Tokenizer *t, const char *file, Error *e) {
     static const char field[] = "tokenizer.added";
@@ -747,6 +726,28 @@ static bool load_added(Tokenizer *t, const char *file, Error *e) {
         if (compare_added(&t->by_text[i - 1], &t->by_text[i]) == 0)
             return fail(e, file, field, "expected different texts, ids %d and %d have the same",
                         t->by_text[i - 1].id, t->by_text[i].id);
+    return true;
+}
+
+/* Find the tokens of the 256 single bytes: each must be there, once. Added ones do not count: text
+ * is cut at these before it is cut into bytes. */
+static bool find_bytes(Tokenizer *t, const char *file, Error *e) {
+    bool found[256] = {false};
+    for (uint32_t id = 0; id < t->n_tokens; id++) {
+        size_t n;
+        const char *text = token_text(t, id, &n);
+        if (n != 1 || tokenizer_is_added(t, (int)id)) continue;
+        unsigned char byte = (unsigned char)text[0];
+        if (found[byte])
+            return fail(e, file, "tokenizer.text", "byte 0x%02x: expected one token, got %u and %u",
+                        byte, t->byte_id[byte], id);
+        found[byte] = true;
+        t->byte_id[byte] = id;
+    }
+    for (int byte = 0; byte < 256; byte++)
+        if (!found[byte])
+            return fail(e, file, "tokenizer.text", "byte 0x%02x: expected one token, got none",
+                        byte);
     return true;
 }
 
@@ -788,7 +789,7 @@ Tokenizer *tokenizer_open(const void *section, size_t bytes, const char *file, E
     Tokenizer *t = alloc_array(e, "tokenizer", 1, sizeof *t);
     if (!t) return NULL;
     if (check_layout(t, section, bytes, file, e) && check_ends(t, file, e) &&
-        find_bytes(t, file, e) && load_added(t, file, e) && load_merges(t, file, e))
+        load_added(t, file, e) && find_bytes(t, file, e) && load_merges(t, file, e))
         return t;
     tokenizer_close(t);
     return NULL;

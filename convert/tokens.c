@@ -124,7 +124,9 @@ static bool reserve_id(TokenBuilder *b, uint32_t id, Error *e) {
     return true;
 }
 
-/* Enter token `id` with these bytes. An added token may repeat an ordinary one of the same id. */
+/* Enter token `id` with these bytes. An added token may repeat an ordinary one. Under the same id it
+ * is that one. Under another, as Hugging Face's add_tokens numbers a text that GPT-2's alphabet
+ * spells in another way, it stands beside it: bytes and merges go on to mean the ordinary one. */
 static bool enter(TokenBuilder *b, uint32_t id, const char *bytes, size_t n, Kind kind, Error *e) {
     if (n == 0 || n > MAX_TOKEN_BYTES)
         return fail(e, b->file, "tokenizer", "token %u: expected 1 to %d bytes, got %zu", id,
@@ -137,12 +139,14 @@ static bool enter(TokenBuilder *b, uint32_t id, const char *bytes, size_t n, Kin
         return true;
     }
     if (t->kind != GAP) return refuse(b, "two tokens have the same id, one is", bytes, n, e);
-    if (b->hash[place] != NO_ID) return refuse(b, "two ids have the same text", bytes, n, e);
+    uint32_t other = b->hash[place];
+    bool beside = other != NO_ID && (b->tokens[other].kind == ORDINARY) != (kind == ORDINARY);
+    if (other != NO_ID && !beside) return refuse(b, "two ids have the same text", bytes, n, e);
     if (b->text.n > MAX_TOKEN_TEXT - n) return fail(e, b->file, "tokenizer", "too much text");
     *t = (Token){.at = (uint32_t)b->text.n, .n = (uint32_t)n, .kind = kind};
     if (!buffer_add(&b->text, bytes, n, e)) return false;
-    b->hash[place] = id;
-    b->n_used++;
+    b->n_used += !beside;
+    if (!beside || kind == ORDINARY) b->hash[place] = id;
     return true;
 }
 
@@ -240,7 +244,8 @@ static bool check_bytes(const TokenBuilder *b, Error *e) {
         char c = (char)byte;
         uint32_t id = hash_find(b, &c, 1);
         if (id == NO_ID || b->tokens[id].kind != ORDINARY)
-            return fail(e, b->file, "tokenizer", "byte 0x%02x has no token", (unsigned)byte);
+            return fail(e, b->file, "tokenizer", "byte 0x%02x has no token of its own",
+                        (unsigned)byte);
     }
     return true;
 }

@@ -426,10 +426,10 @@ static const Case cases[] = {
     {TOKENIZER, "{\"id\":263,", "{\"id\":1048576,", "id: expected a whole number"},
     {TOKENIZER, "\"he\":259}", "\"he\":259,\"<tool_call>\":263}", OPENS}, /* in both lists */
     {TOKENIZER, "\"he\":259}", "\"he\":259,\"x<tool_call>\":263}", "have the same id"},
-    {TOKENIZER, "{\"id\":263,\"content\":\"<tool_call>\"", "{\"id\":263,\"content\":\"he\"",
+    {TOKENIZER, "{\"id\":263,\"content\":\"<tool_call>\"", "{\"id\":263,\"content\":\"<|im_end|>\"",
      "two ids have the same text"},
     {TOKENIZER, "{\"id\":263,\"content\":\"<tool_call>\"", "{\"id\":0,\"content\":\"!\"",
-     "byte 0x21 has no token"},
+     "byte 0x21 has no token of its own"},
     {TOKENIZER_CONFIG, "\"chat_template\":\"",
      "\"chat_template\":[{\"name\":\"default\","
      "\"template\":\"x\"}],\"other\":\"",
@@ -483,6 +483,36 @@ static void test_cases(const Model *m) {
         if (open) source_close(&s);
         CHECK(c->want ? !open && strstr(e.text, c->want) : open, "case %zu, %s: wanted %s, got %s",
               i, c->to, c->want ? c->want : "none", open ? "none" : e.text);
+    }
+}
+
+/* An added token may have the text of an ordinary one, of bytes and merges too: text is cut at it
+ * first. */
+static void test_added_beside(const Model *m) {
+    static const struct {
+        const char *added, *text;
+        int ids[3];
+    } texts[] = {{"he", "the", {'t' - '!', 263, -1}}, {"\\n", "a\nt", {'a' - '!', 263, 't' - '!'}}};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        char content[40];
+        Source s;
+        Error e = {{0}};
+        snprintf(content, sizeof content, "\"content\":\"%s\"", texts[i].added);
+        put_model(m);
+        put_changed(m, TOKENIZER, "\"content\":\"<tool_call>\"", content);
+        bool open = source_open(folder, &s, &e);
+        CHECK(open, "%s: %s", texts[i].added, e.text);
+        if (!open) continue;
+        Tokenizer *t = tokenizer_open(s.tokenizer.data, s.tokenizer.n, "beside", &e);
+        Ids ids = {0};
+        CHECK(t && tokenizer_encode(t, texts[i].text, strlen(texts[i].text), true, &ids, &e), "%s",
+              e.text);
+        for (size_t k = 0; k < 3; k++)
+            CHECK(k < ids.n ? ids.ids[k] == texts[i].ids[k] : texts[i].ids[k] == -1,
+                  "%s: id %zu of %zu: %d", texts[i].added, k, ids.n, k < ids.n ? ids.ids[k] : -1);
+        ids_free(&ids);
+        tokenizer_close(t);
+        source_close(&s);
     }
 }
 
@@ -1499,6 +1529,7 @@ int main(int argc, char **argv) {
     test_types(&m);
     test_header(&m);
     test_cases(&m);
+    test_added_beside(&m);
     test_tied(&m);
     test_values(&m);
     test_plan(&m);
