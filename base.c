@@ -509,13 +509,14 @@ static bool sync_retried(int fd) {
 }
 
 /* A rename is lasting only when the folder that holds the name is on disk. Some file systems cannot
- * sync a folder and say EINVAL: there the rename itself is all that can be done. */
+ * sync a folder and say EINVAL, and a folder may be written to but not opened (EACCES): there the
+ * rename itself is all that can be done. */
 static bool sync_folder(const char *path, Error *e) {
     size_t n = folder_length(path);
     char *folder = n ? strndup(path, n) : strdup(".");
     if (!folder) return fail(e, path, NULL, "out of memory");
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && (sync_retried(fd) || errno == EINVAL);
+    bool ok = fd >= 0 ? sync_retried(fd) || errno == EINVAL : errno == EACCES;
     if (!ok) fail_errno(e, folder, "cannot sync the folder");
     if (fd >= 0) close(fd);
     free(folder);

@@ -124,8 +124,8 @@ static bool reserve_id(TokenBuilder *b, uint32_t id, Error *e) {
     return true;
 }
 
-/* Enter token `id` with these bytes. An added token may repeat an ordinary one. Under the same id it
- * is that one. Under another, as Hugging Face's add_tokens numbers a text that GPT-2's alphabet
+/* Enter token `id` with these bytes. An added token may repeat an ordinary one. Under the same id
+ * it is that one. Under another, as Hugging Face's add_tokens numbers a text that GPT-2's alphabet
  * spells in another way, it stands beside it: bytes and merges go on to mean the ordinary one. */
 static bool enter(TokenBuilder *b, uint32_t id, const char *bytes, size_t n, Kind kind, Error *e) {
     if (n == 0 || n > MAX_TOKEN_BYTES)

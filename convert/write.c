@@ -285,18 +285,15 @@ static void *hash_source(void *arg) {
 
 /* ---- Preparation ----------------------------------------------------------------------------- */
 
-static bool check_space(const char *path, uint64_t need, Error *e) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-    if (!folder) return fail(e, path, NULL, "out of memory");
+/* Does the disk have room where the file is being written, beside the target of a link? Some file
+ * systems, which grow in memory or lie elsewhere, say that they have no blocks at all. */
+static bool check_space(const NewFile *f, uint64_t need, Error *e) {
     struct statvfs v;
-    bool known = statvfs(folder, &v) == 0;
-    free(folder);
-    if (!known) return fail_errno(e, path, "cannot write here");
+    if (statvfs(f->temporary, &v) != 0) return fail_errno(e, f->path, "cannot write here");
     size_t free_bytes;
     if (!mul_ok(v.f_bavail, v.f_frsize, &free_bytes)) free_bytes = SIZE_MAX;
-    if (need <= free_bytes) return true;
-    return fail(e, path, NULL, "not enough space: %llu bytes needed, %llu free",
+    if (need <= free_bytes || v.f_blocks == 0) return true;
+    return fail(e, f->path, NULL, "not enough space: %llu bytes needed, %llu free",
                 (unsigned long long)need, (unsigned long long)free_bytes);
 }
 
@@ -374,7 +371,7 @@ bool write_model(WriteJob *job, const char *path, Error *e) {
     crc_init(&w->crc);
     pthread_mutex_init(&w->chunk.lock, NULL);
     bool ok = may_replace(path, MODEL_MAGIC, e) && alloc_workers(w, e) &&
-              check_space(path, job->plan->file_bytes, e) && newfile_open(&w->file, path, e) &&
+              newfile_open(&w->file, path, e) && check_space(&w->file, job->plan->file_bytes, e) &&
               write_all(w, e);
     if (!ok && job->progress) fprintf(job->progress, "\r\x1b[K");
     writer_free(w);

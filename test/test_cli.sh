@@ -93,6 +93,36 @@ convert_refusals() {
     check "nothing left behind" test -z "$(find "$scratch" -name 'no.bin*' -o -name '.*.tmp*')"
 }
 
+# The disk that counts is the one that the file comes to lie on, if it says how large it is; and who
+# may write into a folder need not be able to read it.
+convert_disk_tests() {
+    mkdir "$scratch/disk" "$scratch/drop"
+    # on_disk TYPE COMMAND...: with a small file system of this type at $scratch/disk
+    cat >"$scratch/on_disk" <<END
+#!/bin/sh
+exec unshare -rm sh -c 'mount -t "\$1" -o size=64k none "$scratch/disk" &&
+    ln -s ../linked.bin "$scratch/disk/link.bin" && shift && exec "\$@"' sh "\$@"
+END
+    chmod +x "$scratch/on_disk"
+    if ! "$scratch/on_disk" tmpfs true 2>"$err"; then
+        skip 8 "small disks: no namespace to mount them in"
+        return
+    fi
+    : >"$scratch/linked.bin"
+    refuse 1 "a small disk" "$scratch/on_disk" tmpfs "$convert" "$tiny" -o "$scratch/disk/a.bin"
+    says "a small disk" 'a.bin: not enough space: [0-9]+ bytes needed, [0-9]+ free'
+    run 0 "a link to another disk" "$scratch/on_disk" tmpfs "$convert" "$tiny" --quant q8 \
+        -o "$scratch/disk/link.bin"
+    check "a link to another disk: the file" cmp "$scratch/linked.bin" "$scratch/q8.bin"
+    run 0 "a disk that has no size" "$scratch/on_disk" ramfs "$convert" "$tiny" \
+        -o "$scratch/disk/a.bin"
+    chmod 333 "$scratch/drop"
+    run 0 "a folder for writing alone" unshare -U "$convert" "$tiny" --quant q8 \
+        -o "$scratch/drop/a.bin"
+    check "a folder for writing alone: the file" cmp "$scratch/drop/a.bin" "$scratch/q8.bin"
+    chmod 755 "$scratch/drop"
+}
+
 # ---- The same answer everywhere ------------------------------------------------------------------
 
 every_isa='scalar:1 scalar:2 scalar:3 scalar:8 avx2:1 avx2:2 avx2:3 avx2:8'
@@ -952,6 +982,7 @@ prints "--version: the instruction sets" '^qwen.c [0-9.]+: .*scalar'
 
 convert_tests
 convert_refusals
+convert_disk_tests
 hash_tests
 prompt_tests
 sampling_tests
