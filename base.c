@@ -470,7 +470,7 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
             return true;
         }
         bool again = errno == EEXIST || errno == EINTR;
-        fail_errno(e, path, "cannot create a file beside it");
+        fail_errno(e, path, "cannot write here");
         if (!again) break;
     }
     free(f->path);

@@ -885,12 +885,16 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
  * decoding makes repeat themselves, their generation_config.json is known: temperature 0.7, top_p
  * 0.8, top_k 20, and repetition_penalty 1.1 (0.5B and 1.5B) or 1.05 (larger ones). They are told by
  * their template's default system message, which base and Math models do not have; Coder models
- * have it, and nearly the same values. general.sampling.* keys of newer files come before that. */
+ * have it, and nearly the same values. Newer files have general.sampling.* keys, for all that is not
+ * Hugging Face's default: where one is, nothing is taken for known. */
 static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     static const char instruct[] = "You are Qwen, created by Alibaba Cloud.";
     double temperature = 1, top_p = 1, penalty = 1;
     int64_t top_k = 0;
-    bool known = h->chat_family == CHAT_QWEN25 && h->default_system_len >= sizeof instruct - 1 &&
+    bool says = has(g, "general.sampling.temp") || has(g, "general.sampling.top_p") ||
+                has(g, "general.sampling.penalty_repeat") || has(g, "general.sampling.top_k");
+    bool known = !says && h->chat_family == CHAT_QWEN25 &&
+                 h->default_system_len >= sizeof instruct - 1 &&
                  memcmp(h->default_system, instruct, sizeof instruct - 1) == 0;
     if (known) {
         temperature = 0.7;
@@ -904,7 +908,7 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
         !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e)) {
         return false;
     }
-    h->defaults.do_sample = known || (has(g, "general.sampling.temp") && temperature > 0);
+    h->defaults.do_sample = known || (says && temperature > 0);
     h->defaults.temperature = (float)temperature;
     h->defaults.top_p = (float)top_p;
     h->defaults.top_k = top_k < 0 ? 0 : (uint32_t)top_k;
@@ -912,11 +916,12 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     return true;
 }
 
-/* A token id of the metadata: -1 when the key is absent. */
-static bool read_id(const Gguf *g, const char *key, uint32_t n_tokens, int32_t *id, Error *e) {
+/* bos or pad: -1 when the key is absent, or no token has this id; nothing here uses them. */
+static bool read_unused_id(const Gguf *g, const char *key, uint32_t n_tokens, int32_t *id,
+                           Error *e) {
     int64_t value = -1;
-    if (!get_int_if(g, key, 0, (int64_t)n_tokens - 1, &value, e)) return false;
-    *id = (int32_t)value;
+    if (!get_int_if(g, key, INT32_MIN, UINT32_MAX, &value, e)) return false;
+    *id = value >= 0 && value < n_tokens ? (int32_t)value : -1;
     return true;
 }
 
@@ -934,15 +939,14 @@ static bool read_ids(const Gguf *g, Source *s, Error *e) {
     Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, g->path, e);
     if (t == NULL) return false;
     uint32_t n = (uint32_t)tokenizer_n_tokens(t);
-    int32_t eos = -1;
-    bool ok = read_id(g, key, n, &eos, e) &&
-              read_id(g, "tokenizer.ggml.bos_token_id", n, &d->bos, e) &&
-              read_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e);
+    int64_t eos = -1;
+    bool ok = get_int_if(g, key, 0, (int64_t)n - 1, &eos, e) &&
+              read_unused_id(g, "tokenizer.ggml.bos_token_id", n, &d->bos, e) &&
+              read_unused_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e);
     if (ok) {
-        add_eos(d, eos);
+        add_eos(d, (int)eos);
         add_eos(d, tokenizer_find(t, "<|im_end|>"));
         add_eos(d, tokenizer_find(t, "<|endoftext|>"));
-        if (d->n_eos == 0) ok = fail(e, g->path, key, "missing: generation would never stop");
     }
     tokenizer_close(t);
     return ok;

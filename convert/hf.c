@@ -230,24 +230,26 @@ static bool add_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char 
     return true;
 }
 
-/* eos (one or a list), bos and pad of either file; the first file that has them counts for the last
- * two, eos ids are collected. */
+/* bos or pad, unless the file before had it. Nothing here uses them, so an id that no row has is as
+ * good as none. */
+static bool read_unused_id(const Json *c, const char *key, uint32_t vocab, int32_t *id,
+                           const char *file, Error *e) {
+    int64_t value;
+    if (*id >= 0 || !field_get(c, key)) return true;
+    if (!field_int(c, key, INT32_MIN, UINT32_MAX, &value, file, e)) return false;
+    if (value >= 0 && value < vocab) *id = (int32_t)value;
+    return true;
+}
+
+/* eos (one or a list), bos and pad of either file; eos ids are collected. */
 static bool read_token_ids(const Json *c, ModelDefaults *d, uint32_t vocab, const char *file,
                            Error *e) {
     const Json *eos = field_get(c, "eos_token_id");
     if (eos && eos->kind != JSON_ARRAY && !add_eos(d, eos, vocab, file, e)) return false;
     for (const Json *v = eos && eos->kind == JSON_ARRAY ? eos->child : NULL; v; v = v->next)
         if (!add_eos(d, v, vocab, file, e)) return false;
-    int64_t id;
-    if (d->bos < 0 && field_get(c, "bos_token_id")) {
-        if (!field_int(c, "bos_token_id", -1, (int64_t)vocab - 1, &id, file, e)) return false;
-        d->bos = (int32_t)id;
-    }
-    if (d->pad < 0 && field_get(c, "pad_token_id")) {
-        if (!field_int(c, "pad_token_id", -1, (int64_t)vocab - 1, &id, file, e)) return false;
-        d->pad = (int32_t)id;
-    }
-    return true;
+    return read_unused_id(c, "bos_token_id", vocab, &d->bos, file, e) &&
+           read_unused_id(c, "pad_token_id", vocab, &d->pad, file, e);
 }
 
 static bool read_sampling(const Json *g, ModelDefaults *d, const char *file, Error *e) {
@@ -286,8 +288,6 @@ static bool read_settings(Folder *f, Source *s, Error *e) {
         json_free(generation);
     }
     json_free(config);
-    if (ok && h->defaults.n_eos == 0)
-        return fail(e, f->path, "eos_token_id", "missing: generation would never stop");
     return ok;
 }
 

@@ -101,6 +101,8 @@ static bool check_whole(Source *s, Error *e) {
             ok = fail(e, s->path, "tokenizer", "the chat template needs %s, which is no token",
                       needed[i]);
     ok = ok && add_turn_end(s, t, e);
+    if (ok && h->defaults.n_eos == 0)
+        ok = fail(e, s->path, "eos_token_id", "missing: generation would never stop");
     tokenizer_close(t);
     return ok;
 }

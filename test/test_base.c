@@ -245,7 +245,7 @@ static void test_leftovers(const char *folder) {
         int fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0600);
         CHECK(fd >= 0 && close(fd) == 0, "%s", name);
     }
-    CHECK(!newfile_open(&f, "out", &e) && strstr(e.text, "out: cannot create a file beside it: "),
+    CHECK(!newfile_open(&f, "out", &e) && strstr(e.text, "out: cannot write here: "),
           "%s", e.text);
     CHECK(unlink(name) == 0 && newfile_open(&f, "out", &e), "the last name is free: %s", e.text);
     CHECK(newfile_write(&f, "new", 3, &e) && newfile_commit(&f, &e) && file_is("out", "new"), "%s",

@@ -402,7 +402,8 @@ static const Case cases[] = {
     {CONFIG, "null}", YARN("\"beta_fast\":\"x\""), "beta_fast: expected a number"},
     {CONFIG, "null}", YARN("\"beta_fast\":33"), "beta_fast: 33 is unsupported"},
     {CONFIG, "null}", YARN("\"beta_slow\":2"), "beta_slow: 2 is unsupported"},
-    {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":272", "pad_token_id: expected"},
+    {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":272", OPENS}, /* nothing uses it */
+    {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":\"x\"", "pad_token_id: expected"},
     {GENERATION, "{", "{\"bos_token_id\":261,", OPENS},
     {TOKENIZER, "\"Sequence\"", "\"ByteLevel\"", "pre_tokenizer: expected Qwen2's"},
     {TOKENIZER, "\"pretokenizers\"", "\"pretokenizer\"", "pre_tokenizer: expected Qwen2's"},
@@ -484,6 +485,23 @@ static void test_cases(const Model *m) {
         CHECK(c->want ? !open && strstr(e.text, c->want) : open, "case %zu, %s: wanted %s, got %s",
               i, c->to, c->want ? c->want : "none", open ? "none" : e.text);
     }
+}
+
+/* Where nothing names what ends an answer, the template does; without one nothing does. */
+static void test_no_eos(const Model *m) {
+    Source s;
+    Error e = {{0}};
+    put_model(m);
+    put_changed(m, CONFIG, "\"eos_token_id\":262,", "");
+    put_changed(m, GENERATION, "\"eos_token_id\":[262,260],", "");
+    bool open = source_open(folder, &s, &e);
+    CHECK(open && s.header.defaults.n_eos == 1 && s.header.defaults.eos[0] == 262, "%s", e.text);
+    if (open) source_close(&s);
+    put_changed(m, TOKENIZER_CONFIG, "\"chat_template\"", "\"other\"");
+    open = source_open(folder, &s, &e);
+    CHECK(!open && strstr(e.text, "eos_token_id: missing: generation would never stop"), "%s",
+          open ? "opened" : e.text);
+    if (open) source_close(&s);
 }
 
 /* An added token may have the text of an ordinary one, of bytes and merges too: text is cut at it
@@ -1529,6 +1547,7 @@ int main(int argc, char **argv) {
     test_types(&m);
     test_header(&m);
     test_cases(&m);
+    test_no_eos(&m);
     test_added_beside(&m);
     test_tied(&m);
     test_values(&m);
