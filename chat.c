@@ -538,6 +538,39 @@ static bool check_tokens(const Source *s) {
     return true;
 }
 
+/* Bytes of the line end that the template spells at `at`, as it is or escaped; 0: none. */
+static size_t line_end_at(const Source *s, size_t at) {
+    if (at < s->n && s->text[at] == '\n') return 1;
+    return s->n - at >= 2 && memcmp(s->text + at, "\\n", 2) == 0 ? 2 : 0;
+}
+
+/* The reply's turn must open with a line end and nothing behind it: a quote ends the literal, or a
+ * tag the text. */
+static bool check_opening(const Source *s) {
+    static const char mark[] = "<|im_start|>assistant";
+    bool found = false;
+    for (size_t at = find_from(s, 0, mark); at < s->n; at = find_from(s, at + 1, mark)) {
+        size_t end = at + sizeof mark - 1, line_end = line_end_at(s, end);
+        if (line_end == 0) continue;
+        end += line_end;
+        if (end < s->n && !strchr("'\"{", s->text[end]))
+            return unknown(s, "with", "words put into the assistant's mouth");
+        found = true;
+    }
+    return found || unknown(s, "without", "<|im_start|>assistant and a line end");
+}
+
+/* Turns must end with a line end: in the same literal, or in one that is joined to it. */
+static bool check_ends(const Source *s) {
+    static const char mark[] = "<|im_end|>";
+    for (size_t at = find_from(s, 0, mark); at < s->n; at = find_from(s, at + 1, mark)) {
+        size_t end = at + sizeof mark - 1;
+        while (end < s->n && strchr("'\" +~-{}", s->text[end])) end++;
+        if (line_end_at(s, end)) return true;
+    }
+    return unknown(s, "without", "<|im_end|> and a line end");
+}
+
 /* The only variables that a template of ours sets: the second one where it is not given. */
 static bool check_variables(const Source *s) {
     static const char *tags[] = {"{% set ", "{%- set "};
@@ -565,13 +598,11 @@ static bool check_structure(const Source *s, bool tools) {
                                     "eos_token", "upper", "capitalize", "documents", "image"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (!has(s, needed[i])) return unknown(s, "without", needed[i]);
-    if (!has(s, "<|im_start|>assistant\\n") && !has(s, "<|im_start|>assistant\n"))
-        return unknown(s, "without", "<|im_start|>assistant and a line end");
     for (size_t i = 0; tools && i < sizeof for_tools / sizeof *for_tools; i++)
         if (!has(s, for_tools[i])) return unknown(s, "with tools but without", for_tools[i]);
     for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
         if (has_outside(s, foreign[i])) return unknown(s, "with", foreign[i]);
-    return check_tokens(s) && check_variables(s);
+    return check_opening(s) && check_ends(s) && check_tokens(s) && check_variables(s);
 }
 
 /* The literal text between "<|im_start|>system" + line end and "<|im_end|>", as the source spells
@@ -579,11 +610,9 @@ static bool check_structure(const Source *s, bool tools) {
 static bool find_default_system(const Source *s, size_t *start, size_t *end) {
     static const char mark[] = "<|im_start|>system";
     for (size_t at = find_from(s, 0, mark); at < s->n; at = find_from(s, at + 1, mark)) {
-        size_t p = at + sizeof mark - 1;
-        if (p < s->n && s->text[p] == '\n') p += 1;
-        else if (s->n - p >= 2 && memcmp(s->text + p, "\\n", 2) == 0) p += 2;
-        else continue;
-        *start = p;
+        size_t p = at + sizeof mark - 1, line_end = line_end_at(s, p);
+        if (line_end == 0) continue;
+        *start = p += line_end;
         *end = find_from(s, p, "<|im_end|>");
         for (; p < *end && s->text[p] != '\'' && s->text[p] != '"'; p++)
             if (s->text[p] == '\\') p++;

@@ -885,8 +885,8 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
  * decoding makes repeat themselves, their generation_config.json is known: temperature 0.7, top_p
  * 0.8, top_k 20, and repetition_penalty 1.1 (0.5B and 1.5B) or 1.05 (larger ones). They are told by
  * their template's default system message, which base and Math models do not have; Coder models
- * have it, and nearly the same values. Newer files have general.sampling.* keys, for all that is not
- * Hugging Face's default: where one is, nothing is taken for known. */
+ * have it, and nearly the same values. Newer files have general.sampling.* keys, for all that is
+ * not Hugging Face's default: where one is, nothing is taken for known. */
 static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     static const char instruct[] = "You are Qwen, created by Alibaba Cloud.";
     double temperature = 1, top_p = 1, penalty = 1;

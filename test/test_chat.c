@@ -406,6 +406,11 @@ static const Known known[] = {
      0},
     {LOOP(SYSTEM("Bell \\a.") MESSAGE) ASK, CHAT_NONE, 0},
     {LOOP(SYSTEM("Its end is \\") MESSAGE) ASK, CHAT_NONE, 0},
+    {LOOP(MESSAGE) ASK "{{ '<|im_start|>assistant\\nSure, ' }}", CHAT_NONE, 0},
+    {LOOP(MESSAGE) "{% if add_generation_prompt %}<|im_start|>assistant\nSure{% endif %}",
+     CHAT_NONE, 0},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>'}}") ASK,
+     CHAT_NONE, 0},
     {LOOP(MESSAGE) ASK "<|im_end", CHAT_NONE, 0}, {LOOP(MESSAGE) ASK "<|im_ende|>", CHAT_NONE, 0},
     {LOOP(SYSTEM("This system message does not fit into the room.") MESSAGE) ASK, CHAT_NONE, 0},
 };
@@ -449,7 +454,7 @@ static void test_detect_nul(void) {
 }
 
 /* A template cut anywhere is never read behind its end, and refused unless only what follows the
- * opening of the reply is missing. */
+ * literal that opens the reply is missing. */
 static void test_detect_cut(void) {
     const char *text = known[6].text;
     for (size_t n = 0; n < strlen(text); n++) {
@@ -461,7 +466,7 @@ static void test_detect_cut(void) {
         memcpy(copy, text, n);
         copy[n] = '\\';
         bool ok = chat_detect(copy, n + 1, &family, system, sizeof system, &has_system, "t", &e);
-        CHECK(ok == (n >= strlen(text) - strlen("' }}{% endif %}")), "cut at %zu", n);
+        CHECK(ok == (n > strlen(text) - strlen("' }}{% endif %}")), "cut at %zu", n);
         free(copy);
     }
 }

@@ -111,7 +111,8 @@ static void test_instruct(void) {
               d->repetition_penalty == 1.1f,
           "sampling defaults");
     source_close(&s);
-    GgufCase key = {.key = "general.sampling.top_p", .type = F32 + 1, .bits = bits_from_float(0.9f)};
+    GgufCase key = {
+        .key = "general.sampling.top_p", .type = F32 + 1, .bits = bits_from_float(0.9f)};
     c.also = &key;
     CHECK(open_case(&c, &s, &e) && d->do_sample == 1 && d->temperature == 1 && d->top_p == 0.9f &&
               d->top_k == 0 && d->repetition_penalty == 1,
