@@ -9,8 +9,11 @@
 #include <fcntl.h>
 #include <math.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -453,6 +456,9 @@ static char *final_name(const char *path, Error *e) {
     return name;
 }
 
+/* NewFile.temporary of the one that is being written, or NULL. */
+static _Atomic(const char *) unfinished;
+
 bool newfile_open(NewFile *f, const char *path, Error *e) {
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
     mode_t old;
@@ -466,6 +472,7 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
         if (!f->temporary) break;
         f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
         if (f->fd >= 0) {
+            atomic_store(&unfinished, f->temporary);
             if (old) (void)fchmod(f->fd, mode); /* the umask took some of it */
             return true;
         }
@@ -535,6 +542,7 @@ bool newfile_commit(NewFile *f, Error *e) {
         newfile_abort(f);
         return false;
     }
+    atomic_store(&unfinished, NULL);
     ok = sync_folder(f->path, e);
     free(f->path);
     free(f->temporary);
@@ -546,9 +554,36 @@ void newfile_abort(NewFile *f) {
     if (!f->temporary) return;
     if (f->fd >= 0) close(f->fd);
     unlink(f->temporary);
+    atomic_store(&unfinished, NULL);
     free(f->path);
     free(f->temporary);
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
+}
+
+static void remove_unfinished(void) {
+    const char *path = atomic_load(&unfinished);
+    if (path) (void)unlink(path);
+}
+
+void end_by_signal(int number) {
+    sigset_t only;
+    remove_unfinished();
+    (void)signal(number, SIG_DFL);
+    sigemptyset(&only);
+    sigaddset(&only, number);
+    (void)pthread_sigmask(SIG_UNBLOCK, &only, NULL); /* its handler runs with it blocked */
+    (void)raise(number);
+    _exit(128 + number); /* a signal that ends nothing by itself */
+}
+
+void end_with_line(const char *line) {
+    static atomic_flag told = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&told)) /* another thread says it, and ends the program */
+        for (;;) pause();
+    remove_unfinished();
+    ssize_t ignored = write(STDERR_FILENO, line, strlen(line));
+    (void)ignored;
+    _exit(1);
 }
 
 /* ---- processors and time --------------------------------------------------------------------- */

@@ -2,7 +2,8 @@
  *
  * Error policy. A function that can fail returns bool (or NULL) and fills an Error with one line,
  * "FILE: FIELD: what is wrong, expected X, got Y". Only the programs print it and choose an exit
- * status. Nothing here keeps global mutable state; the programs have what a signal handler sets. */
+ * status. Nothing here keeps global mutable state, but for what signal handlers need: the name of
+ * the file that is being written. */
 #ifndef BASE_H
 #define BASE_H
 
@@ -126,6 +127,13 @@ bool newfile_write(NewFile *f, const void *bytes, size_t n, Error *e);
 bool newfile_pwrite(NewFile *f, const void *bytes, size_t n, uint64_t at, Error *e);
 bool newfile_commit(NewFile *f, Error *e); /* closes it in every case */
 void newfile_abort(NewFile *f);            /* nothing to do when already committed */
+
+/* For signal handlers, and where a program ends that a signal asked to stop; neither returns. Both
+ * remove the temporary file of the NewFile opened last, if it is still being written. The first
+ * ends the process as that signal does, so that a loop or script of the shell ends with it ($? is
+ * 128 and the number); the second says the line on stderr and exits with status 1. */
+void end_by_signal(int number);
+void end_with_line(const char *line);
 
 /* May an output named `path` replace what is there? Yes when that is nothing, no regular file (a
  * device), empty, or begins with the text `begins`. A slip of the keyboard costs nobody a file. */

@@ -913,8 +913,9 @@ static uint32_t gather_wanted(Pass *p) {
 
 static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_size, PANEL_ROWS); }
 
-/* Set by the signal handler, which can reach nothing else: how often ^C was pressed. */
-static volatile sig_atomic_t interrupts;
+/* Set by the signal handler, which can reach nothing else: how often ^C was pressed (or another
+ * signal came that asks to stop), and the latest signal. */
+static volatile sig_atomic_t interrupts, interrupted_by;
 
 /* Called while a prompt is read: about `done` of n tokens are. NULL: not wanted. */
 typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
@@ -2436,6 +2437,8 @@ static void *worker_main(void *arg) {
     sigset_t interrupt; /* ^C is for the caller: it must end the caller's waiting */
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
+    sigaddset(&interrupt, SIGTERM);
+    sigaddset(&interrupt, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &interrupt, NULL);
     for (;;) {
         worker_wait(p, seen);
@@ -2630,30 +2633,27 @@ static double allowed_memory(void) {
     return bytes;
 }
 
-/* ^C: the first asks the answer to stop, the second leaves at once. */
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
+/* The first asks what runs to stop, the second leaves at once. */
+static void on_interrupt(int number) {
     interrupts = interrupts + 1;
-    if (interrupts >= 2) _exit(130);
+    interrupted_by = number;
+    if (interrupts >= 2) end_by_signal(number);
 }
 
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
-static void on_bus_error(int signal_number) {
-    (void)signal_number;
-    static atomic_flag told = ATOMIC_FLAG_INIT;
-    if (atomic_flag_test_and_set(&told)) /* another thread says it, and ends the program */
-        for (;;) pause();
-    static const char line[] =
-        "qwen: the model or cache file changed on disk, or could not be read, while in use\n";
-    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
-    (void)ignored;
-    _exit(1);
+static void on_bus_error(int number) {
+    (void)number;
+    end_with_line(
+        "qwen: the model or cache file changed on disk, or could not be read, while in use\n");
 }
 
+/* What a parent has ignored (nohup; a shell, of what it starts in the background) stays ignored. */
 static bool handle_signal(int number, void (*handler)(int), Error *e) {
-    struct sigaction action = {.sa_handler = handler};
+    struct sigaction old, action = {.sa_handler = handler};
     sigemptyset(&action.sa_mask);
-    if (sigaction(number, &action, NULL) == 0) return true;
+    if (sigaction(number, NULL, &old) == 0 &&
+        (old.sa_handler == SIG_IGN || sigaction(number, &action, NULL) == 0))
+        return true;
     return fail_errno(e, NULL, "signal handler");
 }
 
@@ -4880,7 +4880,12 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
         return 1;
     signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
     signal(SIGXFSZ, SIG_IGN); /* and so is writing beyond the limit of a file's size */
-    return handle_signal(SIGINT, on_interrupt, e) && handle_signal(SIGBUS, on_bus_error, e) ? 0 : 1;
+    /* Of many answers those that are there are written first. */
+    void (*stop)(int) = o->prompts ? on_interrupt : end_by_signal;
+    return handle_signal(SIGINT, on_interrupt, e) && handle_signal(SIGTERM, stop, e) &&
+                   handle_signal(SIGHUP, stop, e) && handle_signal(SIGBUS, on_bus_error, e)
+               ? 0
+               : 1;
 }
 
 int main(int argc, char **argv) {
@@ -4897,7 +4902,9 @@ int main(int argc, char **argv) {
     if (status == 0 && !program_open(&p, &e)) status = 1;
     status = status ? complain(&e, status) : program_run(&p, chat);
     program_close(&p);
-    return stdout_status(status);
+    status = stdout_status(status);
+    if (status == 130) end_by_signal(interrupted_by);
+    return status;
 }
 
 #endif

@@ -563,6 +563,8 @@ answer_local() {
     } | tee "$work/answer" 2>/dev/null || tee_failed
     answer_status=$(cat "$work/status")
     [ -n "$answer_status" ] || die 1 "$work/status: could not be written (is the disk full?)"
+    # A signal is 128 and its number in most shells, 256 in ksh, 384 in yash.
+    [ "$answer_status" -lt 256 ] || answer_status=$((128 + answer_status % 128))
     if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
 }
 

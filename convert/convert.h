@@ -180,8 +180,6 @@ typedef struct {
     Plan *plan;              /* checksums are filled in */
     unsigned n_threads;      /* >= 1; the file is the same for any number */
     atomic_int *stop;        /* not 0: give up; -1 is set by a failure */
-    _Atomic(const char *) *unfinished; /* or NULL: the temporary file's name stands here as long as
-                                          a signal handler would have to remove it */
     FILE *progress;          /* a terminal, or NULL */
     FILE *report;            /* gets a line for every tensor, or NULL */
     double error, power;     /* out: sums of squares over all weights that were rounded */

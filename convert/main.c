@@ -139,26 +139,14 @@ static bool option_int(const char *text, const char *option, int64_t low, int64_
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
-/* All that signal handlers can reach: the number of the signal that arrived, and the name of the
- * file that is being written. */
-static atomic_int stop_signal;
-static _Atomic(const char *) unfinished;
+static atomic_int stop_signal; /* the number of the signal that arrived */
 
 static void on_signal(int number) { atomic_store(&stop_signal, number); }
 
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
 static void on_bus_error(int number) {
     (void)number;
-    static atomic_flag told = ATOMIC_FLAG_INIT;
-    if (atomic_flag_test_and_set(&told)) /* another thread says it, and ends the program */
-        for (;;) pause();
-    static const char line[] =
-        "convert: a source file changed on disk, or could not be read, while in use\n";
-    const char *path = atomic_load(&unfinished);
-    if (path) (void)unlink(path);
-    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
-    (void)ignored;
-    _exit(1);
+    end_with_line("convert: a source file changed on disk, or could not be read, while in use\n");
 }
 
 static void catch_signals(void) {
@@ -227,7 +215,6 @@ static bool convert(const Options *o, const Source *s, unsigned n_threads, Error
                         .plan = &plan,
                         .n_threads = n_threads,
                         .stop = &stop_signal,
-                        .unfinished = &unfinished,
                         .progress = isatty(STDERR_FILENO) ? stderr : NULL,
                         .report = o->verbose ? stderr : NULL};
         ok = write_model(&job, o->output, e);
@@ -281,6 +268,7 @@ int main(int argc, char **argv) {
     }
     catch_signals();
     int status = run(&o, seed, threads, &e), number = atomic_load(&stop_signal);
-    if (status == 0) return 0;
-    return complain(&e, number > 0 ? 128 + number : status);
+    if (status != 0) complain(&e, status);
+    if (status != 0 && number > 0) end_by_signal(number);
+    return status;
 }

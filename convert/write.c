@@ -338,15 +338,10 @@ static void writer_free(Writer *w) {
     free(w);
 }
 
-static void set_unfinished(const WriteJob *job, const char *path) {
-    if (job->unfinished) atomic_store(job->unfinished, path);
-}
-
 /* Everything between an open temporary file and its rename. */
 static bool write_all(Writer *w, Error *e) {
     HashTask hash = {.job = w->job};
     pthread_t thread;
-    set_unfinished(w->job, w->file.temporary);
     bool running = pthread_create(&thread, NULL, hash_source, &hash) == 0;
     bool ok = write_tensors(w, e);
     int none = 0;
@@ -357,7 +352,6 @@ static bool write_all(Writer *w, Error *e) {
         hash_source(&hash);
     ok = ok && not_stopped(w->job->stop, e) && source_unchanged(w->job->source, w->job->lora, e) &&
          write_header(w, hash.sha256, e);
-    set_unfinished(w->job, NULL); /* nothing mapped is read from here on */
     return ok && newfile_commit(&w->file, e);
 }
 

@@ -23,7 +23,7 @@
 #define CHILD_ARGS 64
 
 typedef struct {
-    int status; /* exit status; of one that a signal ended: minus the signal */
+    int status; /* exit status; of one that a signal ended: 128 and the signal, as for a shell */
     double cpu_ms;
     long peak_kib;
     char out[CHILD_TEXT], err[CHILD_TEXT]; /* the beginning of stdout and stderr, NUL behind it */
@@ -104,7 +104,7 @@ __attribute__((unused)) static void child_run(Child *c, char *const argv[], cons
     if (o->kill_after_us && (usleep(o->kill_after_us), kill(pid, SIGKILL)) != 0) child_stop("kill");
     while (wait4(pid, &status, 0, &cost) < 0)
         if (errno != EINTR) child_stop("wait4");
-    c->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    c->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     c->cpu_ms = (double)(cost.ru_utime.tv_sec + cost.ru_stime.tv_sec) * 1e3 +
                 (double)(cost.ru_utime.tv_usec + cost.ru_stime.tv_usec) * 1e-3;
     c->peak_kib = cost.ru_maxrss;

@@ -252,7 +252,27 @@ static void test_interrupt(void) {
     need(signal(SIGINT, SIG_DFL) != SIG_ERR, "signal");
     CHECK(test.child.status == 0, "nohup: status %d, %s", test.child.status, test.child.err);
     check_files("nohup", 0, &good);
+    folder_empty(test.out);
     buffer_free(&good);
+}
+
+/* Of two ^C while a --cache is written the second leaves at once, and leaves no file. */
+static void test_interrupt_cache(void) {
+    size_t s = 0;
+    while (!strstr(scenarios[s].line, "--cache")) s++;
+    run(s, "interrupt:2", 0);
+    CHECK(test.child.status == 0 && folder_count(test.out) == 1, "one ^C: status %d, %s",
+          test.child.status, test.child.err);
+    folder_empty(test.out);
+    for (int i = 1; i < 5; i++) {
+        char fault[32];
+        snprintf(fault, sizeof fault, "interrupt:%d+", i);
+        run(s, fault, 0);
+        CHECK(test.child.status == 130, "%s: status %d, %s", fault, test.child.status,
+              test.child.err);
+        CHECK(folder_count(test.out) == 0, "%s: a file was left", fault);
+        folder_empty(test.out);
+    }
 }
 
 /* ---- A mapped file that shrinks ---------------------------------------------------------------
@@ -426,6 +446,7 @@ int main(int argc, char **argv) {
     make_good(argv[0]);
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
     test_interrupt();
+    test_interrupt_cache();
     test_usage();
     test_random_memory();
     test_cut(0, "pwrite", "hf/model.safetensors", 5000);

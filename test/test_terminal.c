@@ -146,7 +146,7 @@ static int terminal_close(Terminal *t) {
     waitpid(t->pid, &status, 0);
     close(t->fd);
     buffer_free(&t->out);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* Start a chat with the model, one thread, and up to twelve words of options. */
