@@ -1272,36 +1272,43 @@ static double kl_divergence(const float *p, const float *q, uint32_t n) {
     return sum;
 }
 
-/* Choose from the n candidates of a heap (best on top). They are taken off one by one, so only as
- * many are sorted as top-p and min-p keep, and, where those keep all, as the draw asks for. */
+/* Take the likeliest of a heap of n candidates (best on top) off it: one, and more until their p
+ * add up to `enough` or are below least. They stand behind what is left of the heap, the likeliest
+ * last. Returns where they begin; *mass: the sum of their p. */
+static size_t keep_likeliest(Candidate *h, size_t n, double enough, double least, double *mass) {
+    size_t left = n;
+    *mass = 0;
+    do {
+        Candidate best = h[0];
+        *mass += (double)best.p;
+        h[0] = h[--left];
+        h[left] = best;
+        sift_down(h, left, 0, false);
+    } while (left > 0 && *mass < enough && (double)h[0].p >= least);
+    return left;
+}
+
+/* Of n candidates, the likeliest last, the one that r falls on; the first takes what rounding
+ * leaves. */
+static int32_t draw_from(const Candidate *c, size_t n, double r) {
+    while (n > 1 && (r -= (double)c[n - 1].p) >= 0) n--;
+    return c[n - 1].id;
+}
+
+/* Choose from the n candidates of a heap. Only as many are sorted as top-p and min-p keep, and,
+ * where those keep all, as the draw asks for. */
 static int32_t choose(Sampler *s, size_t n) {
     const SamplerOptions *o = &s->options;
     Candidate *h = s->candidates;
-    double total = 0, mass = 0;
+    double total = 0, mass;
     float scale = (float)fmin(1 / o->temperature, 1e30); /* 0 times infinity is no number */
     for (size_t i = 0; i < n; i++) s->p[i] = h[i].logit;
     s->kernels->exp_sum(s->p, (uint32_t)n, h[0].logit, scale);
     for (size_t i = 0; i < n; i++) total += (double)(h[i].p = s->p[i]);
     bool all = o->top_p >= 1 && o->min_p <= 0;
     double draw = sampler_uniform(s), enough = (all ? draw : o->top_p) * total;
-    /* The best leaves the heap to its freed end: behind the heap, kept ones stand in reverse order.
-     */
-    size_t left = n;
-    while (left > 0) {
-        Candidate kept = h[0];
-        if (left < n && (mass >= enough || (double)kept.p < o->min_p)) break;
-        mass += (double)kept.p;
-        h[0] = h[--left];
-        h[left] = kept;
-        sift_down(h, left, 0, false);
-    }
-    double r = draw * (all ? total : mass);
-    size_t i = n - 1;
-    for (; i > left; i--) { /* the last one takes what rounding leaves */
-        r -= (double)h[i].p;
-        if (r < 0) break;
-    }
-    return h[i].id;
+    size_t kept = keep_likeliest(h, n, enough, o->min_p, &mass);
+    return draw_from(h + kept, n - kept, draw * (all ? total : mass));
 }
 
 /* Choose the token that follows ids[0..n), n_prompt of which are the prompt; logits (V) are
@@ -1633,7 +1640,8 @@ typedef struct {
     Buffer held; /* not written yet */
     Buffer all;  /* everything written, when keep is set */
     bool keep;
-    Ids ids; /* every token of the answer, the one that stopped it too */
+    bool stopped; /* a stop string ended it */
+    Ids ids;      /* every token of the answer, the one that stopped it too */
 } Output;
 
 static void output_close(Output *o) {
@@ -1688,23 +1696,22 @@ static bool stop_begins(const Output *o, size_t i, bool whole) {
 }
 
 /* Where the earliest stop string begins in the held text, or, if none is whole, where a tail begins
- * that may become one. *stopped says which of the two. */
-static size_t output_stop(const Output *o, bool *stopped) {
+ * that may become one. o->stopped says which of the two. */
+static size_t output_stop(Output *o) {
     size_t i = 0;
     while (i < o->held.n && !stop_begins(o, i, false)) i++;
-    *stopped = i < o->held.n && stop_begins(o, i, true);
+    o->stopped = i < o->held.n && stop_begins(o, i, true);
     return i;
 }
 
-/* Add a token's bytes; write what can be written. *stopped: a stop string came; the rest is
- * dropped. */
-static bool output_add(Output *o, const char *bytes, size_t n, bool *stopped, Error *e) {
+/* Add a token's bytes; write what can be written. With a stop string the rest is dropped. */
+static bool output_add(Output *o, const char *bytes, size_t n, Error *e) {
     if (!buffer_add(&o->held, bytes, n, e)) return false;
-    size_t ready = output_stop(o, stopped);
-    if (!*stopped) ready = min_size(ready, utf8_complete(o->held.data, o->held.n));
+    size_t ready = output_stop(o);
+    if (!o->stopped) ready = min_size(ready, utf8_complete(o->held.data, o->held.n));
     if (!output_text(o, o->held.data, ready, e)) return false;
     if (ready > 0) memmove(o->held.data, o->held.data + ready, o->held.n - ready);
-    o->held.n = *stopped ? 0 : o->held.n - ready;
+    o->held.n = o->stopped ? 0 : o->held.n - ready;
     return true;
 }
 
@@ -1714,6 +1721,7 @@ static bool output_finish(Output *o, Error *e) {
     size_t n = 0;
     while (n < o->held.n && !stop_begins(o, n, true)) n++;
     bool ok = output_text(o, o->held.data, n, e);
+    o->stopped = o->stopped || n < o->held.n;
     o->held.n = 0;
     return ok;
 }
@@ -1830,10 +1838,9 @@ static bool run_take(Run *r, int32_t id, Error *e) {
     if (is_eos(m, id) && !r->options->ignore_eos) return true;
     if (!tokenizer_is_special(m->tokenizer, id)) {
         size_t n;
-        bool stopped;
         const char *bytes = tokenizer_bytes(m->tokenizer, id, &n);
-        if (!output_add(r->out, bytes ? bytes : "", n, &stopped, e)) return false;
-        if (stopped) return true;
+        if (!output_add(r->out, bytes ? bytes : "", n, e)) return false;
+        if (r->out->stopped) return true;
     }
     bool limit = r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens;
     if (limit || s->ids.n >= s->engine->options.ctx)
@@ -1892,8 +1899,11 @@ static bool run_open(Run *r, Session *s, const Ids *prompt, const GenerateOption
 /* The answer is over: write what was held back of it. ok: no error so far. */
 static bool run_close(Run *r, bool ok, Error *e) {
     Error second;
+    Finish *finish = &r->stats->finish;
     ok = output_finish(r->out, ok ? e : &second) && ok;
-    if (!ok) r->stats->finish = FINISH_ERROR;
+    if (!ok) *finish = FINISH_ERROR;
+    if (r->out->stopped && (*finish == FINISH_LENGTH || *finish == FINISH_LOOP))
+        *finish = FINISH_STOP;
     sampler_close(&r->sampler);
     free(r->guard);
     r->guard = NULL;
@@ -1968,14 +1978,15 @@ static size_t lookup_find(const int32_t *ids, size_t n, uint32_t *match) {
     return place;
 }
 
-/* Seconds of a pass of m tokens, where at least that of one of fewer was measured: measured too, or
- * between the two next measured ones, or beyond them a hopeful guess. */
+/* Seconds of a pass of m tokens: measured, or between the two next measured ones, or beyond them:
+ * as many as the next one with more tokens, or a hopeful guess from the next one with fewer. */
 static double pace_seconds(const Pace *p, uint32_t m) {
     uint32_t low = m, high = m;
     while (low > 1 && p->seconds[low] == 0) low--;
     while (high < DECODE_ROWS && p->seconds[high] == 0) high++;
     double from = p->seconds[low], to = p->seconds[high];
     if (low == m) return from;
+    if (from == 0) return to;
     if (to == 0) return from * (1 + 0.15 * (m - low) / low);
     return from + (to - from) * (m - low) / (high - low);
 }
@@ -2117,9 +2128,11 @@ static size_t drafter_follow(Drafter *d, const int32_t *ids, size_t n, size_t wi
     while (have < s->ids.n && d->from + have + 1 < n && s->ids.ids[have] == ids[d->from + have])
         have++;
     s->ids.n = have;
-    bool whole = n <= min_size(window, ctx), most = n - d->from > ctx;
-    if (have > 0 && !most && n - d->from - have <= window && (!whole || d->from == 0))
-        return n - d->from - have;
+    bool whole = n <= min_size(window, ctx);
+    if (have > 0) { /* then from < n */
+        size_t length = n - d->from, lacks = length - have;
+        if (length <= ctx && lacks <= window && (d->from == 0 || !whole)) return lacks;
+    }
     if (!whole && window < DRAFT_MIN) return 0;
     d->from = whole ? 0 : n - min_size(window, (ctx + 1) / 2);
     s->ids.n = 0;
@@ -2668,6 +2681,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 #define MAX_STOPS 16
 #define MAX_BATCH DECODE_ROWS
 #define DEFAULT_BATCH 16
+#define MAX_SEED (INT64_C(1) << 53) /* a number that JSON's readers take as it is */
 #define UNSET INT64_MIN /* an integer option that was not given; for reals it is NAN */
 
 /* What the command line says. Sampling options that were not given come from the model's own file.
@@ -2763,7 +2777,7 @@ static const Option option_table[] = {
      "subtract X from the logit of a token that occurred; 0: off"},
     {OPT_REAL, "frequency-penalty", 0, "X", AT(frequency_penalty), -100, 100,
      "subtract X for every time that the token occurred; 0: off"},
-    {OPT_INT, "seed", 0, "N", AT(seed), 0, 9007199254740992.0,
+    {OPT_INT, "seed", 0, "N", AT(seed), 0, (double)MAX_SEED,
      "start of the random numbers: the same seed gives the same answer (default: a new one each "
      "time)"},
     {OPT_GROUP, "The machine", 0, 0, 0, 0, 0, 0},
@@ -3443,16 +3457,17 @@ static int run_answer(Program *p) {
 static int run_show_prompt(Program *p) {
     Error e;
     ChatPrompt prompt = {0};
-    bool ok = build_prompt(p, &prompt, &e);
-    if (ok && p->options.render) {
-        fwrite(prompt.text.data, 1, prompt.text.n, stdout);
-        printf("\nids:");
-    }
+    Buffer b = {0};
+    bool ok = build_prompt(p, &prompt, &e), render = p->options.render;
+    if (ok && render)
+        ok = buffer_add(&b, prompt.text.data, prompt.text.n, &e) && buffer_puts(&b, "\nids:", &e);
     for (size_t i = 0; ok && i < prompt.ids.n; i++)
-        printf("%s%d", i > 0 || p->options.render ? " " : "", prompt.ids.ids[i]);
-    if (ok) putchar('\n');
+        ok = buffer_printf(&b, &e, i > 0 || render ? " %d" : "%d", prompt.ids.ids[i]);
+    ok = ok && buffer_puts(&b, "\n", &e);
+    if (ok && !interrupts) ok = write_now(stdout, b.data, b.n, &e);
+    buffer_free(&b);
     chat_prompt_free(&prompt);
-    return ok ? 0 : complain(&e, 1);
+    return !ok ? complain(&e, 1) : interrupts ? 130 : 0;
 }
 
 /* ---- 13. Many prompts ------------------------------------------------------------------------ */
@@ -3751,6 +3766,7 @@ typedef struct {
     char *stops[MAX_STOPS]; /* (n_stops) those that /set added; the options point to them */
     size_t n_stops;
     bool has_system, verbose, quit;
+    bool failed; /* no more can be read, or kept */
     bool block, command; /* the latest input: it came between """; it began with a slash */
 } Chat;
 
@@ -3778,9 +3794,13 @@ static const char chat_help[] =
 
 /* Note a message for /save: JSON is UTF-8, so the text is made that. */
 static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
-    return (c->messages.n == 0 || buffer_puts(&c->messages, ",\n", e)) &&
-           buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
-           quote_any(&c->messages, text, n, e) && buffer_puts(&c->messages, "}", e);
+    size_t before = c->messages.n;
+    if ((before == 0 || buffer_puts(&c->messages, ",\n", e)) &&
+        buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
+        quote_any(&c->messages, text, n, e) && buffer_puts(&c->messages, "}", e))
+        return true;
+    c->messages.n = before; /* no half message */
+    return false;
 }
 
 /* Begin anew, with the system message in force. */
@@ -3824,6 +3844,18 @@ typedef struct {
     bool has_system;
 } Loaded;
 
+/* The text of a message's content: it is one, or an array of parts that have some. */
+static bool content_text(const Json *content, Buffer *out, Error *e) {
+    if (content->kind == JSON_STRING)
+        return buffer_add(out, content->string, content->string_len, e);
+    bool ok = true;
+    for (const Json *part = content->child; ok && part; part = part->next) {
+        const Json *t = json_get(part, "text");
+        if (t && t->kind == JSON_STRING) ok = buffer_add(out, t->string, t->string_len, e);
+    }
+    return ok;
+}
+
 static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e) {
     const Model *m = &p->model;
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
@@ -3835,10 +3867,10 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
     for (const Json *item = ok ? messages->child : NULL; ok && item; item = item->next)
         ok = (to->messages.n == 0 || buffer_puts(&to->messages, ",\n", e)) &&
              buffer_add(&to->messages, item->source, item->source_len, e);
-    const Json *first = ok ? messages->child : NULL, *text = json_get(first, "content");
-    to->has_system =
-        json_is(json_get(first, "role"), "system") && text && text->kind == JSON_STRING;
-    if (to->has_system) ok = buffer_add(&to->system, text->string, text->string_len, e);
+    const Json *first = ok ? messages->child : NULL, *content = json_get(first, "content");
+    to->has_system = json_is(json_get(first, "role"), "system") && content &&
+                     (content->kind == JSON_STRING || content->kind == JSON_ARRAY);
+    if (to->has_system) ok = content_text(content, &to->system, e);
     json_free(doc);
     return ok;
 }
@@ -4045,11 +4077,11 @@ static bool chat_command(Chat *c, Buffer *text, Error *e) {
 
 /* Add the model's answer to the conversation: its tokens without the stop token, and the end of
  * turn. Where a stop string ended it, the tokens of what was shown before. */
-static bool chat_keep_answer(Chat *c, const Output *out, Finish finish, Error *e) {
+static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
     const Model *m = &c->program->model;
     size_t n = out->ids.n;
     bool eos = n > 0 && is_eos(m, out->ids.ids[n - 1]), ok = true;
-    if (finish == FINISH_STOP && !eos)
+    if (out->stopped)
         ok = tokenizer_encode(m->tokenizer, out->all.data ? out->all.data : "", out->all.n, false,
                               &c->prompt.ids, e);
     else
@@ -4094,7 +4126,7 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
                         &c->prompt, e) &&
               chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
               generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
-              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, st->finish, e);
+              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, e);
     if (out.all.n > 0) printf("\n\n");
     fflush(stdout);
     if (!ok || (st->finish == FINISH_INTERRUPT && st->n_generated == 0)) {
@@ -4205,7 +4237,10 @@ static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
     c->block = false;
     while (ok && !ends) {
         ReadLine got = line_read(line, c->block ? "... " : ">>> ", e);
-        if (got == READ_FAILED) return complain(e, 1), false;
+        if (got == READ_FAILED) {
+            ok = false;
+            break;
+        }
         if (got == READ_INTERRUPT) {
             fprintf(stderr, "\n(^C again, ^D or /bye leaves)\n");
             text->n = 0;
@@ -4234,7 +4269,7 @@ static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
             "(not taken: a terminal cuts lines at %d bytes; break it between lines of \"\"\", or "
             "use -f FILE or a pipe)\n",
             TERMINAL_LINE);
-    if (!ok) complain(e, 1);
+    c->failed = !ok;
     return ok;
 }
 
@@ -4262,7 +4297,7 @@ static int chat_loop(Chat *c, Error *e) {
     }
     buffer_free(&line.read);
     buffer_free(&text);
-    return status;
+    return c->failed ? complain(e, 1) : status;
 }
 
 static int run_chat(Program *p) {
@@ -4721,6 +4756,8 @@ static int run_perplexity(Program *p) {
                                p->options.parse_special, &ids, &e);
     if (ok && ids.n < 2)
         ok = fail(&e, p->options.perplexity, "text", "expected at least 2 tokens, got %zu", ids.n);
+    if (ok && p->engine.options.ctx < 2)
+        ok = fail(&e, p->model.path, "context", "--perplexity needs 2 positions, this model has 1");
     ok = ok && scored_open(&s.model, &p->model, &p->engine, &e);
     if (ok && p->options.kl) {
         s.kl = alloc_array(&e, "divergences", ids.n, sizeof *s.kl);
@@ -4875,6 +4912,11 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
         int status = read_prompt(o, &p->text, e);
         if (status) return status;
         if (o->prompts) p->n_prompts = count_lines(&p->text);
+        int64_t last = MAX_SEED - (int64_t)p->n_prompts + (p->n_prompts > 0);
+        if (o->seed > last)
+            return fail(e, NULL, "--seed",
+                        "expected at most %" PRId64 " for %zu prompts, got %" PRId64, last,
+                        p->n_prompts, o->seed), 2;
     }
     if (o->stats && !standard_stream(o->stats) && !may_replace(o->stats, "{\"model\":", e))
         return 1;

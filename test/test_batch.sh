@@ -169,6 +169,8 @@ end_tests() {
     run 2 "--prompts and -p" "$qwen" "$model" --prompts "$scratch/prompts.txt" -p a
     run 2 "--prompts and --render" "$qwen" "$model" --prompts "$scratch/prompts.txt" --render
     run 2 "--batch alone" "$qwen" "$model" -p a --batch 2
+    run 2 "a seed too large for the last line" "$qwen" "$model" --prompts "$scratch/prompts.txt" \
+        -n 1 --seed 9007199254740992
     # shellcheck disable=SC3045 # dash and bash have ulimit -v
     ulimited() { (ulimit -v 2000000 && exec "$@"); }
     set -- "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 2 --yarn 256 -c 1048576 -t 1

@@ -823,6 +823,11 @@ perplexity_tests() {
     printf a >"$scratch/text.txt"
     refuse 1 "--perplexity of one token" "$qwen" "$model" --perplexity "$scratch/text.txt"
     refuse 1 "--perplexity of nothing" "$qwen" "$model" --perplexity "$scratch/none"
+    cp -r "$tiny" "$scratch/short"
+    sed 's/\("max_position_embeddings":\)[0-9]*/\11/' "$tiny/config.json" >"$scratch/short/config.json"
+    run 0 "a model of one position" "$convert" "$scratch/short" -o "$scratch/short.bin"
+    refuse 1 "--perplexity with one position" "$qwen" "$scratch/short.bin" \
+        --perplexity "$tiny/config.json"
 }
 
 # The README's commands are those that .ci/run runs.
@@ -1000,6 +1005,16 @@ demo_draft_tests() {
         test $((right * 10)) -gt $((guesses * 7))
 }
 
+# A stop string inside a longer one, which has not come whole when the answer is as long as asked.
+demo_stop_tests() {
+    set -- "$scratch/demo.q8.bin" -p 'Tell me about Tamsey.' --temp 0 -n 6
+    ask "six tokens" "$@"
+    answer=$(cat "$out")
+    ask "--stop in a longer one" "$@" --stop "$answer, and never more" --stop "${answer##* }"
+    same "--stop in a longer one: it is cut" "$(cat "$out")" "${answer% *} "
+    says "--stop in a longer one" '\| stop \|'
+}
+
 # ---- All of it -----------------------------------------------------------------------------------
 
 rm -rf "$scratch"
@@ -1037,6 +1052,7 @@ draft_use_tests
 draft_refusals
 broken_draft_tests
 demo_draft_tests
+demo_stop_tests
 
 [ $failed -gt 0 ] || rm -rf "$scratch"
 finish cli

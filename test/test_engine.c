@@ -175,16 +175,17 @@ static void check_output(const char *const *stops, size_t n_stops, const char *c
                          size_t n) {
     Output o = {.stops = (const char **)stops, .n_stops = n_stops, .keep = true};
     Error e;
-    bool stopped = false;
-    for (size_t i = 0; i < n && !stopped; i++) {
+    for (size_t i = 0; i < n && !o.stopped; i++) {
         if (pieces[i][0])
-            CHECK(output_add(&o, pieces[i][0], strlen(pieces[i][0]), &stopped, &e), "%s", e.text);
+            CHECK(output_add(&o, pieces[i][0], strlen(pieces[i][0]), &e), "%s", e.text);
         else
             CHECK(output_finish(&o, &e), "%s", e.text);
         const char *all = o.all.data ? o.all.data : "";
         CHECK(strcmp(all, pieces[i][1]) == 0, "after \"%s\": \"%s\", not \"%s\"",
               pieces[i][0] ? pieces[i][0] : "the end", all, pieces[i][1]);
     }
+    if (pieces[n - 1][0] == NULL)
+        CHECK(o.stopped == (strcmp(pieces[n - 1][1], "xa") == 0), "\"bc\" in \"xabc\" stops");
     output_close(&o);
 }
 #define CHECK_OUTPUT(stops, n_stops, ...)                                                          \
@@ -237,16 +238,16 @@ static void test_output_random(void) {
                 found = found || strncmp(text + end, stops[k], strlen(stops[k])) == 0;
             if (found) break;
         }
-        bool stopped = false, ok = true;
-        for (size_t at = 0; at < n && !stopped && ok;) {
+        bool ok = true;
+        for (size_t at = 0; at < n && !o.stopped && ok;) {
             size_t piece = min_size(n - at, 1 + test_below(&s, 5));
-            ok = output_add(&o, text + at, piece, &stopped, &e);
+            ok = output_add(&o, text + at, piece, &e);
             at += piece;
             shown = o.all.n;
             ok = ok && shown <= end && memcmp(o.all.data ? o.all.data : "", text, shown) == 0 &&
-                 (stopped || at - shown <= 3 + 1);
+                 (o.stopped || at - shown <= 3 + 1);
         }
-        ok = ok && output_finish(&o, &e) && o.all.n == end && stopped == (end < n);
+        ok = ok && output_finish(&o, &e) && o.all.n == end && o.stopped == (end < n);
         CHECK(ok, "%s: shown %zu of %zu", text, o.all.n, end);
         output_close(&o);
     }

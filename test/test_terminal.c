@@ -408,6 +408,12 @@ static void test_files(void) {
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
     load_from(&t, "marked.json", "loaded");
+    write_file("parts.json", "[{\"role\": \"system\", \"content\": [{\"type\": \"text\", \"text\": "
+                             "\"Be \"}, {\"type\": \"text\", \"text\": \"odd.\"}]}]");
+    load_from(&t, "parts.json", "loaded");
+    ask_for(&t, "/show system", "Be odd.\n");
+    ask_for(&t, "/clear", "");
+    ask_for(&t, "/show system", "Be odd.\n");
     chat_close(&t);
 }
 
