@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
@@ -67,6 +68,12 @@ bool buffer_printf(Buffer *b, Error *e, const char *fmt, ...)
 /* Take away the mark that Windows' programs put in front of UTF-8, if it is there. */
 void drop_byte_order_mark(Buffer *text);
 void buffer_free(Buffer *b);
+
+/* The order of two texts, by bytes: < 0, 0 or > 0; a prefix comes before what it begins. */
+static inline int compare_bytes(const char *a, size_t n_a, const char *b, size_t n_b) {
+    int order = memcmp(a, b, min_size(n_a, n_b));
+    return order ? order : (n_a > n_b) - (n_a < n_b);
+}
 
 /* ---- a list of token ids --------------------------------------------------------------------- */
 

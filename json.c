@@ -1,10 +1,10 @@
 /* json.c: the JSON reader that json.h declares.
  *
  * One pass over a copy of the text builds a tree of nodes. Open arrays and objects lie on a stack
- * of fixed depth, so no input can exhaust the machine's own stack. Memory is taken in three places:
- * the copy of the text; one block for all unescaped strings, which together are never longer than
- * the text; and the nodes, in chunks. That is at most some 50 bytes for a byte of text (a list of
- * one-digit numbers), which is what the caller's limit on the text's size has to allow for.
+ * of fixed depth, so no input can exhaust the machine's own stack. What is kept is the copy of the
+ * text; one block for all unescaped strings, which together are never longer than the text; and the
+ * nodes, in chunks. That is at most some 50 bytes for a byte of text (a list of one-digit numbers),
+ * which is what the caller's limit on the text's size has to allow for.
  *
  * Duplicate keys are found when an object closes, by sorting its members by a hash of the key and
  * then by the key itself: n log n also for keys that were chosen to collide. */

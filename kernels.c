@@ -1,11 +1,11 @@
 /* kernels.c: one island of kernels per instruction set, and the choice between them.
  *
- * An island is: its target macro, three vector types, and the primitives on them, in the same order
- * everywhere; lanes.h then builds every kernel and the table from these. The scalar island comes
- * first: plain C that says what each primitive means. To add one, write another block of the same
- * shape, behind its own architecture guard, and a row in `choices` at the end; nothing else
- * changes. AVX2 and AVX-VNNI share most of their primitives (avx2.h). AMX and ARM's
- * i8mm are no islands: they replace functions of AVX-512's and NEON's tables (amx.h, i8mm.h). */
+ * An island is: its target macro, three vector types, and the primitives on them, in nearly the
+ * same order everywhere; lanes.h then builds every kernel and the table from these. The scalar
+ * island comes first: plain C that says what each primitive means. To add one, write another block
+ * of the same shape, behind its own architecture guard, and a row in `choices` at the end; nothing
+ * else changes. AVX2 and AVX-VNNI share most of their primitives (avx2.h). AMX and ARM's i8mm are
+ * no islands: they replace functions of AVX-512's and NEON's tables (amx.h, i8mm.h). */
 #if defined(__aarch64__) && !defined(__clang__)
 /* gcc would move loads far ahead of their use, and for want of registers through the stack. */
 #pragma GCC optimize("no-schedule-insns")

@@ -70,6 +70,8 @@ static bool check_defaults(const ModelHeader *h, const char *file, Error *e) {
         !check_real(file, "temperature", (double)d->temperature, 0, 100, e) ||
         !check_real(file, "top_p", (double)d->top_p, 0, 1, e) ||
         !check_real(file, "repetition_penalty", (double)d->repetition_penalty, 0.01, 100, e) ||
+        !check_real(file, "min_p", (double)h->min_p, 0, 1, e) ||
+        !check_range(file, "reserved", h->reserved, 0, 0, e) ||
         !check_range(file, "n_eos", d->n_eos, 0, MAX_EOS, e))
         return false;
     for (uint32_t i = 0; i < d->n_eos; i++)
@@ -224,6 +226,10 @@ static bool check_zeros(const Map *map, uint64_t from, uint64_t to, const char *
 static bool check_gaps(const ModelHeader *h, const Map *map, const char *path, Error *e) {
     uint64_t tokenizer_end = h->tokenizer_offset + h->tokenizer_bytes;
     uint64_t table_end = h->tensors_offset + h->n_tensors * sizeof(TensorEntry);
+    if (h->tensors_offset < tokenizer_end)
+        return fail(e, path, "tensors_offset",
+                    "expected %llu or more, behind the tokenizer, got %llu",
+                    (unsigned long long)tokenizer_end, (unsigned long long)h->tensors_offset);
     return check_zeros(map, sizeof *h, h->tokenizer_offset, path, "header", e) &&
            check_zeros(map, tokenizer_end, h->tensors_offset, path, "tokenizer", e) &&
            check_zeros(map, table_end, h->header_bytes, path, "tensors", e);

@@ -117,7 +117,7 @@ typedef struct {
     float yarn_factor;        /* 0: none; else >= 1, with the original context length beside it */
     uint32_t yarn_original_max_position_embeddings;
     uint32_t qkv_bias;        /* 1: q, k and v have biases (every Qwen2) */
-    uint32_t reserved[4];     /* zero */
+    uint32_t reserved[5];     /* zero */
 } ModelConfig;
 
 /* generation_config.json. Where the file has no value: temperature 1, top_k 0 (off), top_p 1,
@@ -150,11 +150,14 @@ typedef struct {
     uint32_t has_default_system;
     uint32_t default_system_len;
     char default_system[416]; /* not NUL-terminated when full */
+    float min_p;              /* generation_config.json's; 0: none */
+    uint32_t reserved;        /* zero */
 } ModelHeader;
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "model files are used as they lie");
 _Static_assert(sizeof(ModelConfig) == 80, "ModelConfig has no holes");
 _Static_assert(sizeof(ModelDefaults) == 64, "ModelDefaults has no holes");
-_Static_assert(sizeof(ModelHeader) == 968, "ModelHeader has no holes");
+_Static_assert(sizeof(ModelHeader) == 976, "ModelHeader has no holes");
 #define MODEL_HEADER_BYTES 1024 /* ModelHeader and zeros */
 
 /* A tensor of the file. Names are Hugging Face's: model.embed_tokens.weight,

@@ -317,8 +317,8 @@ static double sin_cos_series(double r, int first) {
     return first ? r * (1 + sum) : 1 + sum;
 }
 
-/* sin and cos of x, 0 <= x < 2^20. pi/2 is subtracted in three parts of 33 bits, so that the
- * products are exact (Cody and Waite). */
+/* sin and cos of x, 0 <= x < 2^20. pi/2 is subtracted in three parts, the first two of at most 33
+ * bits, so that their products are exact (Cody and Waite). */
 static void sin_cos_f64(double x, double *s, double *c) {
     double n = rint(x * 6.36619772367581382433e-01);
     double r = x - n * 1.57079632673412561417e+00;
@@ -964,6 +964,10 @@ static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
 static void engine_close(Engine *e);
 static Pool *pool_open(uint32_t threads, Error *e);
 static void pool_close(Pool *pool);
+
+#ifndef MAP_NORESERVE /* FreeBSD never reserves */
+#define MAP_NORESERVE 0
+#endif
 
 /* Fresh memory, zero, which the system provides only as it is touched; release with munmap. */
 static uint8_t *memory_reserve(size_t bytes, Error *err) {
@@ -3078,7 +3082,8 @@ static int64_t new_seed(void) {
     return seed ? (int64_t)seed : (int64_t)(now_seconds() * 1e6) & 0xffffffff;
 }
 
-static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) {
+static SamplerOptions sampler_options(const Options *o, const ModelHeader *h) {
+    const ModelDefaults *d = &h->defaults;
     bool greedy = !d->do_sample;
     SamplerOptions s = {
         .temperature = !isnan(o->temp) ? o->temp
@@ -3086,7 +3091,7 @@ static SamplerOptions sampler_options(const Options *o, const ModelDefaults *d) 
                                        : (double)d->temperature,
         .top_k = o->top_k != UNSET ? o->top_k : (int64_t)d->top_k,
         .top_p = !isnan(o->top_p) ? o->top_p : (double)d->top_p,
-        .min_p = !isnan(o->min_p) ? o->min_p : 0,
+        .min_p = !isnan(o->min_p) ? o->min_p : (double)h->min_p,
         .repeat_penalty =
             !isnan(o->repeat_penalty) ? o->repeat_penalty : (double)d->repetition_penalty,
         .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
@@ -4814,7 +4819,7 @@ static int run_verify(Program *p) {
 /* The sampling options in force: after the command line, and after /set. */
 static void program_sampling(Program *p) {
     const Options *o = &p->options;
-    p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.defaults),
+    p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.file.header),
                                     .max_tokens = o->max_tokens != UNSET ? o->max_tokens : -1,
                                     .loop_guard = !o->no_loop_guard,
                                     .ignore_eos = o->ignore_eos,

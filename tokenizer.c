@@ -515,11 +515,6 @@ static bool merge_long(Encoder *w, const char *word, size_t n, Error *e) {
 
 /* ---- Added tokens ---------------------------------------------------------------------------- */
 
-static int compare_bytes(const char *a, size_t n_a, const char *b, size_t n_b) {
-    int order = memcmp(a, b, min_size(n_a, n_b));
-    return order ? order : (n_a > n_b) - (n_a < n_b);
-}
-
 static int compare_added(const void *a, const void *b) {
     const AddedText *x = a, *y = b;
     return compare_bytes(x->text, x->n, y->text, y->n);

@@ -181,14 +181,9 @@ static bool take_entry(Gguf *g, Entry *v, Error *e) {
     return true;
 }
 
-static int compare_text(const char *a, size_t a_len, const char *b, size_t b_len) {
-    int order = memcmp(a, b, min_size(a_len, b_len));
-    return order ? order : (a_len > b_len) - (a_len < b_len);
-}
-
 static int by_key(const void *a, const void *b) {
     const Entry *x = a, *y = b;
-    return compare_text(x->key, x->key_len, y->key, y->key_len);
+    return compare_bytes(x->key, x->key_len, y->key, y->key_len);
 }
 
 static bool read_metadata(Gguf *g, Error *e) {
@@ -422,7 +417,7 @@ static bool check_layout(const Gguf *g, size_t alignment, Error *e) {
 
 static int by_name(const void *a, const void *b) {
     const Info *x = a, *y = b;
-    return compare_text(x->name, x->name_len, y->name, y->name_len);
+    return compare_bytes(x->name, x->name_len, y->name, y->name_len);
 }
 
 static bool get_alignment(const Gguf *g, size_t *out, Error *e) {
@@ -622,7 +617,7 @@ static bool check_keys(const Gguf *g, Error *e) {
         const Entry *v = &g->entries[i];
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
         for (size_t k = 0; !found && k < sizeof known / sizeof *known; k++) {
-            found = compare_text(v->key + 6, v->key_len - 6, known[k], strlen(known[k])) == 0;
+            found = compare_bytes(v->key + 6, v->key_len - 6, known[k], strlen(known[k])) == 0;
         }
         if (found) continue;
         char field[SHOWN];
@@ -780,7 +775,7 @@ static bool only_looks_special(const char *text, size_t n) {
     static const char *const plain[] = {"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
                                         "<|fim_pad|>",    "<|repo_name|>",  "<|file_sep|>"};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
-        if (compare_text(text, n, plain[i], strlen(plain[i])) == 0) return true;
+        if (compare_bytes(text, n, plain[i], strlen(plain[i])) == 0) return true;
     }
     return false;
 }
@@ -790,7 +785,7 @@ static bool only_looks_special(const char *text, size_t n) {
 static bool is_padding(uint32_t id, const char *text, size_t n) {
     char padding[24];
     int len = snprintf(padding, sizeof padding, "[PAD%u]", id);
-    return compare_text(text, n, padding, (size_t)len) == 0;
+    return compare_bytes(text, n, padding, (size_t)len) == 0;
 }
 
 static bool add_token(const Gguf *g, TokenBuilder *b, uint32_t id, int32_t type, const char *text,
@@ -889,10 +884,11 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
  * not Hugging Face's default: where one is, nothing is taken for known. */
 static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     static const char instruct[] = "You are Qwen, created by Alibaba Cloud.";
-    double temperature = 1, top_p = 1, penalty = 1;
+    double temperature = 1, top_p = 1, min_p = 0, penalty = 1;
     int64_t top_k = 0;
     bool says = has(g, "general.sampling.temp") || has(g, "general.sampling.top_p") ||
-                has(g, "general.sampling.penalty_repeat") || has(g, "general.sampling.top_k");
+                has(g, "general.sampling.min_p") || has(g, "general.sampling.penalty_repeat") ||
+                has(g, "general.sampling.top_k");
     bool known = !says && h->chat_family == CHAT_QWEN25 &&
                  h->default_system_len >= sizeof instruct - 1 &&
                  memcmp(h->default_system, instruct, sizeof instruct - 1) == 0;
@@ -904,6 +900,7 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     }
     if (!get_real_if(g, "general.sampling.temp", 0, 100, &temperature, e) ||
         !get_real_if(g, "general.sampling.top_p", 0, 1, &top_p, e) ||
+        !get_real_if(g, "general.sampling.min_p", 0, 1, &min_p, e) ||
         !get_real_if(g, "general.sampling.penalty_repeat", 0.01, 100, &penalty, e) ||
         !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e)) {
         return false;
@@ -911,6 +908,7 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
     h->defaults.do_sample = known || (says && temperature > 0);
     h->defaults.temperature = (float)temperature;
     h->defaults.top_p = (float)top_p;
+    h->min_p = (float)min_p;
     h->defaults.top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     h->defaults.repetition_penalty = (float)penalty;
     return true;

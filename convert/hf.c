@@ -252,13 +252,15 @@ static bool read_token_ids(const Json *c, ModelDefaults *d, uint32_t vocab, cons
            read_unused_id(c, "pad_token_id", vocab, &d->pad, file, e);
 }
 
-static bool read_sampling(const Json *g, ModelDefaults *d, const char *file, Error *e) {
+static bool read_sampling(const Json *g, ModelHeader *h, const char *file, Error *e) {
+    ModelDefaults *d = &h->defaults;
     bool sample = false;
-    double temperature = 1, top_p = 1, penalty = 1;
+    double temperature = 1, top_p = 1, min_p = 0, penalty = 1;
     int64_t top_k = 0;
     if (!field_bool(g, "do_sample", &sample, file, e) ||
         !field_real(g, "temperature", 0, 100, &temperature, file, e) ||
         !field_real(g, "top_p", 0, 1, &top_p, file, e) ||
+        !field_real(g, "min_p", 0, 1, &min_p, file, e) ||
         !field_real(g, "repetition_penalty", 0.01, 100, &penalty, file, e) ||
         (field_get(g, "top_k") && !field_int(g, "top_k", -1, MAX_VOCAB, &top_k, file, e)))
         return false;
@@ -266,6 +268,7 @@ static bool read_sampling(const Json *g, ModelDefaults *d, const char *file, Err
     d->do_sample = sample;
     d->temperature = (float)temperature;
     d->top_p = (float)top_p;
+    h->min_p = (float)min_p;
     d->repetition_penalty = (float)penalty;
     d->top_k = (uint32_t)top_k;
     return true;
@@ -282,7 +285,7 @@ static bool read_settings(Folder *f, Source *s, Error *e) {
     if (ok) {
         const Json *g = generation ? json_root(generation) : NULL;
         uint32_t vocab = h->config.vocab_size;
-        ok = read_sampling(g, &h->defaults, f->path, e) &&
+        ok = read_sampling(g, h, f->path, e) &&
              read_token_ids(g, &h->defaults, vocab, f->path, e) &&
              read_token_ids(json_root(config), &h->defaults, vocab, file_in(f, "config.json"), e);
         json_free(generation);
@@ -640,7 +643,7 @@ static bool list_shards(const Json *weight_map, Source *s, const char *path, Err
     return true;
 }
 
-/* Every tensor that the index names must be in the file that it names. */
+/* The index names the model's tensors alone; that they are in their files is found out there. */
 static bool check_index(const Json *weight_map, const Source *s, const char *path, Error *e) {
     for (const Json *v = weight_map->child; v; v = v->next) {
         if (is_ignored(v->key)) continue;

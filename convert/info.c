@@ -80,10 +80,13 @@ static void print_config(const ModelConfig *c, FILE *out) {
     fprintf(out, "head:         %s\n", c->tie_word_embeddings ? "the embedding (tied)" : "its own");
 }
 
-static void print_defaults(const ModelDefaults *d, FILE *out) {
-    fprintf(out, "defaults:     %s, temperature %g, top_k %u, top_p %g, repetition_penalty %g\n",
+static void print_defaults(const ModelHeader *h, FILE *out) {
+    const ModelDefaults *d = &h->defaults;
+    fprintf(out,
+            "defaults:     %s, temperature %g, top_k %u, top_p %g, min_p %g, repetition_penalty "
+            "%g\n",
             d->do_sample ? "sampling" : "greedy", (double)d->temperature, d->top_k,
-            (double)d->top_p, (double)d->repetition_penalty);
+            (double)d->top_p, (double)h->min_p, (double)d->repetition_penalty);
     fprintf(out, "stop tokens: ");
     for (uint32_t i = 0; i < d->n_eos; i++) fprintf(out, " %d", d->eos[i]);
     fprintf(out, "\n");
@@ -117,7 +120,7 @@ static bool print_facts(const Facts *f, const char *path, bool verbose, FILE *ou
     fprintf(out, "template:     %s", chat_family_name(h->chat_family));
     if (h->has_default_system) fprintf(out, ", default system message \"%s\"", system);
     fprintf(out, "\n");
-    print_defaults(&h->defaults, out);
+    print_defaults(h, out);
     print_provenance(h, out);
     print_tensors(f, verbose, out);
     return true;

@@ -112,7 +112,8 @@ static bool check_name(const char *name, Error *e) {
 static bool check_options(const Options *o, Error *e) {
     if (o->help || o->version) return true;
     if (o->info) {
-        if (o->source || o->output || o->quant || o->lora || o->random)
+        if (o->source || o->output || o->quant || o->lora || o->random || o->name || o->seed ||
+            o->threads)
             return fail(e, NULL, "--info", "expected nothing beside it but --verbose");
         return true;
     }
@@ -176,8 +177,8 @@ static void print_notes(const Source *s, const Plan *p) {
                 s->chat_note);
 }
 
-/* "convert: qwen.bin: 530 MB, q8 8.53 bits per weight (169 q8, 121 f32), name X, template qwen2.5"
- */
+/* "convert: qwen.bin: 1645608960 bytes, q8, 8.50 bits per weight (141 f32, 197 q8), rms error
+ * 4.9e-03, name X, template qwen2.5, 9.1 s" */
 static void print_result(const Source *s, const WriteJob *job, const char *path, double seconds) {
     const Plan *p = job->plan;
     char file[4096];

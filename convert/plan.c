@@ -2,7 +2,7 @@
  *
  *   --quant   q8, f32, f16, bf16: every matrix alike
  *             q5: the mix of a Q5_K_M file: q6 for the head and for v and down in the layers that
- *             matter most (a quarter of them), q5 for the rest
+ *             matter most (half of them), q5 for the rest
  *   none      a GGUF file's own types, bit for bit; q8 for everything else
  *
  * Formats in blocks need columns in whole blocks. Where they are not: q5 -> q5_1 and q6 -> q8

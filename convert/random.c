@@ -191,7 +191,7 @@ static const Shape *find_shape(const char *size, Error *e) {
 bool random_size(const char *size, Error *e) { return find_shape(size, e) != NULL; }
 
 bool random_open(const char *size, Source *s, Error *e) {
-    *s = (Source){.seed = 1};
+    *s = (Source){0};
     snprintf(s->path, sizeof s->path, "random %.40s", size);
     const Shape *m = find_shape(size, e);
     if (m == NULL) return false;

@@ -29,7 +29,7 @@ static const Dtype *find_dtype(const Json *v) {
     return NULL;
 }
 
-/* A whole number written with digits alone, at most 2^53: so the double it was read as is exact. */
+/* A whole number written with digits alone, at most 2^53. */
 static bool read_count(const Json *v, uint64_t *out) {
     int64_t value;
     if (!v || v->kind != JSON_NUMBER) return false;

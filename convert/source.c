@@ -1,5 +1,5 @@
 /* source.c: what every kind of source needs: telling them apart, the tensors that a configuration
- * implies, reading rows as floats can trust them, JSON members with good errors, and the checksum
+ * implies, rows that are proved to be finite, JSON members with good errors, and the checksum
  * of what was read. */
 #include <errno.h>
 #include <stdlib.h>

@@ -7,6 +7,9 @@
  * them. */
 #include <stdlib.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <sys/random.h> /* getentropy */
+#endif
 
 #include "convert.h"
 

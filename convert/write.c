@@ -31,7 +31,7 @@ typedef struct {
     uint8_t *out;            /* (n) panels */
     double error[MAX_CHUNK_PANELS], power[MAX_CHUNK_PANELS]; /* (n) sums of squares */
     atomic_size_t next; /* the panel that the next free thread takes */
-    atomic_bool failed;
+    atomic_int failed; /* gcc on riscv has no exchange of a single byte */
     pthread_mutex_t lock; /* of what: the first error */
     Error what;
 } Chunk;

@@ -380,6 +380,12 @@ stats_tests() {
     check "a name that is no UTF-8: --stats is" \
         iconv -f UTF-8 -t UTF-8 -o /dev/null "$scratch/odd.json"
     rm -f "$odd"
+    cp -r "$tiny" "$scratch/sampled"
+    sed 's/"temperature"/"min_p":0.25,&/' "$tiny/generation_config.json" \
+        >"$scratch/sampled/generation_config.json"
+    run 0 "a model with a min_p" "$convert" "$scratch/sampled" -o "$scratch/sampled.bin"
+    ask "a model with a min_p" "$scratch/sampled.bin" -p a -n 1 --stats "$scratch/stats.json"
+    check "a model with a min_p: it counts" grep -q '"min_p":0.25,' "$scratch/stats.json"
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
 }
 
@@ -824,7 +830,8 @@ perplexity_tests() {
     refuse 1 "--perplexity of one token" "$qwen" "$model" --perplexity "$scratch/text.txt"
     refuse 1 "--perplexity of nothing" "$qwen" "$model" --perplexity "$scratch/none"
     cp -r "$tiny" "$scratch/short"
-    sed 's/\("max_position_embeddings":\)[0-9]*/\11/' "$tiny/config.json" >"$scratch/short/config.json"
+    sed 's/\("max_position_embeddings":\)[0-9]*/\11/' "$tiny/config.json" \
+        >"$scratch/short/config.json"
     run 0 "a model of one position" "$convert" "$scratch/short" -o "$scratch/short.bin"
     refuse 1 "--perplexity with one position" "$qwen" "$scratch/short.bin" \
         --perplexity "$tiny/config.json"

@@ -57,7 +57,7 @@ static const char good_config[] =
     "\"sliding_window\":4096,\"bos_token_id\":260,\"eos_token_id\":262,\"rope_scaling\":null}";
 static const char good_generation[] =
     "{\"do_sample\":true,\"eos_token_id\":[262,260],\"pad_token_id\":260,\"temperature\":0.7,\n"
-    "\"top_p\":0.8,\"top_k\":20,\"repetition_penalty\":1.1}";
+    "\"min_p\":0.1,\"top_p\":0.8,\"top_k\":20,\"repetition_penalty\":1.1}";
 static const char good_added[] =
     "[{\"id\":260,\"content\":\"<|endoftext|>\",\"special\":true},"
     "{\"id\":261,\"content\":\"<|im_start|>\",\"special\":true},"
@@ -299,7 +299,7 @@ static void test_header(const Model *m) {
     CHECK(c->rope_theta == 1e6 && c->rms_norm_eps == 1e-6f && c->yarn_factor == 0, "numbers");
     const ModelDefaults *d = &h->defaults;
     CHECK(d->do_sample == 1 && d->top_k == 20 && d->temperature == 0.7f && d->top_p == 0.8f &&
-              d->repetition_penalty == 1.1f,
+              h->min_p == 0.1f && d->repetition_penalty == 1.1f,
           "defaults");
     CHECK(d->n_eos == 2 && d->eos[0] == 262 && d->eos[1] == 260 && d->bos == 260 && d->pad == 260,
           "token ids");
@@ -363,6 +363,7 @@ static const Case cases[] = {
     {GENERATION, "[262,260]", "null", OPENS},
     {GENERATION, "\"pad_token_id\":260", "\"pad_token_id\":-1", OPENS},
     {GENERATION, "\"top_k\":20", "\"top_k\":-1", OPENS},
+    {GENERATION, "\"min_p\":0.1", "\"min_p\":1.5", "min_p: expected a number from 0 to 1"},
     {TOKENIZER, "{\"type\":\"NFC\"}", "null", "normalizer: expected NFC"},
     {TOKENIZER, "\"normalizer\":{\"type\":\"NFC\"},", "", "normalizer: expected NFC"},
     {TOKENIZER, ",\"use_regex\":false", "", "add_prefix_space and use_regex false"},

@@ -111,11 +111,15 @@ static void test_instruct(void) {
               d->repetition_penalty == 1.1f,
           "sampling defaults");
     source_close(&s);
-    GgufCase key = {
-        .key = "general.sampling.top_p", .type = F32 + 1, .bits = bits_from_float(0.9f)};
+    GgufCase min_p = {
+        .key = "general.sampling.min_p", .type = F32 + 1, .bits = bits_from_float(0.2f)};
+    GgufCase key = {.key = "general.sampling.top_p",
+                    .type = F32 + 1,
+                    .bits = bits_from_float(0.9f),
+                    .also = &min_p};
     c.also = &key;
     CHECK(open_case(&c, &s, &e) && d->do_sample == 1 && d->temperature == 1 && d->top_p == 0.9f &&
-              d->top_k == 0 && d->repetition_penalty == 1,
+              s.header.min_p == 0.2f && d->top_k == 0 && d->repetition_penalty == 1,
           "what a file says itself comes without what is known: %s", e.text);
     source_close(&s);
 }
