@@ -116,6 +116,8 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
 /* Append a weight file, not open yet, unless one of this name is there. */
 #define MAX_FILES 4096
 bool source_add_file(Source *s, const char *name, size_t n, Error *e);
+/* Count id, unless it is -1, among what ends an answer. `file` is for the error. */
+bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e);
 /* Fill in the header's template. An unknown one is no reason to refuse the model: raw prompts work,
  * and chat_note tells the user. */
 void source_set_template(Source *s, const char *text, size_t n, const char *file);

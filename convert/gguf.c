@@ -923,13 +923,6 @@ static bool read_unused_id(const Gguf *g, const char *key, uint32_t n_tokens, in
     return true;
 }
 
-/* Called three times, so the list is never full. */
-static void add_eos(ModelDefaults *d, int id) {
-    bool there = id < 0;
-    for (uint32_t i = 0; i < d->n_eos; i++) there |= d->eos[i] == id;
-    if (!there) d->eos[d->n_eos++] = id;
-}
-
 /* Stop tokens: the file's, and both of Qwen's, since its models end a turn with either. */
 static bool read_ids(const Gguf *g, Source *s, Error *e) {
     const char *key = "tokenizer.ggml.eos_token_id";
@@ -940,12 +933,10 @@ static bool read_ids(const Gguf *g, Source *s, Error *e) {
     int64_t eos = -1;
     bool ok = get_int_if(g, key, 0, (int64_t)n - 1, &eos, e) &&
               read_unused_id(g, "tokenizer.ggml.bos_token_id", n, &d->bos, e) &&
-              read_unused_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e);
-    if (ok) {
-        add_eos(d, (int)eos);
-        add_eos(d, tokenizer_find(t, "<|im_end|>"));
-        add_eos(d, tokenizer_find(t, "<|endoftext|>"));
-    }
+              read_unused_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e) &&
+              add_eos(d, (int32_t)eos, g->path, e) &&
+              add_eos(d, tokenizer_find(t, "<|im_end|>"), g->path, e) &&
+              add_eos(d, tokenizer_find(t, "<|endoftext|>"), g->path, e);
     tokenizer_close(t);
     return ok;
 }

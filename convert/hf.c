@@ -218,16 +218,12 @@ static bool read_config(const Json *c, ModelConfig *m, const char *file, Error *
 
 /* ---- generation_config.json ------------------------------------------------------------------ */
 
-static bool add_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char *file, Error *e) {
+static bool read_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char *file, Error *e) {
     int64_t id;
     if (!json_int(v, 0, (int64_t)vocab - 1, &id))
         return fail(e, file, "eos_token_id", "expected ids from 0 to %u, got %.*s", vocab - 1,
                     (int)min_size(v->source_len, 40), v->source);
-    for (uint32_t i = 0; i < d->n_eos; i++)
-        if (d->eos[i] == id) return true;
-    if (d->n_eos == MAX_EOS) return fail(e, file, "eos_token_id", "expected at most %d", MAX_EOS);
-    d->eos[d->n_eos++] = (int32_t)id;
-    return true;
+    return add_eos(d, (int32_t)id, file, e);
 }
 
 /* bos or pad, unless the file before had it. Nothing here uses them, so an id that no row has is as
@@ -245,9 +241,9 @@ static bool read_unused_id(const Json *c, const char *key, uint32_t vocab, int32
 static bool read_token_ids(const Json *c, ModelDefaults *d, uint32_t vocab, const char *file,
                            Error *e) {
     const Json *eos = field_get(c, "eos_token_id");
-    if (eos && eos->kind != JSON_ARRAY && !add_eos(d, eos, vocab, file, e)) return false;
+    if (eos && eos->kind != JSON_ARRAY && !read_eos(d, eos, vocab, file, e)) return false;
     for (const Json *v = eos && eos->kind == JSON_ARRAY ? eos->child : NULL; v; v = v->next)
-        if (!add_eos(d, v, vocab, file, e)) return false;
+        if (!read_eos(d, v, vocab, file, e)) return false;
     return read_unused_id(c, "bos_token_id", vocab, &d->bos, file, e) &&
            read_unused_id(c, "pad_token_id", vocab, &d->pad, file, e);
 }

@@ -69,15 +69,8 @@ static bool open_file(const char *path, Source *s, Error *e) {
 /* Whoever answers in the template's turns ends them with <|im_end|>, whatever the settings of the
  * base model that it was trained from still say. */
 static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
-    ModelDefaults *d = &s->header.defaults;
-    int32_t id = s->header.chat_family == CHAT_NONE ? -1 : tokenizer_find(t, "<|im_end|>");
-    for (uint32_t i = 0; i < d->n_eos; i++)
-        if (d->eos[i] == id) return true;
-    if (id < 0) return true;
-    if (d->n_eos == MAX_EOS)
-        return fail(e, s->path, "eos_token_id", "expected at most %d with <|im_end|>", MAX_EOS);
-    d->eos[d->n_eos++] = id;
-    return true;
+    if (s->header.chat_family == CHAT_NONE) return true;
+    return add_eos(&s->header.defaults, tokenizer_find(t, "<|im_end|>"), s->path, e);
 }
 
 /* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,
@@ -144,6 +137,15 @@ bool source_add_file(Source *s, const char *name, size_t n, Error *e) {
     }
     snprintf(s->file_names[s->n_files], sizeof s->file_names[0], "%.*s", (int)n, name);
     s->files[s->n_files++] = (Map){.fd = -1};
+    return true;
+}
+
+bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e) {
+    for (uint32_t i = 0; i < d->n_eos; i++)
+        if (d->eos[i] == id) return true;
+    if (id < 0) return true;
+    if (d->n_eos == MAX_EOS) return fail(e, file, "eos_token_id", "expected at most %d", MAX_EOS);
+    d->eos[d->n_eos++] = id;
     return true;
 }
 
