@@ -11,7 +11,6 @@
 # shellcheck disable=SC2015 # "a && b || die": die is to run whichever of the two fails
 LC_ALL=C
 export LC_ALL
-umask 022
 
 self=$0
 while link=$(readlink "$self" 2>/dev/null) && [ -n "$link" ]; do # it may be called by a link
@@ -273,7 +272,8 @@ csv_repair() {
         exit 2
     lost=$(($(file_size "$csv") - $(file_size "$work/whole")))
     if [ $lost -gt 0 ]; then
-        cp "$work/whole" "$csv.new" && mv "$csv.new" "$csv" || die 1 "$csv: cannot be repaired"
+        cp -p "$csv" "$csv.new" && cat "$work/whole" >"$csv.new" && mv "$csv.new" "$csv" ||
+            die 1 "$csv: cannot be repaired"
         warn "$csv: the last row was torn, $lost bytes of it are cut off; its task runs again"
     fi
     csv_bytes=$(file_size "$csv")
@@ -304,8 +304,9 @@ csv_store() {
         csv_append
         return
     fi
-    cat "$work/row" 2>/dev/null >>"$work/others" &&
-        { sync "$work/others" 2>/dev/null || sync; } && mv "$work/others" "$csv" ||
+    cp -p "$csv" "$csv.new" 2>/dev/null &&
+        cat "$work/others" "$work/row" 2>/dev/null >"$csv.new" &&
+        { sync "$csv.new" 2>/dev/null || sync; } && mv "$csv.new" "$csv" ||
         die 1 "$csv: the row could not be written; $log has it all"
     csv_bytes=$(file_size "$csv")
 }
@@ -425,9 +426,12 @@ task_prompt() {
 
 # Find the set: a name under prompts/, or a directory.
 set_find() {
+    set_dir=$set
     case $set in
-    */* | .*) set_dir=$set ;;
-    *) set_dir=$here/prompts/$set ;;
+    */* | .*) ;;
+    *) if [ -d "$here/prompts/$set" ] || [ ! -d "$set" ]; then set_dir=$here/prompts/$set; else
+        set=./$set
+    fi ;;
     esac
     set_dir=$(CDPATH='' cd -- "$set_dir" 2>/dev/null && pwd) || die 2 "--prompts $set: no such set"
     case $set in */* | .*) set=$set_dir ;; esac # --resume may be called from elsewhere
@@ -629,7 +633,7 @@ url_piece() {
 }
 
 # Times of the first and last piece and the counts, from curl's trace and the events, in the form of
-# the statistics that ./qwen writes.
+# the statistics that ./qwen writes. What a model thinks is not shown, but takes time and counts.
 url_stats() {
     awk '
         function seconds(t,    part) {
@@ -638,7 +642,10 @@ url_stats() {
             return t < start ? t + 86400 : t
         }
         function found() {
-            if (data ~ /"content": ?"[^"]/) { if (!first) first = at; last = at }
+            if (data ~ /"(content|reasoning|reasoning_content)": ?"[^"]/) {
+                if (!first) first = at
+                last = at
+            }
             data = ""
         }
         /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
@@ -664,7 +671,7 @@ url_stats() {
             last("finish_reason")
             last("prompt_tokens"); last("completion_tokens"); last("cached_tokens")
         }
-        /"content" *: *"[^"]/ { pieces++ }
+        /"(content|reasoning|reasoning_content)" *: *"[^"]/ { pieces++ }
         END {
             n = "completion_tokens" in seen ? seen["completion_tokens"] : pieces + 0
             anew = seen["prompt_tokens"] - seen["cached_tokens"]
@@ -699,6 +706,16 @@ url_stream() {
     echo "curl_status $?"
 }
 
+# Keep an event; stdout: its piece of the answer, with which $2 begins. A program started for every
+# piece would let a fast server wait: only those with escapes need one.
+url_event() {
+    say "$1" >>"$work/events" || return
+    case ${2%%\"*} in
+    *\\*) printf %b "$(say "$1" | url_piece)" ;;
+    *) printf %s "${2%%\"*}" ;;
+    esac
+}
+
 # A line of the stream: keep it where it belongs; stdout: its piece of the answer.
 url_line() {
     case $1 in
@@ -707,7 +724,9 @@ url_line() {
     data:*'"error":'[!n]* | data:*'"error": '[!n]*) # null is none
         say "$1" >>"$work/errors" && say error >>"$work/end"
         ;;
-    data:*) say "$1" >>"$work/events" && printf %b "$(say "$1" | url_piece)" ;;
+    data:*'"content":"'*) url_event "$1" "${1#*'"content":"'}" ;;
+    data:*'"content": "'*) url_event "$1" "${1#*'"content": "'}" ;;
+    data:*) url_event "$1" "\\" ;;
     'curl_status '* | 'http_status '*) say "$1" >>"$work/status" ;;
     *) say "$1" >>"$work/errors" ;;
     esac
@@ -1203,7 +1222,7 @@ score_store() {
     csv=$results/$1.csv
     VOTE=$vote REMARK=$remark
     export VOTE REMARK
-    csv_awk '
+    cp -p "$csv" "$csv.new" && csv_awk '
         csv_add($0) {
             if (records++ && CSV[1] == task && CSV[3] == "") {
                 CSV[3] = ENVIRON["VOTE"]
@@ -1216,15 +1235,23 @@ score_store() {
     say "==== task $2 scored blind: $vote${remark:+: $remark}" >>"$results/$1.log"
 }
 
-# Show an answer without a name; prompt and checks with it.
+# Show an answer without a name; prompt and checks with it. Fails where today's prompt is not the one
+# that was answered.
 score_show() {
-    read -r _ run shown output <<EOF
+    read -r key run shown output <<EOF
 $1
 EOF
     settings_read
     set_find
     number=$shown
     task_prepare "$number"
+    case $key in
+    "$shown-$(hash8 <"$work/prompt")-"*) ;;
+    *)
+        warn "$run: task $shown is another now than the one that was answered: left out"
+        return 1
+        ;;
+    esac
     printf '\n%s\n%s\n' "${bold}[$position/$n_items] $name$plain" "$dim$(cat "$work/prompt")$plain"
     printf '%s' "$green"
     cat "$results/$output"
@@ -1255,7 +1282,7 @@ score_runs() {
     while read -r kind key <&3; do
         position=$((position + 1))
         awk -v key="$key" '$1 == key' "$work/list" >"$work/rows"
-        score_show "$(sed 1q "$work/rows")"
+        score_show "$(sed 1q "$work/rows")" || continue
         ask_vote ''
         if [ "$action" = q ]; then
             say "Left at answer $position of $n_items. $again --score $runs goes on with the rest."
@@ -1264,9 +1291,9 @@ score_runs() {
         [ "$action" = vote ] || continue
         first_vote=$(awk -v key="$key" '$1 == key { print $2 }' "$work/votes")
         say "$key $vote" >>"$work/votes"
-        if [ "$kind" = first ]; then
+        if [ -z "$first_vote" ]; then # the first that is not skipped
             while read -r _ one number _ <&5; do score_store "$one" "$number"; done 5<"$work/rows"
-        elif [ -n "$first_vote" ]; then
+        elif [ "$kind" = again ]; then
             score_repeat "$number" "$first_vote"
         fi
     done 3<"$work/order"
@@ -1277,8 +1304,11 @@ score_runs() {
 # How alike a reader's two votes on one answer were.
 score_repeat() {
     file=$results/repeats.csv
-    [ -f "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"
-    csv_record "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$runs" "$1" "$2" "$vote" >>"$file"
+    {
+        [ -s "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"
+    } 2>/dev/null && {
+        csv_record "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$runs" "$1" "$2" "$vote" >>"$file"
+    } 2>/dev/null || die 1 "$file: could not be written (is the disk full?)"
     repeat_text="One answer was shown twice (task $1): you gave it $2, then $vote."
 }
 
@@ -1300,6 +1330,7 @@ make_report() {
     [ ! -f "$results/repeats.csv" ] || set -- "$@" "$results/repeats.csv"
     html=${html:-$results/report.html}
     case $html in -*) html=./$html ;; esac
+    { true >"$html.new"; } 2>/dev/null || die 1 "$html.new: cannot be written"
     HTML=$html.new awk -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
         mv "$html.new" "$html" || die 1 "$html: the report failed"
     say "$html"
@@ -1400,10 +1431,8 @@ for option in $given; do
 done
 [ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
 profile_name --profile "$profile"
-case $results in
-results) again=./run_bench.sh ;;
-*) again="./run_bench.sh --results $(quoted "$results")" ;;
-esac
+case $0 in */*) again=$(quoted "$0") ;; *) again=./run_bench.sh ;; esac
+[ "$results" = results ] || again="$again --results $(quoted "$results")"
 case $results in /* | .*) ;; *) results=./$results ;; esac # awk takes r=1/x.csv for no file
 # shellcheck disable=SC2086 # names of runs have no blanks
 case $mode in

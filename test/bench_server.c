@@ -5,7 +5,8 @@
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
  * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
  * to LOGFILE whole. A model named "broken" gets an error, "midway" one after three
- * pieces, and "cut" nothing after them. An event has all the lines that one may have. */
+ * pieces, and "cut" nothing after them; "thinks" has words of its thinking before them. An event has
+ * all the lines that one may have. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -66,20 +67,27 @@ static const char *const pieces[] = {
     "[DONE]",
 };
 
-/* Send the first n pieces, and then, if it is not NULL, an error. */
-static void answer(int fd, size_t n_pieces, const char *error) {
+static const char thought[] =
+    "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"\",\"reasoning\":\"hm \"}}]}";
+
+static bool send_event(int fd, size_t id, const char *data) {
+    char event[512];
+    int n = snprintf(event, sizeof event,
+                     ": alive\nevent: message\nid: %zu\nretry: 9\ndata: %s\n\n", id, data);
+    size_t cut = (size_t)n / 3;
+    return send_chunk(fd, event, cut) && send_chunk(fd, event + cut, (size_t)n - cut);
+}
+
+/* Send so many thoughts, the first n pieces, and then, if it is not NULL, an error. */
+static void answer(int fd, size_t n_thoughts, size_t n_pieces, const char *error) {
     const char *head =
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
         "Connection: close\r\n\r\n";
     bool ok = send_all(fd, head, strlen(head));
+    for (size_t i = 0; ok && i < n_thoughts; i++) ok = send_event(fd, i, thought);
     for (size_t i = 0; ok && i < n_pieces + (error != NULL); i++) {
-        char event[512];
-        int n = snprintf(event, sizeof event,
-                         ": alive\nevent: message\nid: %zu\nretry: 9\ndata: %s\n\n", i,
-                         i < n_pieces ? pieces[i] : error);
-        size_t cut = (size_t)n / 3;
         usleep(i == 1 ? 100000 : 4000);
-        ok = send_chunk(fd, event, cut) && send_chunk(fd, event + cut, (size_t)n - cut);
+        ok = send_event(fd, n_thoughts + i, i < n_pieces ? pieces[i] : error);
     }
     if (ok) send_all(fd, "0\r\n\r\n", 5);
 }
@@ -121,11 +129,12 @@ int main(int argc, char **argv) {
         if (strstr(request, "\"model\":\"broken\""))
             refuse(fd);
         else if (strstr(request, "\"model\":\"midway\""))
-            answer(fd, 3, "{\"error\":{\"message\":\"out of memory\"}}");
+            answer(fd, 0, 3, "{\"error\":{\"message\":\"out of memory\"}}");
         else if (strstr(request, "\"model\":\"cut\""))
-            answer(fd, 3, NULL);
+            answer(fd, 0, 3, NULL);
         else if (n > 0)
-            answer(fd, sizeof pieces / sizeof *pieces, NULL);
+            answer(fd, strstr(request, "\"model\":\"thinks\"") ? 3 : 0,
+                   sizeof pieces / sizeof *pieces, NULL);
         close(fd);
     }
 }

@@ -456,6 +456,38 @@ printf 'expect has its vote\n' >"$scratch/votes"
 pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score night
 same "--score again has nothing to ask" $? 0
 
+# skips N: skip each of 6 answers, but give the N-th a vote
+skips() {
+    i=1
+    while [ $i -le 6 ]; do
+        with=s
+        [ $i != "$1" ] || with='4 at last'
+        printf 'expect [%d/6]\nexpect %s\nsend %s\\n\n' $i "$ask" "$with"
+        i=$((i + 1))
+    done
+    echo 'expect scored'
+}
+(umask 077 && new --auto --run skipped >/dev/null 2>&1)
+skips 0 >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score skipped --seed 5
+same "--score: all skipped" "$?$(rows "$results/skipped.csv" | grep -c '|36||')" 05
+twice=$(sed "s/$esc\[[0-9]*m//g" "$scratch/out" | awk '
+    sub(/^\[/, "") && sub(/\/6\] /, " ") { n = $1; $1 = ""; if ($0 in seen) print n; seen[$0] }')
+skips "$twice" >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score skipped --seed 5
+same "--score: one that was skipped gets its vote when it is shown again" \
+    "$?$(rows "$results/skipped.csv" | grep -c '|36|4|')" 01
+same "a run keeps its files as private as they were" \
+    "$(find "$results" -name 'skipped.*' -perm 600 | wc -l)" 2
+cp -r "$scratch/set" "$scratch/kept"
+for task in "$scratch/set"/*-*.txt; do echo Please. >>"$task"; done
+printf 'expect another now\nexpect scored\n' >"$scratch/votes"
+pty "$scratch/votes" "$scratch/out" sh "$bench" --results "$results" --score skipped --seed 5
+same "--score: answers to other prompts are left out" \
+    "$?$(grep -c 'is another now than the one that was answered' "$scratch/out")" 05
+rm -r "$scratch/set"
+mv "$scratch/kept" "$scratch/set"
+
 # ---- The report ----------------------------------------------------------------------------------
 
 fresh
@@ -497,6 +529,14 @@ sh "$scratch/link" --results "$results" --report first >"$scratch/out" 2>&1
 same "called by a link" $? 0
 bench --report nothing >"$scratch/out" 2>&1
 same "a run that is not there" $? 2
+mkdir "$scratch/page.html.new"
+bench --report first --html "$scratch/page.html" >"$scratch/out" 2>&1
+same "a page that cannot be written" "$?$(sed -n 's/^run_bench: //p' "$scratch/out")" \
+    "1$scratch/page.html.new: cannot be written"
+(cd "$scratch" && bench model.bin --auto --prompts set --run near) >"$scratch/out" 2>&1
+same "a set beside, named without a slash" \
+    "$?$(rows "$results/near.csv" | grep -c '|36||stop')" 05
+check "how to call this again" has "$scratch/out" "^$bench --results $results --score near asks"
 
 # ---- A server ------------------------------------------------------------------------------------
 
@@ -529,6 +569,13 @@ if command -v curl >/dev/null; then
         ',42,16,7,stop,,[0-9][0-9.]*,[0-9][0-9.]*,[0-9][0-9.]*,,'
     same "--url: the times are those of the answer" \
         "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/served.csv")" 6
+    # It thinks before those 100 ms, and of that nothing is shown.
+    bench --url "$url" --model thinks --auto --prompts "$scratch/set" --run thought \
+        >"$scratch/out" 2>&1
+    check "--url: what a model thinks is not its answer" alike "$scratch/want" \
+        "$results/thought/05.txt"
+    same "--url: the first token is the first thought" \
+        "$(awk -f "$here/../prompts/csv.awk" -f "$scratch/times.awk" "$results/thought.csv")" 0
     bench --url "$url" --model broken --auto --prompts "$scratch/set" --run refused \
         >"$scratch/out" 2>&1
     same "--url: the server's error ends the run" $? 1
@@ -548,7 +595,7 @@ if command -v curl >/dev/null; then
     same "--url: no server ends the run" $? 1
     rm "$scratch/set/05-f.txt"
 else
-    skip 16 "no curl"
+    skip 18 "no curl"
 fi
 
 # ---- Checks --------------------------------------------------------------------------------------
