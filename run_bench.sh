@@ -1235,8 +1235,8 @@ score_store() {
     say "==== task $2 scored blind: $vote${remark:+: $remark}" >>"$results/$1.log"
 }
 
-# Show an answer without a name; prompt and checks with it. Fails where today's prompt is not the one
-# that was answered.
+# Show an answer without a name; prompt and checks with it. Fails where today's prompt is not the
+# one that was answered.
 score_show() {
     read -r key run shown output <<EOF
 $1
