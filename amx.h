@@ -166,7 +166,7 @@ INLINE void chunk_tokens(Type type, const uint8_t *chunk, const uint8_t *super, 
     const size_t groups = (n_tok + GROUP_TOKENS - 1) / GROUP_TOKENS;
     const size_t calls = groups + n_tok / 8 + n_tok % 8;
     Fetch next = fetch_part(chunk + chunk_bytes(type), chunk_bytes(type) / LINE_BYTES, calls);
-    chunk_unpack(type, 0, chunk, n_blocks, blocks);
+    chunk_unpack(type, chunk, n_blocks, blocks);
     blocks_centre(type, blocks, n_blocks);
     for (size_t b = 0; b < n_blocks; b++) w[b] = unpacked_scales(type, chunk, blocks, b);
     for (size_t g = 0, i; g < n_tok; g += GROUP_TOKENS) {

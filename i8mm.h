@@ -32,8 +32,11 @@ INLINE void weave(const uint8_t *lines, uint8_t *pairs) {
 
 /* A chunk unpacked and woven, while the one behind it is fetched. */
 INLINE void chunk_weave(Type type, const uint8_t *chunk, size_t n_blocks, Block *out) {
-    chunk_unpack(type, 1, chunk, n_blocks, out);
+    const size_t quarter = chunk_bytes(type) / 4;
+    const uint8_t *next = chunk + chunk_bytes(type);
+    chunk_unpack(type, chunk, n_blocks, out);
     for (size_t b = 0; b < n_blocks; b++) {
+        if (b % 2 == 0) prefetch_streams(next + b / 2 * quarter, 1, 0, quarter);
         const uint8_t *codes = block_codes(type, chunk, out, b);
         for (size_t r = 0; r < 8 * LINE_BYTES; r += 2 * LINE_BYTES)
             weave(codes + r, out[b].codes + r);

@@ -222,7 +222,6 @@ static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
 #define pair_blocks OWN(pair_blocks)
 #define few_tokens_chunk OWN(few_tokens_chunk)
 #define few_tokens OWN(few_tokens)
-#define prefetch_next OWN(prefetch_next)
 #define fetch_share OWN(fetch_share)
 #define fetched_share OWN(fetched_share)
 #define chunk_unpack OWN(chunk_unpack)

@@ -305,12 +305,13 @@ INLINE int code_offset(Type type) { return type == TYPE_Q5_0 ? 16 : type == TYPE
  * its two sub-blocks apart, the others go through. */
 INLINE void tile_start(Type type, size_t np, size_t nt, const Tokens *a, size_t at, int part,
                        Sums *s) {
-    const int32_t *sum = a->sum + at;
+    const int32_t *first = a->sum + at, *second = first + a->n; /* halves of the block */
     const int offset = type == TYPE_Q8 ? Q8_OFFSET : code_offset(type);
     UNROLL for (size_t t = 0; t < nt; t++) {
-        int32_t both = offset == 0 ? 0 : sum[t] + (type == TYPE_Q6 ? 0 : sum[a->n + t]);
-        if (type == TYPE_Q6 && part == 1) both = sum[a->n + t];
-        Sums start = sums_set1(-offset * both);
+        int32_t sum = 0;
+        if (offset != 0 && (type != TYPE_Q6 || part == 0)) sum += first[t];
+        if (offset != 0 && (type != TYPE_Q6 || part == 1)) sum += second[t];
+        Sums start = sums_set1(-offset * sum);
         UNROLL for (size_t p = 0; p < np; p++) s[p * nt + t] = start;
     }
 }
@@ -505,24 +506,15 @@ typedef struct {
     float first[16], second[16];
 } Block;
 
-/* Fetch quarter i of the chunk behind this one. */
-INLINE void prefetch_next(Type type, const uint8_t *chunk, size_t i) {
-    const size_t quarter = chunk_bytes(type) / 4;
-    prefetch_streams(chunk + chunk_bytes(type) + i * quarter, 1, 0, quarter);
-}
-
-/* Unpack the blocks of a chunk; with `fetch`, fetch the chunk behind it meanwhile. (q8 has nothing
- * to unpack: see block_codes.) Not inlined, or gcc keeps its masks in registers that tiles need. */
-TARGET static __attribute__((noinline)) void
-chunk_unpack(Type type, int fetch, const uint8_t *chunk, size_t n_blocks, Block *out) {
-    for (size_t b = 0; fetch && type == TYPE_Q8 && b < n_blocks; b += 2)
-        prefetch_next(type, chunk, b / 2);
+/* Unpack the blocks of a chunk. (q8 has nothing to unpack: see block_codes.) Not inlined, or gcc
+ * keeps its masks in registers that tiles need. */
+TARGET static __attribute__((noinline)) void chunk_unpack(Type type, const uint8_t *chunk,
+                                                          size_t n_blocks, Block *out) {
     if (type == TYPE_Q8) return;
     ChunkScales q5;
     chunk_scales(type, chunk, &q5);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = codes_of(type, chunk, b);
-        if (fetch && b % 2 == 0) prefetch_next(type, chunk, b / 2);
         UNROLL for (int r = 0; r < 8; r++)
             line_store(out[b].codes + r * LINE_BYTES, block_line(type, codes, r));
         BlockScales w = block_scales(type, chunk, &q5, b);
@@ -711,7 +703,7 @@ INLINE void many_tokens(Type type, const uint8_t *const panels[2], const Operand
         for (size_t p = 0; p < 2; p++) {
             pair.chunk[p] = chunk_at(type, a->cols, panels[p], c);
             pair.super[p] = super_at(type, panels[p], pair.chunk[p], c);
-            chunk_unpack(type, 0, pair.chunk[p], pair.n_blocks, blocks[p]);
+            chunk_unpack(type, pair.chunk[p], pair.n_blocks, blocks[p]);
 #if BYTE_PAIRS
             if (pair.words) chunk_words(pair.chunk[p], pair.n_blocks, blocks[p]);
 #endif
