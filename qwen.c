@@ -4929,10 +4929,9 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
     signal(SIGXFSZ, SIG_IGN); /* and so is writing beyond the limit of a file's size */
     /* Of many answers those that are there are written first. */
     void (*stop)(int) = o->prompts ? on_interrupt : end_by_signal;
-    return handle_signal(SIGINT, on_interrupt, e) && handle_signal(SIGTERM, stop, e) &&
-                   handle_signal(SIGHUP, stop, e) && handle_signal(SIGBUS, on_bus_error, e)
-               ? 0
-               : 1;
+    bool ok = handle_signal(SIGINT, on_interrupt, e) && handle_signal(SIGTERM, stop, e) &&
+              handle_signal(SIGHUP, stop, e) && handle_signal(SIGBUS, on_bus_error, e);
+    return ok ? 0 : 1;
 }
 
 int main(int argc, char **argv) {
