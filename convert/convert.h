@@ -14,8 +14,9 @@
  *   info.c         --info
  *   sha256.c       SHA-256 (FIPS 180-4)
  *
- * Data flows by panels of 16 rows: raw rows of the source -> (when the type changes or an adapter
- * is merged: float -> GGUF blocks of the target type) -> panel -> compared, weight by weight and
+ * Data flows by panels of 16 rows: raw rows of the source -> (into wider blocks that hold the same
+ * weights; or, when another type is wanted or an adapter is merged, float -> GGUF blocks of the
+ * target type) -> panel -> compared, weight by weight and
  * bit by bit, with the blocks it came from -> file. So memory stays small whatever the model's
  * size. */
 #ifndef CONVERT_H
@@ -51,6 +52,11 @@ void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float
 
 /* The GGUF type whose blocks a target type permutes. */
 SourceType target_source_type(Type t);
+/* The type whose panels keep a source's weights bit for bit: its own blocks, or wider ones that
+ * hold them (Q4_K in q5, Q4_0 in q5_0 ...). False when there is none. */
+bool keeping_type(SourceType source, Type *type);
+/* A row of a source type that has wider blocks to blocks of that type. */
+void widen_row(SourceType source, const uint8_t *row, size_t cols, uint8_t *blocks);
 /* No weight above this magnitude may be quantized to the type: its scales could not hold it. */
 float largest_weight(Type t);
 /* Quantize one row to blocks of the target type. cols is a multiple of the type's block. What is
@@ -157,7 +163,7 @@ bool field_bool(const Json *object, const char *key, bool *out, const char *file
 /* What will be written: the finished table but for the checksums, and the file's layout. */
 typedef struct {
     TensorEntry *entries;    /* (n) in the order of Source.tensors */
-    bool *copy;              /* (n) the source's own blocks, bit for bit; else by way of floats */
+    bool *copy;              /* (n) the source's own weights, bit for bit; else quantized anew */
     size_t n;
     char quant[16];          /* ModelHeader.quant */
     uint64_t tensors_offset, header_bytes, file_bytes;

@@ -3,11 +3,12 @@
  *   --quant   q8, f32, f16, bf16: every matrix alike
  *             q5: the mix of a Q5_K_M file: q6 for the head and for v and down in the layers that
  *             matter most (half of them), q5 for the rest
- *   none      a GGUF file's own types, bit for bit; q8 for everything else
+ *   none      a GGUF file's own weights, bit for bit; q8 for everything else
  *
  * Formats in blocks need columns in whole blocks. Where they are not: q5 -> q5_1 and q6 -> q8
  * (blocks of 32), then f16, and f32 for values beyond f16's range. GGUF types that model.bin lacks
- * (Q4_K, Q4_0 ...) become q8, the format that loses least of them. */
+ * take the next one that holds their weights (Q4_K becomes q5, Q4_0 q5_0, Q4_1 q5_1, Q3_K q6,
+ * IQ4_NL q8); where there is none (Q2_K), q8, the format that loses least. */
 #include <stdlib.h>
 
 #include "convert.h"
@@ -19,13 +20,6 @@ bool quant_type(const char *text, Type *type, Error *e) {
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(text, type_info(types[i])->name) == 0) return *type = types[i], true;
     return fail(e, NULL, "--quant", "expected q8, q5, f32, f16 or bf16, got \"%s\"", text);
-}
-
-/* The type whose panels permute the source's blocks; false when model.bin has none. */
-static bool same_type(SourceType source, Type *type) {
-    for (int t = 0; t < N_TYPES; t++)
-        if (target_source_type((Type)t) == source) return *type = (Type)t, true;
-    return false;
 }
 
 static bool is_block_type(SourceType t) { return t != SRC_F32 && t != SRC_F16 && t != SRC_BF16; }
@@ -152,14 +146,15 @@ static bool plan_matrix(Planner *a, size_t i, Error *e) {
     const SourceTensor *t = &s->tensors[i];
     Plan *p = a->plan;
     Type own = TYPE_F32, want = a->quant ? *a->quant : TYPE_Q8, type;
-    bool has_own = same_type(t->type, &own);
+    bool touched = a->lora && lora_touches(a->lora, t), has_own = keeping_type(t->type, &own);
+    if (touched && target_source_type(own) != t->type) has_own = false; /* it has to be rounded */
     if (!a->quant && has_own)
         want = own;
     else if (want == TYPE_Q5 && wants_q6(t->name, &s->header.config))
         want = TYPE_Q6;
     if (!possible_type(s, t, want, a->stop, &type, e)) return false;
     p->entries[i].type = (uint32_t)type;
-    p->copy[i] = has_own && own == type && !(a->lora && lora_touches(a->lora, t));
+    p->copy[i] = has_own && own == type && !touched;
     if (type != want && (type == TYPE_F16 || type == TYPE_F32)) list_add(&a->notes.wide, t, type);
     if (!is_block_type(t->type) || p->copy[i] || type == TYPE_F32) return true;
     a->notes.n_unknown += !has_own;

@@ -6,6 +6,8 @@
  * Into panels: the codes of a block are unpacked to bytes and laid out as model.h draws them, four
  * codes of a row at a time. panel_matches reads the result back through model.h's own formulas.
  *
+ * Into wider blocks: codes of 3 and 4 bits that a type of model.bin holds with the same scales.
+ *
  * From float: every quantizer looks for the codes and scales with the least squared error. It tries
  * a number of scales, takes for each the nearest codes, and solves for the scale that suits these
  * codes best. Formats with two levels of scales then settle the outer scale first, rounded to the
@@ -129,15 +131,16 @@ static void q4_0_to_float(const uint8_t *b, size_t cols, float *out) {
     }
 }
 
+static const int8_t iq4_nl_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                         1,    13,   25,  38,  53,  69,  89,  113};
+
 /* As q4_0, the codes being places in a table. */
 static void iq4_nl_to_float(const uint8_t *b, size_t cols, float *out) {
-    static const int8_t value[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                     1,    13,   25,  38,  53,  69,  89,  113};
     for (size_t k = 0; k < cols; k += 32, b += 18, out += 32) {
         float d = load_f16(b);
         for (size_t i = 0; i < 16; i++) {
-            out[i] = d * (float)value[b[2 + i] & 15];
-            out[i + 16] = d * (float)value[b[2 + i] >> 4];
+            out[i] = d * (float)iq4_nl_values[b[2 + i] & 15];
+            out[i + 16] = d * (float)iq4_nl_values[b[2 + i] >> 4];
         }
     }
 }
@@ -208,19 +211,24 @@ static void q2_k_to_float(const uint8_t *b, size_t cols, float *out) {
     }
 }
 
-/* b: 32 bytes of third bits (bit s/2: clear takes 4 off), 64 of codes, 12 of 6-bit scales, d. */
+/* Q3_K, b: 32 bytes of third bits (bit s/2: clear takes 4 off), 64 of codes, 12 of 6-bit scales, d.
+ * The scale of sub-block s, and its code i, -4 .. 3. */
+static inline int scale_k3(const uint8_t *b, size_t s) {
+    const uint8_t *scales = b + 96;
+    int low = s < 8 ? scales[s] & 15 : scales[s - 8] >> 4;
+    return (low | (scales[8 + s % 4] >> (2 * (s / 4)) & 3) << 4) - 32;
+}
+static inline int code_k3(const uint8_t *b, size_t s, size_t i) {
+    int third = b[16 * (s % 2) + i] >> (s / 2) & 1;
+    return (int)code_k2(b + 32, s, i) - (third ? 0 : 4);
+}
+
 static void q3_k_to_float(const uint8_t *b, size_t cols, float *out) {
     for (size_t k = 0; k < cols; k += SUPER, b += 110) {
         float d = load_f16(b + 108);
-        const uint8_t *scales = b + 96;
         for (size_t s = 0; s < 16; s++, out += 16) {
-            int low = s < 8 ? scales[s] & 15 : scales[s - 8] >> 4;
-            int high = scales[8 + s % 4] >> (2 * (s / 4)) & 3;
-            float step = d * (float)((low | high << 4) - 32);
-            for (size_t i = 0; i < 16; i++) {
-                int third = b[16 * (s % 2) + i] >> (s / 2) & 1;
-                out[i] = step * (float)((int)code_k2(b + 32, s, i) - (third ? 0 : 4));
-            }
+            float step = d * (float)scale_k3(b, s);
+            for (size_t i = 0; i < 16; i++) out[i] = step * (float)code_k3(b, s, i);
         }
     }
 }
@@ -302,6 +310,105 @@ SourceType target_source_type(Type t) {
         [TYPE_Q5] = SRC_Q5_K, [TYPE_Q6] = SRC_Q6_K, [TYPE_Q5_0] = SRC_Q5_0, [TYPE_Q5_1] = SRC_Q5_1,
     };
     return of[t];
+}
+
+/* ---- Codes into a block ---------------------------------------------------------------------- */
+
+/* 5-bit codes q (32): 4 bytes of fifth bits, 16 bytes of nibbles. */
+static void put_q5(const uint8_t *q, uint8_t *b) {
+    uint32_t high = 0;
+    for (uint32_t j = 0; j < 32; j++) high |= (uint32_t)(q[j] >> 4) << j;
+    store_u32(b, high);
+    for (size_t j = 0; j < 16; j++) b[4 + j] = (uint8_t)((q[j] & 15) | (q[j + 16] & 15) << 4);
+}
+
+/* 6-bit codes q (256): 128 bytes of nibbles, 64 of two-bit planes. */
+static void put_k6(const uint8_t *q, uint8_t *b) {
+    for (size_t h = 0; h < 2; h++, q += 128) {
+        for (size_t i = 0; i < 64; i++)
+            b[64 * h + i] = (uint8_t)((q[i] & 15) | (q[64 + i] & 15) << 4);
+        for (size_t i = 0; i < 32; i++)
+            b[128 + 32 * h + i] = (uint8_t)(q[i] >> 4 | q[32 + i] >> 4 << 2 | q[64 + i] >> 4 << 4 |
+                                            q[96 + i] >> 4 << 6);
+    }
+}
+
+/* ---- Into wider blocks: one block b to out ----------------------------------------------------
+ *
+ * The same scales, and the same codes with a zero bit in front or another offset: so every weight
+ * is the same product (and sum) of the same numbers. */
+
+static void q4_0_to_q5_0(const uint8_t *b, uint8_t *out) {
+    uint8_t q[32];
+    for (size_t i = 0; i < 16; i++) {
+        q[i] = (uint8_t)((b[2 + i] & 15) + 8);
+        q[i + 16] = (uint8_t)((b[2 + i] >> 4) + 8);
+    }
+    memcpy(out, b, 2);
+    put_q5(q, out + 2);
+}
+
+static void q4_1_to_q5_1(const uint8_t *b, uint8_t *out) {
+    memcpy(out, b, 4);
+    memset(out + 4, 0, 4);
+    memcpy(out + 8, b + 4, 16);
+}
+
+static void iq4_nl_to_q8_0(const uint8_t *b, uint8_t *out) {
+    memcpy(out, b, 2);
+    for (size_t i = 0; i < 16; i++) {
+        out[2 + i] = (uint8_t)iq4_nl_values[b[2 + i] & 15];
+        out[18 + i] = (uint8_t)iq4_nl_values[b[2 + i] >> 4];
+    }
+}
+
+static void q4_k_to_q5_k(const uint8_t *b, uint8_t *out) {
+    memcpy(out, b, 16);
+    memset(out + 16, 0, 32);
+    memcpy(out + 48, b + 16, 128);
+}
+
+static void q3_k_to_q6_k(const uint8_t *b, uint8_t *out) {
+    uint8_t q[SUPER];
+    for (size_t s = 0; s < 16; s++) {
+        for (size_t i = 0; i < 16; i++) q[16 * s + i] = (uint8_t)(code_k3(b, s, i) + 32);
+        out[192 + s] = (uint8_t)scale_k3(b, s);
+    }
+    put_k6(q, out);
+    memcpy(out + 208, b + 108, 2);
+}
+
+typedef struct {
+    SourceType from;
+    Type to;
+    void (*widen)(const uint8_t *block, uint8_t *out);
+} Wider;
+
+/* NULL: the type's own blocks are in a panel, or none that hold its weights. */
+static const Wider *find_wider(SourceType from) {
+    static const Wider all[] = {
+        {SRC_Q4_0, TYPE_Q5_0, q4_0_to_q5_0},   {SRC_Q4_1, TYPE_Q5_1, q4_1_to_q5_1},
+        {SRC_Q4_K, TYPE_Q5, q4_k_to_q5_k},     {SRC_Q3_K, TYPE_Q6, q3_k_to_q6_k},
+        {SRC_IQ4_NL, TYPE_Q8, iq4_nl_to_q8_0},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].from == from) return &all[i];
+    return NULL;
+}
+
+bool keeping_type(SourceType source, Type *type) {
+    for (int t = 0; t < N_TYPES; t++)
+        if (target_source_type((Type)t) == source) return *type = (Type)t, true;
+    const Wider *w = find_wider(source);
+    if (w) *type = w->to;
+    return w != NULL;
+}
+
+void widen_row(SourceType source, const uint8_t *row, size_t cols, uint8_t *blocks) {
+    const Wider *w = find_wider(source);
+    const SourceInfo *from = &source_info[source], *to = &source_info[target_source_type(w->to)];
+    for (size_t k = 0; k < cols; k += from->weights, row += from->bytes, blocks += to->bytes)
+        w->widen(row, blocks);
 }
 
 /* ---- Into panels ----------------------------------------------------------------------------- */
@@ -696,8 +803,10 @@ static Fit fit_affine(const float *x, bool below_zero) {
     float range = high - low;
     Fit best = {0, low, sum2};
     if (range < 1e-30f) return best;
-    for (size_t t = 0; t < n_inside * n_inside; t++) {
-        float a = inside[t / n_inside], b = inside[t % n_inside];
+    for (size_t t = 0; t <= n_inside * n_inside; t++) {
+        /* The last has 30 steps, among which are those of 3, 4, 6, 7, 11 and 16 even levels. */
+        bool last = t == n_inside * n_inside;
+        float a = last ? 0 : inside[t / n_inside], b = last ? -1 : inside[t % n_inside];
         float step = range / (31 + a + b);
         Fit f = fit_codes(y, a * step, 1 / step, sum, sum2, low, below_zero);
         if (f.error < best.error && f.scale > 0) best = f;
@@ -720,14 +829,6 @@ static void quantize_q8(const float *x, uint8_t *block) {
     store_codes(w, 32, s, 0, -127, 127, 0, block + 2);
 }
 
-/* 5-bit codes q (32): 4 bytes of fifth bits, 16 bytes of nibbles. */
-static void store_q5(const uint8_t *q, uint8_t *b) {
-    uint32_t high = 0;
-    for (uint32_t j = 0; j < 32; j++) high |= (uint32_t)(q[j] >> 4) << j;
-    store_u32(b, high);
-    for (size_t j = 0; j < 16; j++) b[4 + j] = (uint8_t)((q[j] & 15) | (q[j + 16] & 15) << 4);
-}
-
 static void quantize_q5_0(const float *x, uint8_t *block) {
     float w[32];
     uint8_t q[32];
@@ -735,7 +836,7 @@ static void quantize_q5_0(const float *x, uint8_t *block) {
     float s = f16_value(fit_scale(w, 32, -16, 15, -0.6f, 0.1f, 16));
     store_f16(block, s);
     store_codes(w, 32, s, 0, -16, 15, 16, q);
-    store_q5(q, block + 2);
+    put_q5(q, block + 2);
 }
 
 static void quantize_q5_1(const float *x, uint8_t *block) {
@@ -747,7 +848,7 @@ static void quantize_q5_1(const float *x, uint8_t *block) {
     store_f16(block, d);
     store_f16(block + 2, m);
     store_codes(w, 32, d, m, 0, 31, 0, q);
-    store_q5(q, block + 4);
+    put_q5(q, block + 4);
 }
 
 /* ---- Q5_K ------------------------------------------------------------------------------------ */
@@ -896,21 +997,12 @@ static float refit_outer6(const float *x, const Super6 *s) {
 }
 
 static void store_q6_k(const float *x, const Super6 *s, uint8_t *block) {
-    uint8_t q[SUPER], *planes = block + 128;
+    uint8_t q[SUPER];
     for (size_t b = 0; b < 16; b++) {
         store_codes(x + 16 * b, 16, s->d * (float)s->sc[b], 0, -32, 31, 32, q + 16 * b);
         block[192 + b] = (uint8_t)s->sc[b];
     }
-    for (size_t h = 0; h < 2; h++) {
-        const uint8_t *c = q + 128 * h;
-        for (size_t i = 0; i < 64; i++) {
-            block[64 * h + i] = (uint8_t)((c[i] & 15) | (c[64 + i] & 15) << 4);
-        }
-        for (size_t i = 0; i < 32; i++) {
-            planes[32 * h + i] = (uint8_t)(c[i] >> 4 | c[32 + i] >> 4 << 2 | c[64 + i] >> 4 << 4 |
-                                           c[96 + i] >> 4 << 6);
-        }
-    }
+    put_k6(q, block);
     store_f16(block + 208, s->d);
 }
 

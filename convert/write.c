@@ -81,6 +81,24 @@ static bool check_sizes(Type type, const float *x, size_t n) {
     return ok;
 }
 
+/* n raw rows of the scratch into wider blocks, proved to be the same weights. */
+static bool widen_rows(const WriteJob *job, const SourceTensor *t, Type type, size_t n, Scratch *s,
+                       Error *e) {
+    SourceType wider = target_source_type(type);
+    size_t raw_bytes = source_row_bytes(t->type, t->cols), bytes = source_row_bytes(wider, t->cols);
+    for (size_t r = 0; r < n; r++) {
+        const uint8_t *raw = s->raw + r * raw_bytes;
+        uint8_t *row = s->blocks + r * bytes;
+        widen_row(t->type, raw, t->cols, row);
+        source_row_to_float(t->type, raw, t->cols, s->x);
+        source_row_to_float(wider, row, t->cols, s->back);
+        if (memcmp(s->x, s->back, t->cols * sizeof *s->x) != 0)
+            return fail(e, source_file(job->source, t), t->name, "%s differs from its %s",
+                        source_type_name(wider), source_type_name(t->type));
+    }
+    return true;
+}
+
 /* Panel number `panel` of the tensor -> out, proved. */
 static bool make_panel(const WriteJob *job, size_t tensor, size_t panel, Scratch *s, uint8_t *out,
                        double *error, double *power, Error *e) {
@@ -99,6 +117,9 @@ static bool make_panel(const WriteJob *job, size_t tensor, size_t panel, Scratch
             return fail(e, source_file(job->source, t), t->name, "its values are too large for %s",
                         type_info(type)->name);
         for (size_t r = 0; r < n; r++) quantize_measured(type, t, r, s, error, power);
+        blocks = s->blocks;
+    } else if (target_source_type(type) != t->type) {
+        if (!widen_rows(job, t, type, n, s, e)) return false;
         blocks = s->blocks;
     }
     pack_panel(type, t->cols, blocks, row_bytes, n, out);

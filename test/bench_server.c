@@ -5,8 +5,8 @@
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
  * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
  * to LOGFILE whole. A model named "broken" gets an error, "midway" one after three
- * pieces, and "cut" nothing after them; "thinks" has words of its thinking before them. An event has
- * all the lines that one may have. */
+ * pieces, and "cut" nothing after them; "thinks" has words of its thinking before them. An event
+ * has all the lines that one may have. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>

@@ -152,6 +152,13 @@ hash_tests() {
         skip 1 "the same hash on a golden checkpoint: no $golden/logits/k256/hf"
         return
     fi
+    for quant in q4_k_m q5_k_m; do
+        run 0 "golden $quant" "$convert" "$golden/logits/gguf-k256-$quant/model.gguf" \
+            -o "$scratch/k256.$quant.bin"
+        check "golden $quant: its own weights" test "$(grep -c again "$err")" -eq 0
+    done
+    same "a Q4_K_M file becomes as large as a Q5_K_M file" "$(wc -c <"$scratch/k256.q4_k_m.bin")" \
+        "$(wc -c <"$scratch/k256.q5_k_m.bin")"
     # shellcheck disable=SC2086
     for quant in q8 q5; do
         run 0 "golden $quant" "$convert" "$golden/logits/k256/hf" -o "$scratch/k256.bin" \

@@ -1167,6 +1167,17 @@ static void check_adapter_note(Source *s) {
               strstr(p.notes.data, " again (for the adapter), which loses a little: "),
           "%s", ok && p.notes.data ? p.notes.data : e.text);
     plan_free(&p);
+    /* Codes of 4 bits are kept in wider blocks; with an adapter's part they are too few. */
+    for (size_t i = 0; i < s->n_tensors; i++)
+        if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q4_0;
+    ok = l && plan_make(s, l, NULL, &no_stop, &p, &e);
+    for (uint32_t i = 0; ok && i < p.n; i++)
+        if (strstr(p.entries[i].name, "v_proj.weight")) {
+            bool touched = strstr(p.entries[i].name, "layers.1.") != NULL;
+            CHECK(p.entries[i].type == (touched ? TYPE_Q8 : TYPE_Q5_0) && p.copy[i] == !touched,
+                  "%s: %s", p.entries[i].name, type_info((Type)p.entries[i].type)->name);
+        }
+    plan_free(&p);
     lora_close(l);
 }
 

@@ -196,6 +196,42 @@ static void test_panel(Type t, size_t cols, size_t n_rows, uint64_t *seed) {
     free(panel);
 }
 
+/* Wider blocks have the very weights: any scales and codes. */
+static void test_wider(void) {
+    static const struct {
+        SourceType from;
+        Type to;
+    } wider[] = {{SRC_Q4_0, TYPE_Q5_0},
+                 {SRC_Q4_1, TYPE_Q5_1},
+                 {SRC_Q4_K, TYPE_Q5},
+                 {SRC_Q3_K, TYPE_Q6},
+                 {SRC_IQ4_NL, TYPE_Q8}};
+    uint64_t seed = 9;
+    for (size_t i = 0; i < sizeof wider / sizeof wider[0]; i++) {
+        SourceType from = wider[i].from;
+        uint32_t weights, bytes, wrong = 0;
+        uint8_t row[512 / 32 * 20], blocks[512 / 32 * 34];
+        float want[512], got[512];
+        Type to = TYPE_F32;
+        CHECK(keeping_type(from, &to) && to == wider[i].to, "%s is kept in %s",
+              source_type_name(from), type_info(to)->name);
+        source_type_block(from, &weights, &bytes);
+        for (int round = 0; round < 200; round++) {
+            for (size_t b = 0; b < 512 / weights; b++)
+                random_block(from, row + b * bytes, bytes, &seed);
+            memset(blocks, 0xa5, sizeof blocks);
+            widen_row(from, row, 512, blocks);
+            source_row_to_float(from, row, 512, want);
+            source_row_to_float(target_source_type(to), blocks, 512, got);
+            for (size_t k = 0; k < 512; k++)
+                wrong += bits_from_float(want[k]) != bits_from_float(got[k]);
+        }
+        CHECK(wrong == 0, "%s in wider blocks: %u weights differ", source_type_name(from), wrong);
+    }
+    Type none = TYPE_F32;
+    CHECK(!keeping_type(SRC_Q2_K, &none), "Q2_K has no wider blocks");
+}
+
 static void test_panels(void) {
     uint64_t seed = 2;
     for (Type t = 0; t < N_TYPES; t++) {
@@ -393,6 +429,7 @@ int main(void) {
     test_to_float();
     test_by_hand();
     test_names();
+    test_wider();
     test_panels();
     test_absent_rows();
     test_errors();
