@@ -470,9 +470,18 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
         free(f->temporary);
         f->temporary = temporary_name(f->path, attempt, e);
         if (!f->temporary) break;
+        sigset_t ends, usual; /* no handler runs while the file is there and its name not noted */
+        sigemptyset(&ends);
+        sigaddset(&ends, SIGINT);
+        sigaddset(&ends, SIGTERM);
+        sigaddset(&ends, SIGHUP);
+        (void)pthread_sigmask(SIG_BLOCK, &ends, &usual);
         f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        int error = errno;
+        if (f->fd >= 0) atomic_store(&unfinished, f->temporary);
+        (void)pthread_sigmask(SIG_SETMASK, &usual, NULL);
+        errno = error;
         if (f->fd >= 0) {
-            atomic_store(&unfinished, f->temporary);
             if (old) (void)fchmod(f->fd, mode); /* the umask took some of it */
             return true;
         }

@@ -3005,7 +3005,10 @@ static bool options_parse(int argc, char **argv, Options *to, Error *e) {
             continue;
         }
         if (names_follow || word[0] != '-' || word[1] == 0) {
-            if (to->model) return fail(e, NULL, word, "a second model, after %s", to->model);
+            if (to->model) return fail(e, NULL, word,
+                                       "a second model, after %s (-p TEXT asks the model; tests of "
+                                       "--bench are separated by commas)",
+                                       to->model);
             to->model = word;
             continue;
         }
@@ -3395,7 +3398,7 @@ static bool write_stats(const Program *p, const RunStats *st, Error *e) {
 
 /* Exit status of a run that failed or not. */
 static int run_status(bool ok, const RunStats *st) {
-    if (!ok) return st->not_finite ? 3 : 1;
+    if (!ok) return st->not_finite ? 3 : interrupts ? 130 : 1; /* ^C ends who reads a pipe, too */
     return st->finish == FINISH_INTERRUPT ? 130 : 0;
 }
 
@@ -3598,7 +3601,8 @@ static void batch_count(Batch *b, const Slot *s) {
     all->n_accepted += st->n_accepted;
     all->prompt_s += st->prompt_s;
     all->decode_bytes += st->decode_bytes;
-    all->hash += hash_id(st->hash, (int32_t)s->index);
+    uint64_t line = hash_id(HASH_START, (int32_t)s->index);
+    all->hash += hash_id(hash_id(line, (int32_t)st->hash), (int32_t)(st->hash >> 32));
     all->not_finite = all->not_finite || st->not_finite;
     if (st->finish > all->finish) all->finish = st->finish; /* the worst of them */
 }

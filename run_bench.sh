@@ -111,6 +111,7 @@ cpu_name() {
 
 again=''     # how to call this again
 locks=''     # lock files that are ours
+csv=''       # the run's
 work=''      # scratch directory
 tty_state='' # what to give back to the terminal
 reader=''    # process that waits for a line
@@ -123,6 +124,7 @@ finish() {
     printf %s "$plain" 2>/dev/null
     if [ -n "$tty_state" ]; then stty "$tty_state" <&4 2>/dev/null; fi
     if [ -n "$work" ]; then rm -rf "$work"; fi
+    if [ -n "$csv" ]; then rm -f "$csv.new"; fi
     for lock in $locks; do
         [ "$(cat "$results/$lock/lock" 2>/dev/null)" != $$ ] || rm -f "$results/$lock/lock"
         rm -f "$results/$lock/lock.$$"
@@ -230,6 +232,24 @@ csv_append() {
     sync "$csv" 2>/dev/null || sync
 }
 
+# csv_awk_to FILE PROGRAM ARGS...: csv_awk's output in FILE, all of it; its status in awk_status. Some
+# awks do not notice a full disk: cat does.
+csv_awk_to() {
+    to=$1
+    shift
+    awk_status=''
+    { csv_awk "$@"; echo $? 2>/dev/null >"$work/awk_status"; } | { cat >"$to"; } 2>/dev/null &&
+        awk_status=$(cat "$work/awk_status") && [ "$awk_status" = 0 ]
+}
+
+# csv_replace FILE...: $csv becomes these, with the mode that it has, or stays as it is.
+csv_replace() {
+    { cp -p "$csv" "$csv.new" && cat "$@" >"$csv.new"; } 2>/dev/null &&
+        { sync "$csv.new" 2>/dev/null || sync; } && mv "$csv.new" "$csv" && return
+    rm -f "$csv.new"
+    return 1
+}
+
 # Prove an old file before going on with it: our header, whole rows. A last row without its end is
 # cut off, with a message; anything else that is wrong is left untouched.
 csv_repair() {
@@ -239,7 +259,8 @@ csv_repair() {
         die 2 "$csv: expected the columns $(printf %.40s "$header")..., got others; left as it is"
     torn=0
     [ "$(tail -c 1 "$csv" | od -An -tu1 | tr -d ' ')" = 10 ] || torn=1
-    csv_awk '
+    # shellcheck disable=SC2016 # for awk to expand
+    csv_awk_to "$work/whole" '
         function wrong(expected, got) {
             gsub(/[\001-\037\177]/, "?", got)
             if (!bad++) print "run_bench: " FILENAME ": row " row ": expected " expected ", got " \
@@ -268,12 +289,13 @@ csv_repair() {
             if (!torn) keep()
             if (unclosed) wrong("a quote that ends", "none to the end of the file")
             exit bad > 0
-        }' fields=$n_fields torn=$torn "$csv" >"$work/whole" ||
-        exit 2
+        }' fields=$n_fields torn=$torn "$csv" || {
+        [ "$awk_status" != 1 ] || exit 2
+        die 1 "$work/whole: could not be written (is the disk full?)"
+    }
     lost=$(($(file_size "$csv") - $(file_size "$work/whole")))
     if [ $lost -gt 0 ]; then
-        cp -p "$csv" "$csv.new" && cat "$work/whole" >"$csv.new" && mv "$csv.new" "$csv" ||
-            die 1 "$csv: cannot be repaired"
+        csv_replace "$work/whole" || die 1 "$csv: cannot be repaired (is the disk full?)"
         warn "$csv: the last row was torn, $lost bytes of it are cut off; its task runs again"
     fi
     csv_bytes=$(file_size "$csv")
@@ -298,15 +320,13 @@ csv_store() {
         die 1 "$csv was changed, moved or removed while running:" \
             "the row was not written, $log has it all"
     other="csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open)"
-    csv_awk "$other { printf \"%s\\n\", CSV_TEXT }" task="$1" "$csv" >"$work/others" 2>/dev/null ||
+    csv_awk_to "$work/others" "$other { printf \"%s\\n\", CSV_TEXT }" task="$1" "$csv" ||
         die 1 "$csv: the row could not be written (is the disk full?)"
     if [ "$(file_size "$work/others")" = "$csv_bytes" ]; then
         csv_append
         return
     fi
-    cp -p "$csv" "$csv.new" 2>/dev/null &&
-        cat "$work/others" "$work/row" 2>/dev/null >"$csv.new" &&
-        { sync "$csv.new" 2>/dev/null || sync; } && mv "$csv.new" "$csv" ||
+    csv_replace "$work/others" "$work/row" ||
         die 1 "$csv: the row could not be written; $log has it all"
     csv_bytes=$(file_size "$csv")
 }
@@ -737,7 +757,10 @@ url_end() {
     answer_status=0
     case $(cat "$work/status") in
     'http_status 200'*'curl_status 0') ;;
-    *) say "$(tr '\n' ' ' <"$work/status")for $url" >>"$work/errors" || return; answer_status=1 ;;
+    *)
+        say "$(tr '\n' ' ' <"$work/status")for ${url%/}/chat/completions" >>"$work/errors" || return
+        answer_status=1
+        ;;
     esac
     if grep -q error "$work/end"; then
         answer_status=1
@@ -1222,7 +1245,8 @@ score_store() {
     csv=$results/$1.csv
     VOTE=$vote REMARK=$remark
     export VOTE REMARK
-    cp -p "$csv" "$csv.new" && csv_awk '
+    # shellcheck disable=SC2016 # for awk to expand
+    csv_awk_to "$work/scored" '
         csv_add($0) {
             if (records++ && CSV[1] == task && CSV[3] == "") {
                 CSV[3] = ENVIRON["VOTE"]
@@ -1230,7 +1254,7 @@ score_store() {
                 for (i = 1; i <= CSV_N; i++) printf "%s%s", (i > 1 ? "," : ""), csv_quote(CSV[i])
                 printf "\r\n"
             } else printf "%s\n", CSV_TEXT
-        }' task="$2" "$csv" >"$csv.new" && mv "$csv.new" "$csv" ||
+        }' task="$2" "$csv" && csv_replace "$work/scored" ||
         die 1 "$csv: the vote could not be written (is the disk full?)"
     say "==== task $2 scored blind: $vote${remark:+: $remark}" >>"$results/$1.log"
 }
@@ -1403,7 +1427,11 @@ while [ $# -gt 0 ]; do
     *)
         case $mode in
         score | report) run_name "$1"; runs="$runs $1" ;;
-        *) [ -z "$model" ] || die 2 "$1: a second model, after $model"; model=$1 ;;
+        *)
+            [ -z "$model" ] ||
+                die 2 "$1: a second model, after $model (one run for each, then --report)"
+            model=$1
+            ;;
         esac
         ;;
     esac

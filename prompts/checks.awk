@@ -71,7 +71,10 @@ function words(    i, n, field) {
 
 # Does a line begin like one of a list?
 function is_item(s) {
-    return s ~ /^[ \t]*([-*+]|•|(#+ +)?[(]?[0-9]+[.):]|[0-9]+、|(#+ +)?(Chapter|第)[ 0-9])/
+    if (s ~ /^[ \t]*([-*+]|•)[ \t]/) return 1
+    sub(/^[ \t]*(#+ +)?(\*\*)?/, "", s)
+    return s ~ /^([(]?[0-9]+[.):]|[0-9]+(、|．)|（[0-9]+）|(Chapter|第)[ 0-9])/ ||
+        s ~ /^(第(一|二|三|四|五|六|七|八|九|十)+章|(一|二|三|四|五|六|七|八|九|十)+、)/
 }
 
 # Items at the least indentation that occurs; numbered headings are above any list.
@@ -156,11 +159,24 @@ function check_phrase(phrase,    text, same) {
     say(same, same ? "the exact words" : "not the exact words")
 }
 
+# Does s occur, and not inside a longer word or number?
+function has_word(text, s,    at, before) {
+    before = " "
+    while ((at = index(text, s)) > 0) {
+        if (at > 1) before = substr(text, at - 1, 1)
+        if (!(before ~ /[a-z0-9-]/ && s ~ /^[a-z0-9]/) &&
+            !(substr(text, at + length(s), 1) ~ /[a-z0-9]/ && s ~ /[a-z0-9]$/)) return 1
+        before = substr(text, at, 1)
+        text = substr(text, at + 1)
+    }
+    return 0
+}
+
 # "this|or that"
 function check_contains(list,    part, n, i, text) {
     n = split(list, part, "|")
     text = tolower(all_text())
-    for (i = 1; i <= n; i++) if (index(text, tolower(part[i]))) {
+    for (i = 1; i <= n; i++) if (has_word(text, tolower(part[i]))) {
         say(1, "has \"" part[i] "\"")
         return
     }

@@ -90,6 +90,7 @@ function add_row(    task, v, n, part) {
     if (get("model") != "") model[R] = get("model")
     quant[R] = get("quant")
     set[R] = get("prompts")
+    hash[R, task] = get("prompt_hash")
     profile[R] = get("profile")
     if (sub(/[+]task$/, "", profile[R])) own[R] = " (with the tasks' own sampling)"
     if (get("finish") ~ /^failed/) return
@@ -189,11 +190,14 @@ function sign_p(wins, losses,    n, k, least, c, sum) {
 
 # Compare runs a and b over the tasks that both have votes for, into the pair_ variables.
 function compare(a, b,    t, d) {
-    pair_n = pair_sum = pair_wins = pair_losses = 0
+    pair_n = pair_sum = pair_wins = pair_losses = pair_others = 0
     split("", d)
     for (t = 1; t <= T; t++) {
         if (!((a, t) in vote) || !((b, t) in vote)) continue
         d[++pair_n] = vote[a, t] - vote[b, t]
+        if (hash[a, t] == "" || hash[b, t] == "") {
+            if (set[a] != "" && set[b] != "" && set[a] != set[b]) pair_others++
+        } else if (hash[a, t] != hash[b, t]) pair_others++
         pair_sum += d[pair_n]
         if (d[pair_n] > 0) pair_wins++
         if (d[pair_n] < 0) pair_losses++
@@ -208,7 +212,7 @@ function p_text(p) { return sprintf(p < 0.001 ? "%.4f" : "%.3f", p) }
 function verdict(a, b) {
     if (pair_n == 0) return "no task has votes in both"
     return (pair_p * n_pairs < 0.05 ? "more than chance" : "may be chance") \
-        (set[a] != "" && set[b] != "" && set[a] != set[b] ? " (other prompts)" : "")
+        (pair_others ? " (other prompts)" : "")
 }
 function pairs_note() {
     return "With " n_pairs " pairs, p counts " n_pairs " times before it is held against 0.05."
@@ -404,7 +408,7 @@ function page_speed(    r, q, n, max_x, max_y, left, w, h, px, py, from, to, lab
     for (r = 1; r <= R; r++) if (votes[r] && decode_s[r] > 0) {
         px[r] = left + w * decode_n[r] / decode_s[r] / max_x
         py[r] = 30 + h - h * total[r] / max_y
-        label = letter(r) star(r) "  " title(r)
+        label = letter(r) star(r) "  " shorten(title(r))
         # About 7 units for a character; the label is to the left of the dot where the page ends.
         from[r] = px[r] + 10
         if (from[r] + 7 * length(label) > 880) from[r] = px[r] - 10 - 7 * length(label)
@@ -425,7 +429,7 @@ function page_speed(    r, q, n, max_x, max_y, left, w, h, px, py, from, to, lab
         right = from[r] > px[r]
         out(sprintf("<text x=\"%.1f\" y=\"%d\"%s>%s &#160;%s</text>",
                     right ? px[r] + 10 : px[r] - 10, place[r],
-                    right ? "" : " text-anchor=\"end\"", letter(r) star(r), esc(title(r))))
+                    right ? "" : " text-anchor=\"end\"", letter(r) star(r), esc(shorten(title(r)))))
     }
     out("</svg></div>")
 }

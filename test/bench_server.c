@@ -5,8 +5,8 @@
  * after the other until it is killed: POST .../chat/completions with a stream of events in HTTP's
  * chunks, cut at odd places and 100 milliseconds before the first piece. Every request is appended
  * to LOGFILE whole. A model named "broken" gets an error, "midway" one after three
- * pieces, and "cut" nothing after them; "thinks" has words of its thinking before them. An event
- * has all the lines that one may have. */
+ * pieces, and "cut" nothing after them; "thinks" has words of its thinking before them, 3 seconds
+ * before. An event has all the lines that one may have. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -86,7 +86,7 @@ static void answer(int fd, size_t n_thoughts, size_t n_pieces, const char *error
     bool ok = send_all(fd, head, strlen(head));
     for (size_t i = 0; ok && i < n_thoughts; i++) ok = send_event(fd, i, thought);
     for (size_t i = 0; ok && i < n_pieces + (error != NULL); i++) {
-        usleep(i == 1 ? 100000 : 4000);
+        usleep(i != 1 ? 4000 : n_thoughts > 0 ? 3000000 : 100000);
         ok = send_event(fd, n_thoughts + i, i < n_pieces ? pieces[i] : error);
     }
     if (ok) send_all(fd, "0\r\n\r\n", 5);

@@ -75,6 +75,22 @@ number_tests() {
     any_number "--raw" --raw -n 20 --kv f32 -t 1
     run 0 "one seed for each line" "$qwen" "$model" --prompts "$scratch/prompts.txt" --seed 40 -n 1
     same "one seed for each line" "$(member seed "$(line 11)")" 51
+    printf '%s\n' hello world a b c d e f >"$scratch/lines"
+    tac "$scratch/lines" >"$scratch/enil"
+    for file in lines enil; do
+        run 0 "one after the other" "$qwen" "$model" --prompts "$scratch/$file" --temp 0 --stop a \
+            -n 30 --batch 1 --stats "$scratch/$file.json"
+    done
+    same "the finish of all is the worst" "$(grep -o '"finish":"[a-z]*"' "$scratch/lines.json")" \
+        "$(grep -o '"finish":"[a-z]*"' "$scratch/enil.json")"
+    check "the hash of all knows whose answer is whose" \
+        test "$(grep -o '"hash":"[0-9a-f]*"' "$scratch/lines.json")" != \
+        "$(grep -o '"hash":"[0-9a-f]*"' "$scratch/enil.json")"
+    echo hello >"$scratch/one.txt"
+    run 0 "guesses are counted" env QWEN_LOOKUP=4 "$qwen" "$model" --prompts "$scratch/one.txt" \
+        --temp 0 --presence-penalty -100 --ignore-eos -n 60 --stats "$scratch/one.json"
+    check "guesses are counted" grep -q '"drafted_tokens":[1-9][0-9]*,"accepted_tokens":[1-9]' \
+        "$scratch/one.json"
     run 0 "-n 0" "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 0
     same "-n 0" "$(grep -c '"text":"","finish":"length",.*"generated_tokens":0,' "$out")" 12
 }

@@ -86,6 +86,8 @@ convert_tests() {
 
 # test_malformed.c has what is wrong with sources and command lines.
 convert_refusals() {
+    refuse 2 "--name one byte longer than there is room" "$convert" "$tiny" \
+        -o "$scratch/named.bin" --name "$(printf %0128d 0)"
     echo precious >"$scratch/notes.txt"
     refuse 1 "a file that is no model" "$convert" "$tiny" -o "$scratch/notes.txt"
     same "that file is as it was" "$(cat "$scratch/notes.txt")" precious
@@ -262,6 +264,10 @@ sampling_tests() {
 }
 
 stop_tests() {
+    ask "added tokens are shown" "$model" -p hello --temp 100 --top-k 0 --top-p 1 \
+        --repeat-penalty 1 -n 2000 --ignore-eos --no-loop-guard --seed 1 -t 1 --stop 'never to come'
+    check "added tokens are shown" grep -qa '<tool_call>' "$out"
+    says "--ignore-eos with --stop" 'answer 2000 tokens'
     ask "before --stop" "$model" -p 'hello' --seed 3 -n 60 --ignore-eos
     letter=$(tr -cd 'a-zA-Z0-9' <"$out" | cut -c 3)
     before=$(tr '\n' ' ' <"$out" | LC_ALL=C sed "s/$letter.*//" | LC_ALL=C tr -d ' \n' | cksum)
@@ -431,6 +437,25 @@ threads_in() {
     says "$1: $3 threads" "[a-z0-9]+ $3 threads"
 }
 
+# How many positions a model has: its YaRN, --yarn, and the default of long ones.
+context_tests() {
+    cp -r "$tiny" "$scratch/long"
+    yarn='"rope_scaling":{"type":"yarn","factor":4,"original_max_position_embeddings":1024}'
+    sed "s/\"max_position_embeddings\":[0-9]*/\"max_position_embeddings\":4096,$yarn/" \
+        "$tiny/config.json" >"$scratch/long/config.json"
+    run 0 "a model with YaRN" "$convert" "$scratch/long" -o "$scratch/long.bin"
+    refuse 1 "a model with YaRN: -c" "$qwen" "$scratch/long.bin" -p a -c 100000
+    says "a model with YaRN: -c" 'knows 4096 positions'
+    refuse 1 "a model with YaRN and --yarn 1" "$qwen" "$scratch/long.bin" -p a -c 100000 --yarn 1
+    says "a model with YaRN and --yarn 1" 'knows 1024 positions'
+    sed 's/"max_position_embeddings":[0-9]*/"max_position_embeddings":65536/' "$tiny/config.json" \
+        >"$scratch/long/config.json"
+    run 0 "a model of 65536 positions" "$convert" "$scratch/long" -o "$scratch/long.bin"
+    ask "a model of 65536 positions" "$scratch/long.bin" -p a -n 1 --stats "$scratch/stats.json"
+    check "a model of 65536 positions: 32768 of them" \
+        grep -q '"context":32768,' "$scratch/stats.json"
+}
+
 cgroup_tests() {
     groups=$scratch/cgroup
     mkdir -p "$groups/outer/inner" "$groups/cpu" "$groups/memory"
@@ -530,6 +555,34 @@ cache_tests() {
 }
 
 # Files that are not ours, folders that cannot be written, and others at the same time
+# What a --cache may not be taken for, and what it keeps.
+cache_limit_tests() {
+    rm -f "$scratch/kv"
+    cached "--cache: f16" 0 1 "$scratch/f16.bin" -p 'hello the world'
+    cached "--cache: another model of the same size and source" 0 2 "$scratch/bf16.bin" \
+        -p 'hello the world'
+    for n in 1 20; do
+        rm -f "$scratch/kv"
+        ask "--cache -n $n" "$model" -p 'hello the world' -n $n --ignore-eos --cache "$scratch/kv"
+        cp "$scratch/kv" "$scratch/kv.$n"
+    done
+    check "--cache: nothing of the answer is kept" cmp "$scratch/kv.1" "$scratch/kv.20"
+    rm -f "$scratch/kv"
+    ask "--cache of a long prompt" "$model" --raw -p "$(seq 1 100)" -n 1 --cache "$scratch/kv"
+    before=$(cksum <"$scratch/kv")
+    ask "--cache: its beginning" "$model" --raw -p "$(seq 1 50)" -n 1 --cache "$scratch/kv"
+    same "--cache: the longer one stays" "$(cksum <"$scratch/kv")" "$before"
+    ask "--cache: all of it" "$model" --raw -p "$(seq 1 100)" -n 1 --cache "$scratch/kv" \
+        --stats "$scratch/stats.json"
+    # shellcheck disable=SC2016 # for awk to expand
+    check "--cache: only what was read counts for the speed" awk '
+        function get(key, s) { s = $0; sub(".*\"" key "\":", "", s); return s + 0 }
+        { exit !(get("prompt_tokens_s") * get("first_token_ms") / 1000 < 2) }' "$scratch/stats.json"
+    refuse 1 "--cache: beyond the context" "$qwen" "$model" --raw -p "$(seq 1 100)" -n 1 -c 64 \
+        --cache "$scratch/kv"
+    says "--cache: beyond the context" 'context of 64'
+}
+
 cache_refusals() {
     private=$scratch/private.kv
     run 0 "--cache" "$qwen" "$model" -p 'hello the world' -n 1 --cache "$private"
@@ -551,7 +604,7 @@ cache_refusals() {
     check "--cache in no folder: the answer comes" test -s "$out"
     same "--cache in no folder: one line and the statistics" "$(wc -l <"$err")" 2
     says "--cache in no folder: which file" \
-        '^qwen: .*none/.*: cannot create.*; the next run will read the prompt anew$'
+        '^qwen: .*none/.*: cannot write here: .*; the next run will read the prompt anew$'
     "$qwen" "$model" -p 'hello the world' --seed 4 -n 20 >"$scratch/answer" 2>"$err"
     for i in 1 2 3 4 5 6 7 8; do # all write the same file, from prompts of two kinds
         { "$qwen" "$model" -p 'hello the world' --seed 4 -n 20 --cache "$scratch/kv"; echo $?; } \
@@ -693,7 +746,7 @@ endless() {
 
 interrupt_tests() {
     if ! env --default-signal=INT true 2>"$err"; then
-        skip 10 "signals: this env has no --default-signal"
+        skip 13 "signals: this env has no --default-signal"
         return
     fi
     endless started
@@ -720,12 +773,17 @@ interrupt_tests() {
             "$qwen" "$model" $from - 2>"$err"
         same "^C while $from reads" $? 130
     done
-    # shellcheck disable=SC2016
-    endless "$scratch/pty" "$scratch/steps" "$out" sh -c \
-        'for i in first second; do echo "$i ready"; "$@"; done' sh
-    same "^C in a loop of the shell" $? 130
-    prints "^C in a loop of the shell: it ends" 'first ready'
-    check "^C in a loop of the shell: it ends" test "$(grep -c 'second ready' "$out")" -eq 0
+    # Not every shell goes on with a loop when a command in it says 130: bash does.
+    shell=$(command -v bash || echo sh)
+    for pipe in '' '| cat'; do
+        # shellcheck disable=SC2016
+        endless "$scratch/pty" "$scratch/steps" "$out" "$shell" -c \
+            'for i in first second; do echo "$i ready"; "$@"'" $pipe; done" sh
+        same "^C in a loop of the shell $pipe" $? 130
+        prints "^C in a loop of the shell $pipe: it ends" 'first ready'
+        check "^C in a loop of the shell $pipe: it ends" \
+            test "$(grep -c 'second ready' "$out")" -eq 0
+    done
 }
 
 # ---- Instead of answering ------------------------------------------------------------------------
@@ -823,6 +881,9 @@ perplexity_tests() {
     run 0 "--perplexity again" env QWEN_ISA=scalar "$qwen" "$model" \
         --perplexity "$scratch/text.txt" -c 128 -t 1 --exact
     same "--perplexity is the same on every instruction set" "$(cat "$out")" "$exact"
+    check "--perplexity: every token but the first is scored" sh -c \
+        "sed 's/.* over \([0-9]*\) of \([0-9]*\) .*/\1 \2/' '$out' | {
+            read -r scored all; test \$((all - scored)) = 1; }"
     kl_tests
     printf '<|im_start|>user\nhello<|im_end|>\n' >"$scratch/text.txt"
     run 0 "--perplexity of a chat" "$qwen" "$model" --perplexity "$scratch/text.txt"
@@ -1050,8 +1111,10 @@ render_tests
 messages_tests
 stats_tests
 machine_tests
+context_tests
 cgroup_tests
 cache_tests
+cache_limit_tests
 cache_refusals
 option_tests
 file_tests

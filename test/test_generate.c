@@ -154,7 +154,7 @@ static void test_pace(void) {
     CHECK(drafted < 100, "%zu guesses where a token costs as much as a pass", drafted);
 }
 
-/* What a drafter can give at best, over the number of guesses (research/performance.md, 4.3). */
+/* What a drafter can give at best, over the number of guesses. */
 static double best_share(const World *w) {
     double best = 1;
     for (int k = 1; k <= MAX_DRAFT; k++) {

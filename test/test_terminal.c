@@ -62,6 +62,7 @@ static bool terminal_open(Terminal *t, char *const *argv) {
     t->pid = fork();
     if (t->pid == 0) {
         setsid();
+        signal(SIGINT, SIG_DFL); /* the tests may run in the background, where it is ignored */
         if (ioctl(other, TIOCSCTTY, 0) == 0 && dup2(other, 0) == 0 && dup2(other, 1) == 1 &&
             dup2(other, 2) == 2)
             execv(argv[0], argv);
@@ -133,7 +134,7 @@ static void ask_for(Terminal *t, const char *line, const char *want) {
     CHECK(ok && strstr(reply, want), "%s shows \"%s\", not:\n%s", line, want, reply);
 }
 
-/* Wait for the program's end; its exit status, or minus the signal that ended it. */
+/* Wait for the program's end; its exit status, or 128 and the signal that ended it. */
 static int terminal_close(Terminal *t) {
     int status = 0;
     double until = now_seconds() + PATIENCE;
@@ -439,6 +440,24 @@ static void test_no_chat(void) {
     CHECK(terminal_close(&t) == 0, "--tokenize of what is typed");
 }
 
+/* A system message that is set in a conversation is one more message of it. */
+static void test_late_system(void) {
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5", "-s", "Be kind.");
+    ask_for(&t, "hello", "");
+    ask_for(&t, "/set system Be brief.", "");
+    save_to(&t, "late.json");
+    check_file("late.json", "[{\"role\": \"system\", \"content\": \"Be kind.\"},\n"
+                            "{\"role\": \"user\", \"content\": \"hello\"}");
+    check_file("late.json", "{\"role\": \"system\", \"content\": \"Be brief.\"}]");
+    ask_for(&t, "/clear", "");
+    load_from(&t, "late.json", "loaded");
+    ask_for(&t, "/set system Be long.", "");
+    save_to(&t, "late.json");
+    check_file("late.json", "\"content\": \"hello\"}");
+    check_file("late.json", "{\"role\": \"system\", \"content\": \"Be long.\"}]");
+    chat_close(&t);
+}
+
 /* ^C at the prompt tells how to leave; what was typed is forgotten; a second one leaves. */
 static void test_interrupt_prompt(void) {
     char reply[4096];
@@ -692,7 +711,8 @@ int main(void) {
         test_long_lines();
         test_files();
         test_no_chat();
-        test_interrupt_prompt();
+        test_late_system();
+    test_interrupt_prompt();
         test_interrupt_answer();
         test_interrupt_reading();
         test_end_of_input();
