@@ -232,8 +232,8 @@ csv_append() {
     sync "$csv" 2>/dev/null || sync
 }
 
-# csv_awk_to FILE PROGRAM ARGS...: csv_awk's output in FILE, all of it; its status in awk_status. Some
-# awks do not notice a full disk: cat does.
+# csv_awk_to FILE PROGRAM ARGS...: csv_awk's output in FILE, all of it; its status in awk_status.
+# Some awks do not notice a full disk: cat does.
 csv_awk_to() {
     to=$1
     shift
