@@ -378,6 +378,10 @@ untouched "binary junk"
 untouched "zero bytes"
 sed '3s/,rbyf//' "$scratch/whole.csv" >"$scratch/odd.csv"
 untouched "a row with a field too few"
+sed '2s/^\([0-9]*,[^,]*\),[^,]*,/\1,7,/' "$scratch/whole.csv" >"$scratch/odd.csv"
+untouched "a vote of 7"
+{ cat "$scratch/whole.csv"; sed -n 2p "$scratch/whole.csv"; } >"$scratch/odd.csv"
+untouched "a task twice"
 
 fresh
 cat >"$scratch/votes" <<EOF
@@ -537,6 +541,20 @@ same "a page that cannot be written" "$?$(sed -n 's/^run_bench: //p' "$scratch/o
 same "a set beside, named without a slash" \
     "$?$(rows "$results/near.csv" | grep -c '|36||stop')" 05
 check "how to call this again" has "$scratch/out" "^$bench --results $results --score near asks"
+
+fresh
+mkdir -p "$results"
+for one in a:4 b:3 c:3; do
+    printf '#,TASK,VOTE,REMARKS\r\n' >"$results/${one%:*}.csv"
+    for i in 1 2 3 4 5 6; do
+        printf '%d,task %d,%s,\r\n' $i $i "${one#*:}" >>"$results/${one%:*}.csv"
+    done
+done
+printf '1,again,0,\r\n' >>"$results/a.csv"
+bench --report >"$scratch/out" 2>&1
+check "of several pairs some look different by luck" has "$scratch/out" \
+    "^A - B: .* p = 0.031 (0.031): may be chance\$"
+check "a task's second row does not count" has "$scratch/out" "^total of 30  *24  *18  *18\$"
 
 # ---- A server ------------------------------------------------------------------------------------
 
@@ -702,6 +720,11 @@ same "a task's sampling at the ends of its ranges" $? 0
 fresh
 refused 1 "magic: expected" "$scratch/broken.bin" --auto
 same "a model that does not open leaves no run" "$(ls "$results")" ""
+cp -r "$scratch/set" "$scratch/cold"
+printf 'task: warm-up\n---\nThis fails.\n' >"$scratch/cold/00-warm-up.txt"
+bench "$scratch/model.bin" --prompts "$scratch/cold" --auto --run cold >"$scratch/out" 2>&1
+same "a model that fails in the warm-up runs no task" "$?$(find "$results" -name cold.csv)" 1
+rm -r "$results/cold" "$results/cold.log"
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
 new --auto --run failing >"$scratch/out" 2>&1
 same "a failing answer is a row that says so" "$?$(rows "$results/failing.csv" | tr '\n' ' ')" \

@@ -256,6 +256,19 @@ static void test_interrupt(void) {
     buffer_free(&good);
 }
 
+/* What is written is on disk, first the file, then the folder that names it. */
+static void test_sync(void) {
+    run(0, "fsync:1", 0);
+    CHECK(test.child.status == 1 && strstr(test.child.err, "x.bin: cannot sync: "), "%d: %s",
+          test.child.status, test.child.err);
+    CHECK(folder_count(test.out) == 0, "a file that could not be synced was left");
+    folder_empty(test.out);
+    run(0, "fsync:2", 0);
+    CHECK(test.child.status == 1 && strstr(test.child.err, ": cannot sync the folder: "), "%d: %s",
+          test.child.status, test.child.err);
+    folder_empty(test.out);
+}
+
 /* Of two ^C while a --cache is written the second leaves at once, and leaves no file. */
 static void test_interrupt_cache(void) {
     size_t s = 0;
@@ -447,6 +460,7 @@ int main(int argc, char **argv) {
     for (size_t s = 0; s < N_SCENARIOS; s++) test_scenario(s);
     test_interrupt();
     test_interrupt_cache();
+    test_sync();
     test_usage();
     test_random_memory();
     test_cut(0, "pwrite", "hf/model.safetensors", 5000);
