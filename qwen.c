@@ -30,6 +30,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -3169,9 +3170,11 @@ typedef struct {
     Drafter drafter;
 } Program;
 
-/* Not for what is read in a moment. */
+/* Not for what is read in a moment, nor where the line would wrap. */
 static void progress_line(size_t done, size_t n, double seconds) {
-    if (seconds < 0.25) return;
+    struct winsize size = {0};
+    bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+    if (seconds < 0.25 || (known && size.ws_col <= 70)) return;
     if (done < n)
         fprintf(stderr, "\rreading the prompt: %zu of %zu tokens, %.0f tokens/s ", done, n,
                 (double)done / seconds);

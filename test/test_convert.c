@@ -1062,10 +1062,12 @@ static void test_shards(const Model *m) {
 static float lora_a(size_t j, size_t k) { return (float)(j + 1) / 64 + (float)k / 4096; }
 static float lora_b(size_t n, size_t j) { return (float)n / 32 - (float)j; }
 
-static void put_adapter(const char *config, const char *tensor, size_t rows) {
+/* name: the adapter's own, as older versions of PEFT write it: "", or ".default" */
+static void put_named_adapter(const char *config, const char *tensor, const char *name,
+                              size_t rows) {
     static const char form[] =
-        "{\"base_model.model.%s.lora_A.weight\":{\"dtype\":\"F32\",\"shape\":[3,64],"
-        "\"data_offsets\":[0,768]},\"base_model.model.%s.lora_B.weight\":{\"dtype\":\"F32\","
+        "{\"base_model.model.%s.lora_A%s.weight\":{\"dtype\":\"F32\",\"shape\":[3,64],"
+        "\"data_offsets\":[0,768]},\"base_model.model.%s.lora_B%s.weight\":{\"dtype\":\"F32\","
         "\"shape\":[%zu,3],\"data_offsets\":[768,%zu]}}";
     float data[RANK * 64 + 32 * RANK];
     for (size_t j = 0; j < RANK; j++) {
@@ -1073,11 +1075,16 @@ static void put_adapter(const char *config, const char *tensor, size_t rows) {
         for (size_t n = 0; n < 32; n++) data[RANK * 64 + RANK * n + j] = lora_b(n, j);
     }
     char head[1024];
-    int n = snprintf(head + 8, sizeof head - 8, form, tensor, tensor, rows, 768 + 12 * rows);
+    int n = snprintf(head + 8, sizeof head - 8, form, tensor, name, tensor, name, rows,
+                     768 + 12 * rows);
     uint64_t length = (uint64_t)n;
     memcpy(head, &length, 8);
     write_file("adapter_config.json", "", 0, config, strlen(config));
     write_file("adapter_model.safetensors", head, 8 + (size_t)n, data, 768 + 12 * rows);
+}
+
+static void put_adapter(const char *config, const char *tensor, size_t rows) {
+    put_named_adapter(config, tensor, "", rows);
 }
 
 /* sha256 of the named files, as sha256sum prints them and then of that list. */
@@ -1153,8 +1160,17 @@ static void check_merged(double scale) {
 
 /* Blocks that an adapter changes cannot stay as they are, and that is said. */
 static void check_adapter_note(Source *s) {
-    Error e;
+    Error e = {{0}};
     Plan p = {0};
+    put_named_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6}",
+                      "model.layers.1.self_attn.v_proj", ".default", 32);
+    Lora *named = lora_open(folder, s, &e);
+    CHECK(named, "an adapter with a name: %s", e.text);
+    for (size_t i = 0; named && i < s->n_tensors; i++)
+        CHECK(lora_touches(named, &s->tensors[i]) ==
+                  (strcmp(s->tensors[i].name, "model.layers.1.self_attn.v_proj.weight") == 0),
+              "an adapter with a name: %s", s->tensors[i].name);
+    lora_close(named);
     put_adapter("{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":6}",
                 "model.layers.1.self_attn.v_proj", 32);
     for (size_t i = 0; i < s->n_tensors; i++)

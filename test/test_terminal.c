@@ -505,22 +505,37 @@ static void test_interrupt_answer(void) {
     chat_close(&t);
 }
 
-/* ^C while a long text is read: the conversation is as it was before. */
-static void test_interrupt_reading(void) {
+/* A text that takes seconds to read. */
+static void type_long(Terminal *t) {
     char line[3001];
     memset(line, 'y', sizeof line - 1);
     line[sizeof line - 1] = 0;
-    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
-    type_line(&t, "\"\"\"");
+    type_line(t, "\"\"\"");
     for (int i = 0; i < 10; i++) {
-        type_line(&t, line);
-        expect(&t, "... ", NULL, 0);
+        type_line(t, line);
+        expect(t, "... ", NULL, 0);
     }
-    type_line(&t, "\"\"\"");
+    type_line(t, "\"\"\"");
+}
+
+/* ^C while a long text is read: the conversation is as it was before. How far it is read is said,
+ * but not where the line would wrap. */
+static void test_interrupt_reading(void) {
+    char reply[4096];
+    const struct winsize narrow = {.ws_row = 24, .ws_col = 40};
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    type_long(&t);
     expect(&t, "reading the prompt: ", NULL, 0);
     expect(&t, " of 300", NULL, 0);
     type_bytes(&t, "\003", 1);
     expect(&t, "the question is forgotten)", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    CHECK(ioctl(t.fd, TIOCSWINSZ, &narrow) == 0, "a narrow terminal: %s", strerror(errno));
+    type_long(&t);
+    usleep(700000);
+    type_bytes(&t, "\003", 1);
+    expect(&t, "the question is forgotten)", reply, sizeof reply);
+    CHECK(!strstr(reply, "reading"), "in a narrow terminal: %s", reply);
     expect(&t, PROMPT, NULL, 0);
     save_nothing(&t);
     ask_for(&t, "hello", "\n");
