@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -459,6 +458,28 @@ static char *final_name(const char *path, Error *e) {
 /* NewFile.temporary of the one that is being written, or NULL. */
 static _Atomic(const char *) unfinished;
 
+void hold_signals(sigset_t *usual) {
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGINT);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGHUP);
+    (void)pthread_sigmask(SIG_BLOCK, &stop, usual);
+}
+
+/* Create the file: no handler runs while it is there and its name not noted. -1 and errno: open's.
+ */
+static int create_noted(const char *temporary, mode_t mode) {
+    sigset_t usual;
+    hold_signals(&usual);
+    int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    int error = errno;
+    if (fd >= 0) atomic_store(&unfinished, temporary);
+    (void)pthread_sigmask(SIG_SETMASK, &usual, NULL);
+    errno = error;
+    return fd;
+}
+
 bool newfile_open(NewFile *f, const char *path, Error *e) {
     *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
     mode_t old;
@@ -470,17 +491,7 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
         free(f->temporary);
         f->temporary = temporary_name(f->path, attempt, e);
         if (!f->temporary) break;
-        sigset_t ends, usual; /* no handler runs while the file is there and its name not noted */
-        sigemptyset(&ends);
-        sigaddset(&ends, SIGINT);
-        sigaddset(&ends, SIGTERM);
-        sigaddset(&ends, SIGHUP);
-        (void)pthread_sigmask(SIG_BLOCK, &ends, &usual);
-        f->fd = open(f->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-        int error = errno;
-        if (f->fd >= 0) atomic_store(&unfinished, f->temporary);
-        (void)pthread_sigmask(SIG_SETMASK, &usual, NULL);
-        errno = error;
+        f->fd = create_noted(f->temporary, mode);
         if (f->fd >= 0) {
             if (old) (void)fchmod(f->fd, mode); /* the umask took some of it */
             return true;

@@ -7,6 +7,7 @@
 #ifndef BASE_H
 #define BASE_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -135,6 +136,9 @@ bool newfile_pwrite(NewFile *f, const void *bytes, size_t n, uint64_t at, Error 
 bool newfile_commit(NewFile *f, Error *e); /* closes it in every case */
 void newfile_abort(NewFile *f);            /* nothing to do when already committed */
 
+/* Hold back from this thread the signals that ask a program to stop (INT, TERM, HUP); *usual: its
+ * mask before. */
+void hold_signals(sigset_t *usual);
 /* For signal handlers, and where a program ends that a signal asked to stop; neither returns. Both
  * remove the temporary file of the NewFile opened last, if it is still being written. The first
  * ends the process as that signal does, so that a loop or script of the shell ends with it ($? is

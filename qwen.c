@@ -2452,12 +2452,8 @@ static void *worker_main(void *arg) {
     Pool *p = start->pool;
     uint32_t thread = start->thread, seen = 0;
     free(start);
-    sigset_t interrupt; /* ^C is for the caller: it must end the caller's waiting */
-    sigemptyset(&interrupt);
-    sigaddset(&interrupt, SIGINT);
-    sigaddset(&interrupt, SIGTERM);
-    sigaddset(&interrupt, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &interrupt, NULL);
+    sigset_t usual;
+    hold_signals(&usual); /* they are for the caller: they must end the caller's waiting */
     for (;;) {
         worker_wait(p, seen);
         seen = atomic_load(&p->call);
@@ -3172,9 +3168,10 @@ typedef struct {
 
 /* Not for what is read in a moment, nor where the line would wrap. */
 static void progress_line(size_t done, size_t n, double seconds) {
-    struct winsize size = {0};
+    struct winsize size;
+    if (seconds < 0.25) return;
     bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
-    if (seconds < 0.25 || (known && size.ws_col <= 70)) return;
+    if (known && size.ws_col <= 70) return;
     if (done < n)
         fprintf(stderr, "\rreading the prompt: %zu of %zu tokens, %.0f tokens/s ", done, n,
                 (double)done / seconds);
@@ -4167,11 +4164,9 @@ typedef struct {
 /* Wait until there is something to read, or for ^C. The signal is let in while waiting alone, so
  * that none falls between looking for it and waiting. */
 static void line_wait(const Line *l) {
-    sigset_t interrupt, usual;
+    sigset_t usual;
     fd_set in;
-    sigemptyset(&interrupt);
-    sigaddset(&interrupt, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &interrupt, &usual);
+    hold_signals(&usual);
     while (interrupts == l->seen) {
         FD_ZERO(&in);
         FD_SET(STDIN_FILENO, &in);
@@ -4924,7 +4919,7 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
         int status = read_prompt(o, &p->text, e);
         if (status) return status;
         if (o->prompts) p->n_prompts = count_lines(&p->text);
-        int64_t last = MAX_SEED - (int64_t)p->n_prompts + (p->n_prompts > 0);
+        int64_t last = MAX_SEED + 1 - (int64_t)p->n_prompts;
         if (o->seed > last)
             return fail(e, NULL, "--seed",
                         "expected at most %" PRId64 " for %zu prompts, got %" PRId64, last,

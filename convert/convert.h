@@ -16,9 +16,8 @@
  *
  * Data flows by panels of 16 rows: raw rows of the source -> (into wider blocks that hold the same
  * weights; or, when another type is wanted or an adapter is merged, float -> GGUF blocks of the
- * target type) -> panel -> compared, weight by weight and
- * bit by bit, with the blocks it came from -> file. So memory stays small whatever the model's
- * size. */
+ * target type) -> panel -> compared, weight by weight and bit by bit, with the blocks it came from
+ * -> file. So memory stays small whatever the model's size. */
 #ifndef CONVERT_H
 #define CONVERT_H
 

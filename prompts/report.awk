@@ -196,8 +196,8 @@ function compare(a, b,    t, d) {
         if (!((a, t) in vote) || !((b, t) in vote)) continue
         d[++pair_n] = vote[a, t] - vote[b, t]
         if (hash[a, t] == "" || hash[b, t] == "") {
-            if (set[a] != "" && set[b] != "" && set[a] != set[b]) pair_others++
-        } else if (hash[a, t] != hash[b, t]) pair_others++
+            if (set[a] != "" && set[b] != "" && set[a] != set[b]) pair_others = 1
+        } else if (hash[a, t] != hash[b, t]) pair_others = 1
         pair_sum += d[pair_n]
         if (d[pair_n] > 0) pair_wins++
         if (d[pair_n] < 0) pair_losses++
