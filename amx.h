@@ -145,7 +145,8 @@ INLINE void scale_tokens(Type type, size_t nt, const BlockScales *w, size_t n_bl
             tile_parts(1, nt, &w[b], s, 1, both);
         }
         tile_scale(type, 1, nt, &w[b], d, dq, s, both, acc);
-        UNROLL for (size_t t = 0; type == TYPE_Q5 && t < nt; t++) m[t] =
+        if (!has_mins(type)) continue;
+        UNROLL for (size_t t = 0; t < nt; t++) m[t] =
             lanes_fma(w[b].second, lanes_set1(dq[t]), m[t]);
     }
     UNROLL for (size_t t = 0; t < nt; t++) lanes_store(
@@ -218,6 +219,8 @@ MATMUL(amx_q5, TYPE_Q5, amx_exact)
 MATMUL(amx_q6, TYPE_Q6, amx_exact)
 MATMUL(amx_q5_0, TYPE_Q5_0, amx_exact)
 MATMUL(amx_q5_1, TYPE_Q5_1, amx_exact)
+MATMUL(amx_q4, TYPE_Q4, amx_exact)
+MATMUL(amx_q4_0, TYPE_Q4_0, amx_exact)
 
 /* ---- Prompts --------------------------------------------------------------------------------- */
 
@@ -304,22 +307,22 @@ typedef struct {
     Lanes scale[2], bias[2];
 } Expansion;
 
-INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *q5,
+INLINE Expansion expansion(Type type, const uint8_t *chunk, const ChunkScales *k,
                            const uint8_t *super, size_t b) {
     const Lanes up = lanes_set1(1 + 0x1.6ep-9f);
     const int offset = type == TYPE_Q8 ? Q8_OFFSET : code_offset(type);
     const float zero = code_float(type).base + (float)offset;
-    const BlockScales s = block_scales(type, chunk, q5, b);
+    const BlockScales s = block_scales(type, chunk, k, b);
     Lanes d = lanes_mul(is_super(type) ? lanes_from_f16(super) : s.first, up);
     Lanes by[2] = {is_super(type) ? lanes_mul(d, s.first) : d}, least = lanes_set1(0);
     by[1] = type == TYPE_Q6 ? lanes_mul(d, s.second) : by[0];
     if (type == TYPE_Q5_1) least = lanes_mul(s.second, up);
-    if (type == TYPE_Q5)
+    if (has_mins(type))
         least = lanes_mul(lanes_mul(lanes_from_f16(super + 32), s.second),
                           lanes_mul(lanes_set1(-1), up));
     /* With 15 bits of the scales their product with `zero` is exact, and so a weight of zero. Next
      * to a least weight that would be less precise. */
-    const bool cut = type != TYPE_Q5 && type != TYPE_Q5_1;
+    const bool cut = !has_mins(type) && type != TYPE_Q5_1;
     Expansion e;
     UNROLL for (int half = 0; half < 2; half++) {
         e.scale[half] =
@@ -348,11 +351,11 @@ INLINE void expand_line(Type type, Line x, Lanes scale, Lanes bias, uint16_t (*o
 /* A panel's chunk as bf16 tiles. */
 INLINE void chunk_expand(Type type, const uint8_t *chunk, const uint8_t *super, size_t n_blocks,
                          Bf16Tile *tiles) {
-    ChunkScales q5;
-    chunk_scales(type, chunk, &q5);
+    ChunkScales k;
+    chunk_scales(type, chunk, &k);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = codes_of(type, chunk, b);
-        Expansion e = expansion(type, chunk, &q5, super, b);
+        Expansion e = expansion(type, chunk, &k, super, b);
         UNROLL for (int r = 0; r < 8; r++) expand_line(
             type, block_line(type, codes, r), e.scale[r / 4], e.bias[r / 4], tiles[b] + 2 * r);
     }
@@ -481,6 +484,8 @@ MATMUL(amx_prompt_q5, TYPE_Q5, amx_prompt)
 MATMUL(amx_prompt_q6, TYPE_Q6, amx_prompt)
 MATMUL(amx_prompt_q5_0, TYPE_Q5_0, amx_prompt)
 MATMUL(amx_prompt_q5_1, TYPE_Q5_1, amx_prompt)
+MATMUL(amx_prompt_q4, TYPE_Q4, amx_prompt)
+MATMUL(amx_prompt_q4_0, TYPE_Q4_0, amx_prompt)
 
 /* ---- Attention of prompts -------------------------------------------------------------------- *
  *
@@ -700,14 +705,17 @@ static const Kernels table_amx = {
     .name = "amx",
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = amx_q8, [TYPE_Q5] = amx_q5, [TYPE_Q6] = amx_q6,
-               [TYPE_Q5_0] = amx_q5_0, [TYPE_Q5_1] = amx_q5_1},
+               [TYPE_Q5_0] = amx_q5_0, [TYPE_Q5_1] = amx_q5_1, [TYPE_Q4] = amx_q4,
+               [TYPE_Q4_0] = amx_q4_0},
     .round = amx_round,
     .round_gated = amx_round_gated,
     .prompt_matmul = {[TYPE_Q8] = amx_prompt_q8,
                       [TYPE_Q5] = amx_prompt_q5,
                       [TYPE_Q6] = amx_prompt_q6,
                       [TYPE_Q5_0] = amx_prompt_q5_0,
-                      [TYPE_Q5_1] = amx_prompt_q5_1},
+                      [TYPE_Q5_1] = amx_prompt_q5_1,
+                      [TYPE_Q4] = amx_prompt_q4,
+                      [TYPE_Q4_0] = amx_prompt_q4_0},
     .prompt_attend = amx_prompt_attend,
     .dot_all = amx_dot_all,
 };

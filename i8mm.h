@@ -82,7 +82,8 @@ INLINE void woven_tokens(Type type, size_t nt, const uint8_t *chunk, const uint8
             if (type == TYPE_Q6) tile_parts(1, nt, &w, s, part, both);
         }
         tile_scale(type, 1, nt, &w, a->d + at, a->dq + at, s, both, acc);
-        UNROLL for (size_t t = 0; type == TYPE_Q5 && t < nt; t++) m[t] =
+        if (!has_mins(type)) continue;
+        UNROLL for (size_t t = 0; t < nt; t++) m[t] =
             lanes_fma(w.second, lanes_set1(a->dq[at + t]), m[t]);
     }
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -131,6 +132,8 @@ MATMUL(i8mm_q5, TYPE_Q5, matmul_woven)
 MATMUL(i8mm_q6, TYPE_Q6, matmul_woven)
 MATMUL(i8mm_q5_0, TYPE_Q5_0, matmul_woven)
 MATMUL(i8mm_q5_1, TYPE_Q5_1, matmul_woven)
+MATMUL(i8mm_q4, TYPE_Q4, matmul_woven)
+MATMUL(i8mm_q4_0, TYPE_Q4_0, matmul_woven)
 
 /* Of two rows and two tokens, like matmul. */
 TARGET static uint64_t i8mm_dot_all(uint32_t rounds) {
@@ -156,7 +159,8 @@ static const Kernels table_i8mm = {
     .name = "i8mm",
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = i8mm_q8, [TYPE_Q5] = i8mm_q5, [TYPE_Q6] = i8mm_q6,
-               [TYPE_Q5_0] = i8mm_q5_0, [TYPE_Q5_1] = i8mm_q5_1},
+               [TYPE_Q5_0] = i8mm_q5_0, [TYPE_Q5_1] = i8mm_q5_1, [TYPE_Q4] = i8mm_q4,
+               [TYPE_Q4_0] = i8mm_q4_0},
     .dot_all = i8mm_dot_all,
 };
 static const Kernels *const table_of_i8mm = &table_i8mm;

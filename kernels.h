@@ -180,10 +180,10 @@ typedef struct {
      * n]. There is room for an even number of panels; what lies behind the last token and the last
      * panel may be overwritten. By type, acc starting at 0, k ascending:
      *   f32 f16 bf16  acc = fma(w, x, acc) for each k
-     *   q8 q5_0       acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q
-     *                 (q5_0: q_w - 16)
+     *   q8 q5_0 q4_0  acc = fma(dw * d, (float)isum, acc) per block; isum = sum q_w q
+     *                 (q5_0: q_w - 16, q4_0: q_w - 8)
      *   q5_1          the same with unsigned codes, then acc = fma(mw, dq, acc), per block
-     *   q5            per 256: s = 0, m = 0; per block s = fma(d, (float)(sc * isum), s),
+     *   q5 q4         per 256: s = 0, m = 0; per block s = fma(d, (float)(sc * isum), s),
      *                 m = fma((float)min, dq, m); then acc = fma(dw, s, acc),
      *                 acc = fma(-dmin, m, acc)
      *   q6            per 256: s = 0; per block s = fma(d, (float)(sc0 isum0 + sc1 isum1), s),

@@ -204,12 +204,15 @@ INLINE void matmul_plain(Type type, const Panels *w, const Operand *a, float *y)
 
 /* ---- matmul with block formats -----------------------------------------------------------------
  *
- * All of them are walked in chunks of 256 columns, eight blocks: one unit of q5, four of the other
- * formats. A few tokens read the codes straight from two panels at once: two long streams, each in
- * the order in which it lies, which is what the memory likes best. For more tokens a chunk is first
- * unpacked to plain bytes, in the first-level cache, and every tile of tokens runs over these. */
+ * All of them are walked in chunks of 256 columns, eight blocks: one unit of q4 or q5, four of the
+ * other formats. A few tokens read the codes straight from two panels at once: two long streams,
+ * each in the order in which it lies, which is what the memory likes best. For more tokens a chunk
+ * is first unpacked to plain bytes, in the first-level cache, and every tile of tokens runs over
+ * these. */
 
-INLINE int is_super(Type type) { return type == TYPE_Q5 || type == TYPE_Q6; }
+/* Whether 256 columns share a scale, and whether that is a type with mins. */
+INLINE int has_mins(Type type) { return type == TYPE_Q4 || type == TYPE_Q5; }
+INLINE int is_super(Type type) { return has_mins(type) || type == TYPE_Q6; }
 
 INLINE size_t chunk_bytes(Type type) {
     return 256 / type_info(type)->unit * type_info(type)->lines * LINE_BYTES;
@@ -228,6 +231,8 @@ INLINE const uint8_t *codes_of(Type type, const uint8_t *chunk, size_t b) {
 /* Codes of columns 4r..4r+3 of the block whose lines of codes are at `codes`; see model.h. */
 INLINE Line block_line(Type type, const uint8_t *codes, int r) {
     if (type == TYPE_Q8) return line_load_q8(codes + r * LINE_BYTES);
+    if (type_info(type)->codes == 4)
+        return line_bits(line_load(codes + r / 2 * LINE_BYTES), r % 2 * 4, 0x0f);
     if (type == TYPE_Q6) {
         codes += r / 4 * 3 * LINE_BYTES;
         if (r % 4 < 3) return line_bits(line_load(codes + r % 4 * LINE_BYTES), 0, 0x3f);
@@ -246,18 +251,18 @@ INLINE Line block_line(Type type, const uint8_t *codes, int r) {
                         line_load(at - LINE_BYTES), 2, 0x18);
 }
 
-/* The scales of one block: q8, q5_0: d. q5_1: d, m. q5: sc, min. q6: sc of its two halves. */
+/* The scales of one block: q8, q4_0, q5_0: d. q5_1: d, m. q4, q5: sc, min. q6: sc of its halves. */
 typedef struct {
     Lanes first, second;
 } BlockScales;
 
-/* q5: sc and min of a chunk's eight blocks, a byte for each block and row. */
+/* q4, q5: sc and min of a chunk's eight blocks, a byte for each block and row. */
 typedef struct {
     _Alignas(64) uint8_t sc[8 * 16], min[8 * 16];
 } ChunkScales;
 
 INLINE void chunk_scales(Type type, const uint8_t *chunk, ChunkScales *out) {
-    if (type != TYPE_Q5) return;
+    if (!has_mins(type)) return;
     UNROLL for (size_t i = 0; i < 2 * LINE_BYTES; i += LINE_BYTES) {
         Line high = line_from_u4(chunk + i / 2), low = line_load(chunk + LINE_BYTES + i);
         line_store(out->sc + i, line_or_bits(line_bits(low, 0, 0x0f), high, -4, 0x30));
@@ -265,11 +270,11 @@ INLINE void chunk_scales(Type type, const uint8_t *chunk, ChunkScales *out) {
     }
 }
 
-/* Block b = 0..7 of the chunk; `q5` is what chunk_scales gave. */
-INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const ChunkScales *q5, size_t b) {
-    if (type == TYPE_Q5)
-        return (BlockScales){lanes_from_sums(sums_from_u8(q5->sc + 16 * b)),
-                             lanes_from_sums(sums_from_u8(q5->min + 16 * b))};
+/* Block b = 0..7 of the chunk; `k` is what chunk_scales gave. */
+INLINE BlockScales block_scales(Type type, const uint8_t *chunk, const ChunkScales *k, size_t b) {
+    if (has_mins(type))
+        return (BlockScales){lanes_from_sums(sums_from_u8(k->sc + 16 * b)),
+                             lanes_from_sums(sums_from_u8(k->min + 16 * b))};
     const uint8_t *d = unit_of(type, chunk, b) + b % 2 * 32;
     if (type == TYPE_Q6)
         return (BlockScales){lanes_from_sums(sums_from_i8(d)),
@@ -298,7 +303,9 @@ INLINE Line tile_line(Type type, int unpacked, const uint8_t *codes, int r) {
 }
 
 /* What codes are stored with, so that none is negative; q8's are signed. */
-INLINE int code_offset(Type type) { return type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0; }
+INLINE int code_offset(Type type) {
+    return type == TYPE_Q4_0 ? 8 : type == TYPE_Q5_0 ? 16 : type == TYPE_Q6 ? 32 : 0;
+}
 
 /* Sums of nt tokens start here. The codes' offset (q8 has one too where the instruction wants
  * unsigned bytes) counts once for each activation: take it off. q6 sums
@@ -328,8 +335,8 @@ INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
 }
 
 #if BYTE_PAIRS
-/* tile_sums for unpacked 5-bit codes: four lines have their sums in 16 bits before they are added
- * to those of 32. */
+/* tile_sums for unpacked codes of 4 and 5 bits: four lines have their sums in 16 bits before they
+ * are added to those of 32. */
 INLINE void four_line_sums(size_t np, size_t nt, const uint8_t *codes, ptrdiff_t apart,
                            const int8_t *q, Sums *s) {
     UNROLL for (size_t r = 0; r < 8; r += 4) {
@@ -383,8 +390,8 @@ INLINE void tile_parts(size_t np, size_t nt, const BlockScales *w, const Sums *s
 }
 
 /* Add the sums s (q6: `both`) with their scales to acc[p * nt + t], as kernels.h says. d, dq: of
- * the first token. In q5 and q6 the products of integers stay below 2^24: they are exact in float.
- */
+ * the first token. In types with inner scales the products of integers stay below 2^24: they are
+ * exact in float. */
 INLINE void tile_scale(Type type, size_t np, size_t nt, const BlockScales *w, const float *d,
                        const float *dq, const Sums *s, const Lanes *both, Lanes *acc) {
     UNROLL for (size_t t = 0; t < nt; t++) {
@@ -393,7 +400,7 @@ INLINE void tile_scale(Type type, size_t np, size_t nt, const BlockScales *w, co
             size_t j = p * nt + t;
             if (type == TYPE_Q6)
                 acc[j] = lanes_fma(scale, both[j], acc[j]);
-            else if (type == TYPE_Q5)
+            else if (has_mins(type))
                 acc[j] = lanes_fma(scale, lanes_mul(w[p].first, lanes_from_sums(s[j])), acc[j]);
             else
                 acc[j] = lanes_fma(lanes_mul(w[p].first, scale), lanes_from_sums(s[j]), acc[j]);
@@ -417,15 +424,14 @@ INLINE void tile_block(Type type, int unpacked, size_t np, size_t nt, const uint
     tile_scale(type, np, nt, w, a->d + at, a->dq + at, s, both, acc);
 }
 
-/* The scales of a whole 256-wide block: d[16], and q5's dmin[16] behind; applied to the sums s, m.
- * */
+/* The scales of a whole 256-wide block: d[16], and dmin[16] behind; applied to the sums s, m. */
 INLINE Lanes super_add(Type type, const uint8_t *d, Lanes s, Lanes m, Lanes acc) {
     acc = lanes_fma(lanes_from_f16(d), s, acc);
     if (type == TYPE_Q6) return acc;
     return lanes_fma(lanes_mul(lanes_set1(-1), lanes_from_f16(d + 32)), m, acc);
 }
 
-/* Where chunk c of a panel is, and the scales of its 256-wide block (q5 and q6). */
+/* Where chunk c of a panel is, and the scales of its 256-wide block, if it has any. */
 INLINE const uint8_t *chunk_at(Type type, size_t cols, const uint8_t *panel, size_t c) {
     return panel + panel_head_lines(type, cols) * LINE_BYTES + c * chunk_bytes(type);
 }
@@ -443,8 +449,8 @@ INLINE void prefetch_streams(const uint8_t *p, size_t np, size_t apart, size_t b
 }
 
 /* Blocks b and b + 1 of a chunk, of a panel and the one `apart` bytes behind it, times nt tokens.
- * m: q5's sums of min dq. */
-INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *q5,
+ * m: sums of min dq. */
+INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkScales *k,
                         ptrdiff_t apart, size_t n_blocks, const Tokens *a, size_t b,
                         const uint8_t *fetch, Lanes *s, Lanes *m) {
     const uint8_t *codes = codes_of(type, chunk, b);
@@ -453,10 +459,10 @@ INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkS
         if (block >= n_blocks) break;
         BlockScales w[STREAMS];
         UNROLL for (int p = 0; p < STREAMS; p++) w[p] =
-            block_scales(type, chunk + p * apart, &q5[p], block);
+            block_scales(type, chunk + p * apart, &k[p], block);
         tile_block(type, 0, STREAMS, nt, codes, apart, half, w, a, block, 0, fetch, s);
         codes += type_info(type)->codes * LINE_BYTES;
-        if (type != TYPE_Q5) continue;
+        if (!has_mins(type)) continue;
         UNROLL for (size_t j = 0; j < STREAMS * nt; j++) m[j] =
             lanes_fma(w[j / nt].second, lanes_set1(a->dq[block * nt + j % nt]), m[j]);
     }
@@ -466,11 +472,11 @@ INLINE void pair_blocks(Type type, size_t nt, const uint8_t *chunk, const ChunkS
  */
 INLINE void few_tokens_chunk(Type type, size_t nt, const uint8_t *chunk, ptrdiff_t apart,
                              size_t n_blocks, const Tokens *a, size_t ahead, Lanes *s, Lanes *m) {
-    ChunkScales q5[STREAMS];
-    UNROLL for (int p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &q5[p]);
+    ChunkScales k[STREAMS];
+    UNROLL for (int p = 0; p < STREAMS; p++) chunk_scales(type, chunk + p * apart, &k[p]);
     for (size_t b = 0; b < n_blocks; b += 2) {
         const uint8_t *fetch = chunk + b / 2 * (chunk_bytes(type) / 4) + ahead;
-        pair_blocks(type, nt, chunk, q5, apart, n_blocks, a, b, fetch, s, m);
+        pair_blocks(type, nt, chunk, k, apart, n_blocks, a, b, fetch, s, m);
     }
 }
 
@@ -511,13 +517,13 @@ typedef struct {
 TARGET static __attribute__((noinline)) void chunk_unpack(Type type, const uint8_t *chunk,
                                                           size_t n_blocks, Block *out) {
     if (type == TYPE_Q8) return;
-    ChunkScales q5;
-    chunk_scales(type, chunk, &q5);
+    ChunkScales k;
+    chunk_scales(type, chunk, &k);
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *codes = codes_of(type, chunk, b);
         UNROLL for (int r = 0; r < 8; r++)
             line_store(out[b].codes + r * LINE_BYTES, block_line(type, codes, r));
-        BlockScales w = block_scales(type, chunk, &q5, b);
+        BlockScales w = block_scales(type, chunk, &k, b);
         lanes_store(out[b].first, w.first);
         lanes_store(out[b].second, w.second);
     }
@@ -655,7 +661,7 @@ INLINE void token_tile(Type type, size_t nt, const ChunkPair *w, const Tokens *a
         float *out = y + j / nt * y_panel + j % nt * 16;
         if (is_super(type)) {
             Lanes m = lanes_set1(0);
-            for (size_t b = 0; type == TYPE_Q5 && b < 8; b++)
+            for (size_t b = 0; has_mins(type) && b < 8; b++)
                 m = lanes_fma(lanes_load(w->blocks[j / nt][b].second),
                               lanes_set1(a->dq[b * a->n + i + j % nt]), m);
             s[j] = super_add(type, w->super[j / nt], s[j], m, lanes_load(out));
@@ -747,6 +753,8 @@ MATMUL(matmul_q5, TYPE_Q5, matmul_blocks)
 MATMUL(matmul_q6, TYPE_Q6, matmul_blocks)
 MATMUL(matmul_q5_0, TYPE_Q5_0, matmul_blocks)
 MATMUL(matmul_q5_1, TYPE_Q5_1, matmul_blocks)
+MATMUL(matmul_q4, TYPE_Q4, matmul_blocks)
+MATMUL(matmul_q4_0, TYPE_Q4_0, matmul_blocks)
 
 /* ---- attend ---------------------------------------------------------------------------------- */
 
@@ -1262,6 +1270,7 @@ static const Kernels table = {
     .name = STRING(ISLAND),
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
-               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1},
+               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1, [TYPE_Q4] = matmul_q4,
+               [TYPE_Q4_0] = matmul_q4_0},
     .dot_all = kernel_dot_all,
 };

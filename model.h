@@ -45,6 +45,8 @@
  *         w = d[b][n] * (q - 16)                                                      (= GGUF Q5_0)
  *   q5_1    as q5_0, and 1 line f16 m[2][16] behind d; 12 lines
  *         w = d[b][n] * q + m[b][n]                                                   (= GGUF Q5_1)
+ *   q4_0    as q5_0, but 4-bit codes, 4 lines a block; 9 lines
+ *         w = d[b][n] * (q - 8)                                                       (= GGUF Q4_0)
  *
  *   q5    units of 256 columns, 44 lines:
  *           1 line    byte[b][n/2], nibble n%2 (even = low) = sc >> 4 | (m >> 4) << 2
@@ -52,6 +54,7 @@
  *           8 times 5 lines: 5-bit codes of block b
  *           1 line    f16 d[16], f16 dmin[16]
  *         w = d[n] * sc[b][n] * q - dmin[n] * m[b][n]                                 (= GGUF Q5_K)
+ *   q4      as q5, but 8 times 4 lines of 4-bit codes; 36 lines                       (= GGUF Q4_K)
  *
  *   q6      ceil(cols/512) lines at the head of the panel: f16 d[cols/256][16], zero-filled
  *         then units of 64 columns, 13 lines:
@@ -60,8 +63,9 @@
  *           6 lines   block 1
  *         w = d[n] * sc[s][n] * (q - 32)                                              (= GGUF Q6_K)
  *
- * Codes of 5 and 6 bits: bytes 4n+j of a block's lines hold what int8 has in bytes 4n+j of its
- * lines r = 0..7. Every line has the code of one r in its low bits, and parts of others above:
+ * Codes of 4, 5 and 6 bits: bytes 4n+j of a block's lines hold what int8 has in bytes 4n+j of its
+ * lines r = 0..7. Every line has the code of one r in its low bits, and others or parts of them
+ * above. Of 4 bits, line i has r = 2i in bits 0-3 and r = 2i + 1 in bits 4-7; the others:
  *
  *   5 bits         bits 0-4   bits 5-7                  6 bits           bits 0-5   bits 6-7
  *         line 0   r = 0      r = 2, bits 0-2                  line 0    r = 0      r = 3, bits 0-1
@@ -101,8 +105,8 @@
 
 typedef enum {
     TYPE_F32 = 0, TYPE_F16 = 1, TYPE_BF16 = 2,
-    TYPE_Q8 = 3, TYPE_Q5 = 4, TYPE_Q6 = 5, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7,
-    N_TYPES = 8
+    TYPE_Q8 = 3, TYPE_Q5 = 4, TYPE_Q6 = 5, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q4 = 8, TYPE_Q4_0 = 9,
+    N_TYPES = 10
 } Type;
 
 /* config.json, with Hugging Face's names. */
@@ -199,8 +203,8 @@ typedef struct {
 /* ---- Sizes ----------------------------------------------------------------------------------- */
 
 /* What a format is made of. block: columns must be a multiple of it. A row is stored as units of
- * `unit` columns and `lines` lines each: of them the first `scales` (in q5 and the last one) are
- * scales, each 32 columns have `codes` of the others. */
+ * `unit` columns and `lines` lines each: of them the first `scales` (in q4 and q5 also the last
+ * one) are scales, each 32 columns have `codes` of the others: as many as a code has bits. */
 typedef struct {
     const char *name;
     uint32_t block, unit, lines, scales, codes;
@@ -212,6 +216,7 @@ static inline const TypeInfo *type_info(Type t) {
         [TYPE_BF16] = {"bf16", 1, 2, 1, 0, 16},    [TYPE_Q8] = {"q8", 32, 64, 17, 1, 8},
         [TYPE_Q5] = {"q5", 256, 256, 44, 3, 5},    [TYPE_Q6] = {"q6", 256, 64, 13, 1, 6},
         [TYPE_Q5_0] = {"q5_0", 32, 64, 11, 1, 5},  [TYPE_Q5_1] = {"q5_1", 32, 64, 12, 2, 5},
+        [TYPE_Q4] = {"q4", 256, 256, 36, 3, 4},    [TYPE_Q4_0] = {"q4_0", 32, 64, 9, 1, 4},
     };
     return &info[t];
 }
@@ -288,7 +293,10 @@ static inline uint16_t load_u16(const uint8_t *p) {
 
 /* ---- The restoring formulas, as code --------------------------------------------------------- */
 
-/* The 5-bit and 6-bit code of row n at column k = 0..31 of a block whose lines are at `lines`. */
+/* The 4-, 5- and 6-bit code of row n at column k = 0..31 of a block whose lines are at `lines`. */
+static inline uint32_t panel_code4(const uint8_t *lines, size_t n, size_t k) {
+    return lines[k / 8 * LINE_BYTES + 4 * n + k % 4] >> (k / 4 % 2 * 4) & 15;
+}
 static inline uint32_t panel_code5(const uint8_t *lines, size_t n, size_t k) {
     uint32_t line[5];
     for (size_t i = 0; i < 5; i++) line[i] = lines[i * LINE_BYTES + 4 * n + k % 4];
@@ -304,6 +312,13 @@ static inline uint32_t panel_code6(const uint8_t *lines, size_t n, size_t k) {
     for (size_t i = 0; i < 3; i++) line[i] = lines[(k / 16 * 3 + i) * LINE_BYTES + 4 * n + k % 4];
     if (k / 4 % 4 < 3) return line[k / 4 % 4] & 63;
     return line[0] >> 6 | line[1] >> 6 << 2 | line[2] >> 6 << 4;
+}
+static inline uint32_t panel_code(Type t, const uint8_t *lines, size_t n, size_t k) {
+    switch (type_info(t)->codes) {
+    case 4: return panel_code4(lines, n, k);
+    case 5: return panel_code5(lines, n, k);
+    default: return panel_code6(lines, n, k);
+    }
 }
 
 /* Weight of row n (0..15) at column k of the panel, exactly as the format defines it: products
@@ -325,26 +340,26 @@ static inline float panel_weight(Type t, size_t cols, const uint8_t *panel, size
         float d = f16_to_f32(load_u16(p + 2 * (u / 32 * 16 + n)));
         return d * (float)(int8_t)codes[u % 32 / 4 * LINE_BYTES + 4 * n + u % 4];
     }
-    case TYPE_Q5_0: case TYPE_Q5_1: {
+    case TYPE_Q4_0: case TYPE_Q5_0: case TYPE_Q5_1: {
         const uint8_t *scales = p + 2 * (u / 32 * 16 + n);
-        uint32_t q = panel_code5(codes, n, u % 32);
+        int q = (int)panel_code(t, codes, n, u % 32);
         float d = f16_to_f32(load_u16(scales));
-        if (t == TYPE_Q5_0) return d * (float)((int)q - 16);
+        if (t != TYPE_Q5_1) return d * (float)(q - (t == TYPE_Q4_0 ? 8 : 16));
         return d * (float)q + f16_to_f32(load_u16(scales + LINE_BYTES));
     }
-    case TYPE_Q5: {
+    case TYPE_Q4: case TYPE_Q5: {
         size_t b = u / 32;
         uint32_t high = p[8 * b + n / 2], low = p[LINE_BYTES + 16 * b + n];
         high = high >> (n % 2 * 4) & 15;
         uint32_t sc = (low & 15) | (high & 3) << 4, m = low >> 4 | (high >> 2) << 4;
-        const uint8_t *last = p + 43 * LINE_BYTES + 2 * n;
+        const uint8_t *last = p + unit_bytes - LINE_BYTES + 2 * n;
         float d = f16_to_f32(load_u16(last)) * (float)sc;
         float min = f16_to_f32(load_u16(last + 32)) * (float)m;
-        return d * (float)panel_code5(codes, n, u % 32) - min;
+        return d * (float)panel_code(t, codes, n, u % 32) - min;
     }
     case TYPE_Q6: {
         float d = f16_to_f32(load_u16(panel + 2 * (k / 256 * 16 + n)));
-        int q = (int)panel_code6(codes, n, u % 32) - 32;
+        int q = (int)panel_code(t, codes, n, u % 32) - 32;
         return d * (float)(int8_t)p[u / 16 * 16 + n] * (float)q;
     }
     default: return 0;

@@ -52,7 +52,7 @@ void source_row_to_float(SourceType type, const uint8_t *row, size_t cols, float
 /* The GGUF type whose blocks a target type permutes. */
 SourceType target_source_type(Type t);
 /* The type whose panels keep a source's weights bit for bit: its own blocks, or wider ones that
- * hold them (Q4_K in q5, Q4_0 in q5_0 ...). False when there is none. */
+ * hold them (Q4_1 in q5_1, Q3_K in q6, IQ4_NL in q8). False when there is none. */
 bool keeping_type(SourceType source, Type *type);
 /* A row of a source type that has wider blocks to blocks of that type. */
 void widen_row(SourceType source, const uint8_t *row, size_t cols, uint8_t *blocks);
@@ -173,7 +173,7 @@ typedef struct {
 bool quant_type(const char *text, Type *type, Error *e);
 /* Fails as "interrupted" when *stop is not 0. */
 bool not_stopped(atomic_int *stop, Error *e);
-/* quant: "q8", "q5", "f32", "f16", "bf16", or NULL: q8, and for GGUF files the file's own types. l
+/* quant: "q8", "q5", "q4", "f32" ..., or NULL: q8, and for GGUF files the file's own types. l
  * may be NULL. Values are read where the type depends on them, until *stop is not 0. Release with
  * plan_free, also after a failure. */
 bool plan_make(const Source *s, const Lora *l, const char *quant, atomic_int *stop, Plan *p,

@@ -1,14 +1,14 @@
 /* plan.c: which type each tensor gets, and where it lies in the file.
  *
  *   --quant   q8, f32, f16, bf16: every matrix alike
- *             q5: the mix of a Q5_K_M file: q6 for the head and for v and down in the layers that
- *             matter most (half of them), q5 for the rest
+ *             q4, q5: the mix of a Q4_K_M or Q5_K_M file: q6 for the head and for v and down in the
+ *             layers that matter most (half of them), q4 or q5 for the rest
  *   none      a GGUF file's own weights, bit for bit; q8 for everything else
  *
- * Formats in blocks need columns in whole blocks. Where they are not: q5 -> q5_1 and q6 -> q8
- * (blocks of 32), then f16, and f32 for values beyond f16's range. GGUF types that model.bin lacks
- * take the next one that holds their weights (Q4_K becomes q5, Q4_0 q5_0, Q4_1 q5_1, Q3_K q6,
- * IQ4_NL q8); where there is none (Q2_K), q8, the format that loses least. */
+ * Formats in blocks need columns in whole blocks. Where they are not: q4 -> q5_0, q5 -> q5_1 and
+ * q6 -> q8 (blocks of 32), as llama.cpp does, then f16, and f32 for values beyond f16's range. GGUF
+ * types that model.bin lacks take the next one that holds their weights (Q4_1 becomes q5_1, Q3_K
+ * q6, IQ4_NL q8); where there is none (Q2_K), q8, the format that loses least. */
 #include <stdlib.h>
 
 #include "convert.h"
@@ -16,10 +16,10 @@
 /* ---- Types ----------------------------------------------------------------------------------- */
 
 bool quant_type(const char *text, Type *type, Error *e) {
-    static const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_F32, TYPE_F16, TYPE_BF16};
+    static const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q4, TYPE_F32, TYPE_F16, TYPE_BF16};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(text, type_info(types[i])->name) == 0) return *type = types[i], true;
-    return fail(e, NULL, "--quant", "expected q8, q5, f32, f16 or bf16, got \"%s\"", text);
+    return fail(e, NULL, "--quant", "expected q8, q5, q4, f32, f16 or bf16, got \"%s\"", text);
 }
 
 static bool is_block_type(SourceType t) { return t != SRC_F32 && t != SRC_F16 && t != SRC_BF16; }
@@ -34,7 +34,7 @@ static const char *split_layer(const char *name, uint32_t *layer) {
     return p;
 }
 
-/* Does the mix of a Q5_K_M file store this matrix as Q6_K? */
+/* Does the mix of a Q4_K_M or Q5_K_M file store this matrix as Q6_K? */
 static bool wants_q6(const char *name, const ModelConfig *c) {
     if (strcmp(name, "lm_head.weight") == 0) return true;
     if (strcmp(name, "model.embed_tokens.weight") == 0) return c->tie_word_embeddings;
@@ -74,7 +74,7 @@ static bool possible_type(const Source *s, const SourceTensor *t, Type want, ato
                           Type *type, Error *e) {
     *type = want;
     if (t->cols % type_info(want)->block != 0) {
-        *type = want == TYPE_Q5 ? TYPE_Q5_1 : TYPE_Q8;
+        *type = want == TYPE_Q4 ? TYPE_Q5_0 : want == TYPE_Q5 ? TYPE_Q5_1 : TYPE_Q8;
         if (t->cols % 32 != 0) *type = TYPE_F16;
     }
     bool fits = true;
@@ -150,7 +150,7 @@ static bool plan_matrix(Planner *a, size_t i, Error *e) {
     if (touched && target_source_type(own) != t->type) has_own = false; /* it has to be rounded */
     if (!a->quant && has_own)
         want = own;
-    else if (want == TYPE_Q5 && wants_q6(t->name, &s->header.config))
+    else if ((want == TYPE_Q4 || want == TYPE_Q5) && wants_q6(t->name, &s->header.config))
         want = TYPE_Q6;
     if (!possible_type(s, t, want, a->stop, &type, e)) return false;
     p->entries[i].type = (uint32_t)type;

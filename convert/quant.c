@@ -29,13 +29,19 @@ static inline float load_f16(const uint8_t *p) { return f16_to_f32(load_u16(p));
 
 /* ---- Codes of a block, one byte each --------------------------------------------------------- */
 
-/* 32 codes of 5 bits: b holds 4 bytes of fifth bits, then 16 bytes of nibbles. */
+/* 32 codes of 4 bits: b holds 16 bytes of nibbles. */
+static void codes_q4(const uint8_t *b, uint8_t *q) {
+    for (size_t j = 0; j < 16; j++) {
+        q[j] = b[j] & 15;
+        q[j + 16] = b[j] >> 4;
+    }
+}
+
+/* 32 codes of 5 bits: b holds 4 bytes of fifth bits, then the nibbles. */
 static void codes_q5(const uint8_t *b, uint8_t *q) {
     uint32_t high = load_u32(b);
-    for (uint32_t j = 0; j < 16; j++) {
-        q[j] = (uint8_t)((b[4 + j] & 15) | (high >> j & 1) << 4);
-        q[j + 16] = (uint8_t)(b[4 + j] >> 4 | (high >> (j + 16) & 1) << 4);
-    }
+    codes_q4(b + 4, q);
+    for (uint32_t j = 0; j < 32; j++) q[j] = (uint8_t)(q[j] | (high >> j & 1) << 4);
 }
 
 /* 256 codes of 4 bits: block 2u is the low nibbles of bytes 32u .. 32u+31, block 2u+1 the high. */
@@ -122,12 +128,11 @@ static void q5_1_to_float(const uint8_t *b, size_t cols, float *out) {
 }
 
 static void q4_0_to_float(const uint8_t *b, size_t cols, float *out) {
+    uint8_t q[32];
     for (size_t k = 0; k < cols; k += 32, b += 18, out += 32) {
         float d = load_f16(b);
-        for (size_t i = 0; i < 16; i++) {
-            out[i] = d * (float)((b[2 + i] & 15) - 8);
-            out[i + 16] = d * (float)((b[2 + i] >> 4) - 8);
-        }
+        codes_q4(b + 2, q);
+        for (size_t i = 0; i < 32; i++) out[i] = d * (float)(q[i] - 8);
     }
 }
 
@@ -136,22 +141,20 @@ static const int8_t iq4_nl_values[16] = {-127, -104, -83, -65, -49, -35, -22, -1
 
 /* As q4_0, the codes being places in a table. */
 static void iq4_nl_to_float(const uint8_t *b, size_t cols, float *out) {
+    uint8_t q[32];
     for (size_t k = 0; k < cols; k += 32, b += 18, out += 32) {
         float d = load_f16(b);
-        for (size_t i = 0; i < 16; i++) {
-            out[i] = d * (float)iq4_nl_values[b[2 + i] & 15];
-            out[i + 16] = d * (float)iq4_nl_values[b[2 + i] >> 4];
-        }
+        codes_q4(b + 2, q);
+        for (size_t i = 0; i < 32; i++) out[i] = d * (float)iq4_nl_values[q[i]];
     }
 }
 
 static void q4_1_to_float(const uint8_t *b, size_t cols, float *out) {
+    uint8_t q[32];
     for (size_t k = 0; k < cols; k += 32, b += 20, out += 32) {
         float d = load_f16(b), m = load_f16(b + 2);
-        for (size_t i = 0; i < 16; i++) {
-            out[i] = d * (float)(b[4 + i] & 15) + m;
-            out[i + 16] = d * (float)(b[4 + i] >> 4) + m;
-        }
+        codes_q4(b + 4, q);
+        for (size_t i = 0; i < 32; i++) out[i] = d * (float)q[i] + m;
     }
 }
 
@@ -308,18 +311,38 @@ SourceType target_source_type(Type t) {
     static const SourceType of[N_TYPES] = {
         [TYPE_F32] = SRC_F32, [TYPE_F16] = SRC_F16, [TYPE_BF16] = SRC_BF16, [TYPE_Q8] = SRC_Q8_0,
         [TYPE_Q5] = SRC_Q5_K, [TYPE_Q6] = SRC_Q6_K, [TYPE_Q5_0] = SRC_Q5_0, [TYPE_Q5_1] = SRC_Q5_1,
+        [TYPE_Q4] = SRC_Q4_K, [TYPE_Q4_0] = SRC_Q4_0,
     };
     return of[t];
 }
 
 /* ---- Codes into a block ---------------------------------------------------------------------- */
 
-/* 5-bit codes q (32): 4 bytes of fifth bits, 16 bytes of nibbles. */
+/* 4-bit codes q (32), or the low bits of longer ones: 16 bytes of nibbles. */
+static void put_q4(const uint8_t *q, uint8_t *b) {
+    for (size_t j = 0; j < 16; j++) b[j] = (uint8_t)((q[j] & 15) | (q[j + 16] & 15) << 4);
+}
+
+/* 5-bit codes q (32): 4 bytes of fifth bits, then the nibbles. */
 static void put_q5(const uint8_t *q, uint8_t *b) {
     uint32_t high = 0;
     for (uint32_t j = 0; j < 32; j++) high |= (uint32_t)(q[j] >> 4) << j;
     store_u32(b, high);
-    for (size_t j = 0; j < 16; j++) b[4 + j] = (uint8_t)((q[j] & 15) | (q[j + 16] & 15) << 4);
+    put_q4(q, b + 4);
+}
+
+/* 4-bit codes q (256), or the low bits of longer ones: 128 bytes of nibbles. */
+static void put_k4(const uint8_t *q, uint8_t *b) {
+    for (size_t u = 0; u < 4; u++, b += 32, q += 64)
+        for (size_t i = 0; i < 32; i++) b[i] = (uint8_t)((q[i] & 15) | (q[32 + i] & 15) << 4);
+}
+
+/* 5-bit codes q (256): 32 bytes of fifth bits, and the nibbles. */
+static void put_k5(const uint8_t *q, uint8_t *high, uint8_t *nibbles) {
+    memset(high, 0, 32);
+    for (size_t k = 0; k < SUPER; k++)
+        high[k % 32] = (uint8_t)(high[k % 32] | q[k] >> 4 << k / 32);
+    put_k4(q, nibbles);
 }
 
 /* 6-bit codes q (256): 128 bytes of nibbles, 64 of two-bit planes. */
@@ -338,16 +361,6 @@ static void put_k6(const uint8_t *q, uint8_t *b) {
  * The same scales, and the same codes with a zero bit in front or another offset: so every weight
  * is the same product (and sum) of the same numbers. */
 
-static void q4_0_to_q5_0(const uint8_t *b, uint8_t *out) {
-    uint8_t q[32];
-    for (size_t i = 0; i < 16; i++) {
-        q[i] = (uint8_t)((b[2 + i] & 15) + 8);
-        q[i + 16] = (uint8_t)((b[2 + i] >> 4) + 8);
-    }
-    memcpy(out, b, 2);
-    put_q5(q, out + 2);
-}
-
 static void q4_1_to_q5_1(const uint8_t *b, uint8_t *out) {
     memcpy(out, b, 4);
     memset(out + 4, 0, 4);
@@ -355,17 +368,10 @@ static void q4_1_to_q5_1(const uint8_t *b, uint8_t *out) {
 }
 
 static void iq4_nl_to_q8_0(const uint8_t *b, uint8_t *out) {
+    uint8_t q[32];
+    codes_q4(b + 2, q);
     memcpy(out, b, 2);
-    for (size_t i = 0; i < 16; i++) {
-        out[2 + i] = (uint8_t)iq4_nl_values[b[2 + i] & 15];
-        out[18 + i] = (uint8_t)iq4_nl_values[b[2 + i] >> 4];
-    }
-}
-
-static void q4_k_to_q5_k(const uint8_t *b, uint8_t *out) {
-    memcpy(out, b, 16);
-    memset(out + 16, 0, 32);
-    memcpy(out + 48, b + 16, 128);
+    for (size_t i = 0; i < 32; i++) out[2 + i] = (uint8_t)iq4_nl_values[q[i]];
 }
 
 static void q3_k_to_q6_k(const uint8_t *b, uint8_t *out) {
@@ -387,8 +393,8 @@ typedef struct {
 /* NULL: the type's own blocks are in a panel, or none that hold its weights. */
 static const Wider *find_wider(SourceType from) {
     static const Wider all[] = {
-        {SRC_Q4_0, TYPE_Q5_0, q4_0_to_q5_0},   {SRC_Q4_1, TYPE_Q5_1, q4_1_to_q5_1},
-        {SRC_Q4_K, TYPE_Q5, q4_k_to_q5_k},     {SRC_Q3_K, TYPE_Q6, q3_k_to_q6_k},
+        {SRC_Q4_1, TYPE_Q5_1, q4_1_to_q5_1},
+        {SRC_Q3_K, TYPE_Q6, q3_k_to_q6_k},
         {SRC_IQ4_NL, TYPE_Q8, iq4_nl_to_q8_0},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
@@ -413,8 +419,13 @@ void widen_row(SourceType source, const uint8_t *row, size_t cols, uint8_t *bloc
 
 /* ---- Into panels ----------------------------------------------------------------------------- */
 
-/* Row n's part of a block's lines of 5-bit codes, or of 6-bit ones, from its codes c (32). A dword
- * is four columns. */
+/* Row n's part of a block's lines of 4-bit codes, of 5-bit or of 6-bit ones, from its codes c (32).
+ * A dword is four columns. */
+static void put_codes4(uint8_t *lines, size_t n, const uint8_t *c) {
+    for (size_t i = 0; i < 4; i++, c += 8)
+        store_u32(lines + i * LINE_BYTES + 4 * n, load_u32(c) | load_u32(c + 4) << 4);
+}
+
 static void put_codes5(uint8_t *lines, size_t n, const uint8_t *c) {
     const uint32_t one = 0x01010101;
     uint32_t w[8], line[5];
@@ -425,6 +436,13 @@ static void put_codes5(uint8_t *lines, size_t n, const uint8_t *c) {
     line[3] = w[4] | (w[5] >> 3 & 3 * one) << 5 | (w[7] >> 4 & one) << 7;
     line[4] = w[6] | (w[7] & 7 * one) << 5;
     for (size_t i = 0; i < 5; i++) store_u32(lines + i * LINE_BYTES + 4 * n, line[i]);
+}
+
+static void put_codes45(size_t bits, uint8_t *lines, size_t n, const uint8_t *c) {
+    if (bits == 4)
+        put_codes4(lines, n, c);
+    else
+        put_codes5(lines, n, c);
 }
 
 static void put_codes6(uint8_t *lines, size_t n, const uint8_t *c) {
@@ -455,32 +473,42 @@ static void pack_q8(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
     }
 }
 
-/* q5_0 (heads of one f16: d) and q5_1 (heads of two: d, m). */
-static void pack_q5_01(size_t n, size_t cols, const uint8_t *row, size_t heads, uint8_t *panel) {
-    for (size_t b = 0; b < cols / 32; b++, row += 2 * heads + 20) {
-        uint8_t *unit = panel + b / 2 * (10 + heads) * LINE_BYTES, c[32];
-        codes_q5(row + 2 * heads, c);
+/* q4_0 and q5_0 (heads of one f16: d), q5_1 (heads of two: d, m). */
+static void pack_q45_01(Type t, size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
+    const size_t heads = type_info(t)->scales, codes = type_info(t)->codes;
+    for (size_t b = 0; b < cols / 32; b++, row += 2 * heads + 4 * codes) {
+        uint8_t *unit = panel + b / 2 * (heads + 2 * codes) * LINE_BYTES, c[32];
         for (size_t h = 0; h < heads; h++) {
             memcpy(unit + h * LINE_BYTES + 2 * (b % 2 * 16 + n), row + 2 * h, 2);
         }
-        put_codes5(unit + (heads + b % 2 * 5) * LINE_BYTES, n, c);
+        if (codes == 4)
+            codes_q4(row + 2 * heads, c);
+        else
+            codes_q5(row + 2 * heads, c);
+        put_codes45(codes, unit + (heads + b % 2 * codes) * LINE_BYTES, n, c);
     }
 }
 
-static void pack_q5(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
-    for (size_t k = 0; k < cols; k += SUPER, row += 176, panel += 44 * LINE_BYTES) {
-        uint8_t c[SUPER], *last = panel + 43 * LINE_BYTES + 2 * n;
-        codes_k5(row + 16, row + 48, c);
-        for (size_t b = 0; b < 8; b++) {
+/* q4 and q5. */
+static void pack_k45(Type t, size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
+    const size_t codes = type_info(t)->codes;
+    for (size_t k = 0; k < cols; k += SUPER, row += 16 + 32 * codes) {
+        uint8_t c[SUPER], *lines = panel + 3 * LINE_BYTES, *last = lines + 8 * codes * LINE_BYTES;
+        if (codes == 4)
+            codes_k4(row + 16, c);
+        else
+            codes_k5(row + 16, row + 48, c);
+        for (size_t b = 0; b < 8; b++, lines += codes * LINE_BYTES) {
             uint32_t sc, m;
             scale_min(row + 4, b, &sc, &m);
             uint8_t *high = panel + 8 * b + n / 2;
             *high = (uint8_t)(*high | (sc >> 4 | m >> 4 << 2) << (n % 2 * 4));
             panel[LINE_BYTES + 16 * b + n] = (uint8_t)((sc & 15) | (m & 15) << 4);
-            put_codes5(panel + (3 + 5 * b) * LINE_BYTES, n, c + 32 * b);
+            put_codes45(codes, lines, n, c + 32 * b);
         }
-        memcpy(last, row, 2);
-        memcpy(last + 32, row + 2, 2);
+        memcpy(last + 2 * n, row, 2);
+        memcpy(last + 32 + 2 * n, row + 2, 2);
+        panel = last + LINE_BYTES;
     }
 }
 
@@ -508,17 +536,25 @@ void pack_panel(Type t, size_t cols, const uint8_t *blocks, size_t row_bytes, si
         case TYPE_F16:
         case TYPE_BF16: pack_f16(n, cols, row, panel); break;
         case TYPE_Q8: pack_q8(n, cols, row, panel); break;
-        case TYPE_Q5: pack_q5(n, cols, row, panel); break;
         case TYPE_Q6: pack_q6(n, cols, row, panel); break;
-        case TYPE_Q5_0: pack_q5_01(n, cols, row, 1, panel); break;
-        default: pack_q5_01(n, cols, row, 2, panel); break; /* TYPE_Q5_1 */
+        case TYPE_Q4:
+        case TYPE_Q5: pack_k45(t, n, cols, row, panel); break;
+        default: pack_q45_01(t, n, cols, row, panel); break;
         }
     }
 }
 
 /* ---- Out of panels, for the proof: panel_weight of model.h for whole pieces of a row --------- */
 
-/* The codes c (32) that row n has in a block's lines of 5-bit codes, or of 6-bit ones. */
+/* The codes c (32) that row n has in a block's lines of 4-bit codes, of 5-bit or of 6-bit ones. */
+static void get_codes4(const uint8_t *lines, size_t n, uint8_t *c) {
+    for (size_t i = 0; i < 4; i++) {
+        uint32_t two = load_u32(lines + i * LINE_BYTES + 4 * n);
+        store_u32(c + 8 * i, two & 0x0f0f0f0f);
+        store_u32(c + 8 * i + 4, two >> 4 & 0x0f0f0f0f);
+    }
+}
+
 static void get_codes5(const uint8_t *lines, size_t n, uint8_t *c) {
     const uint32_t one = 0x01010101;
     uint32_t line[5], top[5];
@@ -530,6 +566,13 @@ static void get_codes5(const uint8_t *lines, size_t n, uint8_t *c) {
     store_u32(c + 8, top[0] | (top[1] & 3 * one) << 3);
     store_u32(c + 20, top[2] | (top[3] & 3 * one) << 3);
     store_u32(c + 28, top[4] | (top[1] >> 2 & one) << 3 | (top[3] >> 2 & one) << 4);
+}
+
+static void get_codes45(size_t bits, const uint8_t *lines, size_t n, uint8_t *c) {
+    if (bits == 4)
+        get_codes4(lines, n, c);
+    else
+        get_codes5(lines, n, c);
 }
 
 static void get_codes6(const uint8_t *lines, size_t n, uint8_t *c) {
@@ -554,30 +597,32 @@ static void unpack_q8(const uint8_t *unit, size_t n, size_t n_cols, float *out) 
     }
 }
 
-static void unpack_q5_01(const uint8_t *unit, size_t n, size_t heads, size_t n_cols, float *out) {
+static void unpack_q45_01(Type t, const uint8_t *unit, size_t n, size_t n_cols, float *out) {
+    const size_t heads = type_info(t)->scales, codes = type_info(t)->codes;
     for (size_t b = 0; b < n_cols / 32; b++, out += 32) {
         const uint8_t *head = unit + 2 * (16 * b + n);
         float d = load_f16(head), m = heads == 2 ? load_f16(head + LINE_BYTES) : 0;
         uint8_t c[32];
-        get_codes5(unit + (heads + 5 * b) * LINE_BYTES, n, c);
+        get_codes45(codes, unit + (heads + codes * b) * LINE_BYTES, n, c);
         if (heads == 1) {
-            for (size_t i = 0; i < 32; i++) out[i] = d * (float)(c[i] - 16);
+            for (size_t i = 0; i < 32; i++) out[i] = d * (float)(c[i] - (codes == 4 ? 8 : 16));
         } else {
             for (size_t i = 0; i < 32; i++) out[i] = d * (float)c[i] + m;
         }
     }
 }
 
-static void unpack_q5(const uint8_t *p, size_t n, float *out) {
-    const uint8_t *last = p + 43 * LINE_BYTES + 2 * n;
+static void unpack_k45(Type t, const uint8_t *p, size_t n, float *out) {
+    const size_t codes = type_info(t)->codes;
+    const uint8_t *lines = p + 3 * LINE_BYTES, *last = lines + 8 * codes * LINE_BYTES + 2 * n;
     float d = load_f16(last), dmin = load_f16(last + 32);
-    for (size_t b = 0; b < 8; b++, out += 32) {
+    for (size_t b = 0; b < 8; b++, lines += codes * LINE_BYTES, out += 32) {
         uint32_t two = p[8 * b + n / 2], low = p[LINE_BYTES + 16 * b + n];
         uint32_t high = two >> (n % 2 * 4) & 15;
         float step = d * (float)((low & 15) | (high & 3) << 4);
         float min = dmin * (float)(low >> 4 | high >> 2 << 4);
         uint8_t c[32];
-        get_codes5(p + (3 + 5 * b) * LINE_BYTES, n, c);
+        get_codes45(codes, lines, n, c);
         for (size_t i = 0; i < 32; i++) out[i] = step * (float)c[i] - min;
     }
 }
@@ -604,10 +649,12 @@ static void unpack(Type t, size_t cols, const uint8_t *panel, size_t n, size_t k
     unit += k / info->unit * info->lines * LINE_BYTES;
     switch (t) {
     case TYPE_Q8: unpack_q8(unit, n, n_cols, out); break;
-    case TYPE_Q5: unpack_q5(unit, n, out); break;
     case TYPE_Q6: unpack_q6(unit, panel + 32 * (k / SUPER), n, out); break;
-    case TYPE_Q5_0: unpack_q5_01(unit, n, 1, n_cols, out); break;
-    case TYPE_Q5_1: unpack_q5_01(unit, n, 2, n_cols, out); break;
+    case TYPE_Q4:
+    case TYPE_Q5: unpack_k45(t, unit, n, out); break;
+    case TYPE_Q4_0:
+    case TYPE_Q5_0:
+    case TYPE_Q5_1: unpack_q45_01(t, unit, n, n_cols, out); break;
     case TYPE_F32:
         for (size_t i = 0; i < n_cols; i++) out[i] = panel_weight(TYPE_F32, cols, panel, n, k + i);
         break;
@@ -746,7 +793,7 @@ static float fit_scale(const float *x, size_t n, float low, float high, float fi
     return best;
 }
 
-/* Scale and min of x (32) ~ scale * q + min, q in [0, 31]. */
+/* Scale and min of x (32) ~ scale * q + min, q in [0, top]. */
 typedef struct {
     float scale, min, error;
 } Fit;
@@ -771,12 +818,12 @@ static Fit solve_affine(float q, float qq, float y, float yq, float yy, float ba
 }
 
 /* Codes nearest to (y - from) * inv, and the fit to them. */
-static Fit fit_codes(const float *y, float from, float inv, float sum, float sum2, float base,
-                     bool below_zero) {
+static Fit fit_codes(const float *y, float top, float from, float inv, float sum, float sum2,
+                     float base, bool below_zero) {
     Lanes q = all_lanes(0), qq = q, yq = q;
     for (size_t i = 0; i < 32; i += 4) {
         Lanes v = load_lanes(y + i);
-        Lanes c = nearest_code((v - all_lanes(from)) * all_lanes(inv), 0, 31);
+        Lanes c = nearest_code((v - all_lanes(from)) * all_lanes(inv), 0, top);
         q += c;
         qq += c * c;
         yq += v * c;
@@ -785,8 +832,9 @@ static Fit fit_codes(const float *y, float from, float inv, float sum, float sum
 }
 
 /* The best of a grid of trials: code 0 lies `a` steps inside (outside, when negative) the smallest
- * weight, code 31 `b` steps inside the largest. Then the codes are taken afresh for the winner. */
-static Fit fit_affine(const float *x, bool below_zero) {
+ * weight, code `top` (15 or 31) `b` steps inside the largest. Then the codes are taken afresh for
+ * the winner. */
+static Fit fit_affine(const float *x, float top, bool below_zero) {
     static const float inside[] = {-0.3f, 0, 0.3f, 0.6f};
     const size_t n_inside = sizeof inside / sizeof *inside;
     float low = x[0], high = x[0], y[32], sum = 0, sum2 = 0;
@@ -804,14 +852,15 @@ static Fit fit_affine(const float *x, bool below_zero) {
     Fit best = {0, low, sum2};
     if (range < 1e-30f) return best;
     for (size_t t = 0; t <= n_inside * n_inside; t++) {
-        /* The last has 30 steps, among which are those of 3, 4, 6, 7, 11 and 16 even levels. */
+        /* The last has 30 steps, among which are those of 3, 4, 6, 7, 11 and 16 even levels, or 12:
+         * 3, 4, 5 and 7 (15 steps, tried with a = b = 0, are those of 4, 6 and 16). */
         bool last = t == n_inside * n_inside;
-        float a = last ? 0 : inside[t / n_inside], b = last ? -1 : inside[t % n_inside];
-        float step = range / (31 + a + b);
-        Fit f = fit_codes(y, a * step, 1 / step, sum, sum2, low, below_zero);
+        float a = last ? 0 : inside[t / n_inside], b = last ? 0 : inside[t % n_inside];
+        float step = range / (last ? top == 31 ? 30 : 12 : top + a + b);
+        Fit f = fit_codes(y, top, a * step, 1 / step, sum, sum2, low, below_zero);
         if (f.error < best.error && f.scale > 0) best = f;
     }
-    Fit f = fit_codes(y, best.min - low, inverse(best.scale), sum, sum2, low, below_zero);
+    Fit f = fit_codes(y, top, best.min - low, inverse(best.scale), sum, sum2, low, below_zero);
     return f.error < best.error && f.scale > 0 ? f : best;
 }
 
@@ -829,13 +878,24 @@ static void quantize_q8(const float *x, uint8_t *block) {
     store_codes(w, 32, s, 0, -127, 127, 0, block + 2);
 }
 
-static void quantize_q5_0(const float *x, uint8_t *block) {
-    float w[32];
-    uint8_t q[32];
+/* q4_0 (half = 8) and q5_0 (half = 16): codes q (32). */
+static void quantize_signed(const float *x, int half, uint8_t *block, uint8_t *q) {
+    float w[32], low = (float)-half, high = (float)(half - 1);
     take_weights(x, 32, w);
-    float s = f16_value(fit_scale(w, 32, -16, 15, -0.6f, 0.1f, 16));
+    float s = f16_value(fit_scale(w, 32, low, high, -0.6f, 0.1f, 16));
     store_f16(block, s);
-    store_codes(w, 32, s, 0, -16, 15, 16, q);
+    store_codes(w, 32, s, 0, low, high, half, q);
+}
+
+static void quantize_q4_0(const float *x, uint8_t *block) {
+    uint8_t q[32];
+    quantize_signed(x, 8, block, q);
+    put_q4(q, block + 2);
+}
+
+static void quantize_q5_0(const float *x, uint8_t *block) {
+    uint8_t q[32];
+    quantize_signed(x, 16, block, q);
     put_q5(q, block + 2);
 }
 
@@ -843,7 +903,7 @@ static void quantize_q5_1(const float *x, uint8_t *block) {
     float w[32];
     uint8_t q[32];
     take_weights(x, 32, w);
-    Fit f = fit_affine(w, false);
+    Fit f = fit_affine(w, 31, false);
     float d = f16_value(f.scale), m = f16_value(f.min);
     store_f16(block, d);
     store_f16(block + 2, m);
@@ -851,13 +911,13 @@ static void quantize_q5_1(const float *x, uint8_t *block) {
     put_q5(q, block + 4);
 }
 
-/* ---- Q5_K ------------------------------------------------------------------------------------ */
+/* ---- Q4_K and Q5_K --------------------------------------------------------------------------- */
 
-/* A super-block on its way: w = d * sc[b] * q - dmin * m[b]. */
+/* A super-block on its way: w = d * sc[b] * q - dmin * m[b], q in [0, top]. */
 typedef struct {
-    float d, dmin, error;
+    float top, d, dmin, error;
     int sc[8], m[8];
-} Super5;
+} Super45;
 
 static int round_within(float f, int low, int high) {
     if (!(f > (float)low)) return low;
@@ -866,7 +926,7 @@ static int round_within(float f, int low, int high) {
 
 /* With the outer scales settled: each block's best inner ones, among the neighbours of those that
  * would give the block's own fit. */
-static void choose_inner5(const float *x, Super5 *s, const Fit *fits) {
+static void choose_inner45(const float *x, Super45 *s, const Fit *fits) {
     s->error = 0;
     for (size_t b = 0; b < 8; b++) {
         int sc0 = round_within(fits[b].scale * inverse(s->d), 0, 63);
@@ -875,7 +935,8 @@ static void choose_inner5(const float *x, Super5 *s, const Fit *fits) {
         for (int sc = sc0 - 1; sc <= sc0 + 1; sc++) {
             for (int m = m0 - 1; m <= m0 + 1; m++) {
                 if (sc < 0 || sc > 63 || m < 0 || m > 63) continue;
-                float e = error_of(x + 32 * b, 32, s->d * (float)sc, -s->dmin * (float)m, 0, 31);
+                float step = s->d * (float)sc, min = -s->dmin * (float)m;
+                float e = error_of(x + 32 * b, 32, step, min, 0, s->top);
                 if (least >= 0 && e >= least) continue;
                 least = e;
                 s->sc[b] = sc;
@@ -888,14 +949,14 @@ static void choose_inner5(const float *x, Super5 *s, const Fit *fits) {
 
 /* The outer scales that suit the codes and inner scales of s best; false when they are not
  * determined. */
-static bool refit_outer5(const float *x, const Super5 *s, float *d, float *dmin) {
+static bool refit_outer45(const float *x, const Super45 *s, float *d, float *dmin) {
     double qq = 0, qm = 0, mm = 0, xq = 0, xm = 0;
     for (size_t b = 0; b < 8; b++) {
         float step = s->d * (float)s->sc[b], min = -s->dmin * (float)s->m[b], inv = inverse(step);
         Lanes q1 = all_lanes(0), q2 = q1, x1 = q1, x2 = q1;
         for (size_t i = 32 * b; i < 32 * b + 32; i += 4) {
             Lanes v = load_lanes(x + i);
-            Lanes q = nearest_code((v - all_lanes(min)) * all_lanes(inv), 0, 31);
+            Lanes q = nearest_code((v - all_lanes(min)) * all_lanes(inv), 0, s->top);
             q1 += q;
             q2 += q * q;
             x1 += v;
@@ -915,9 +976,10 @@ static bool refit_outer5(const float *x, const Super5 *s, float *d, float *dmin)
     return *d > 0 && *dmin > 0;
 }
 
-static void store_q5_k(const float *x, const Super5 *s, uint8_t *block) {
-    uint8_t *scales = block + 4, *high = block + 16, *nibbles = block + 48, q[SUPER];
-    memset(block, 0, 176);
+/* Its codes to q (256), its scales to a block's first 16 bytes. */
+static void store_scales45(const float *x, const Super45 *s, uint8_t *block, uint8_t *q) {
+    uint8_t *scales = block + 4;
+    memset(scales, 0, 12);
     store_f16(block, s->d);
     store_f16(block + 2, s->dmin);
     for (size_t b = 0; b < 8; b++) {
@@ -930,29 +992,37 @@ static void store_q5_k(const float *x, const Super5 *s, uint8_t *block) {
             scales[b - 4] = (uint8_t)(scales[b - 4] | sc >> 4 << 6);
             scales[b] = (uint8_t)(scales[b] | m >> 4 << 6);
         }
-        store_codes(x + 32 * b, 32, s->d * (float)sc, -s->dmin * (float)m, 0, 31, 0, q + 32 * b);
-        for (size_t i = 0; i < 32; i++) {
-            uint8_t *nibble = &nibbles[b / 2 * 32 + i], code = q[32 * b + i];
-            *nibble = (uint8_t)(*nibble | (code & 15) << (b % 2 * 4));
-            high[i] = (uint8_t)(high[i] | code >> 4 << b);
-        }
+        store_codes(x + 32 * b, 32, s->d * (float)sc, -s->dmin * (float)m, 0, s->top, 0,
+                    q + 32 * b);
     }
 }
 
-static void quantize_q5_k(const float *row, uint8_t *block) {
+static void quantize_k45(const float *row, float top, uint8_t *block, uint8_t *q) {
     float x[SUPER], scale = 0, min = 0;
     Fit fits[8];
     take_weights(row, SUPER, x);
     for (size_t b = 0; b < 8; b++) {
-        fits[b] = fit_affine(x + 32 * b, true);
+        fits[b] = fit_affine(x + 32 * b, top, true);
         scale = max_float(scale, fits[b].scale);
         min = max_float(min, -fits[b].min);
     }
-    Super5 first = {.d = f16_outward(scale / 63), .dmin = f16_outward(min / 63)}, second;
-    choose_inner5(x, &first, fits);
+    Super45 first = {top, f16_outward(scale / 63), f16_outward(min / 63), 0, {0}, {0}}, second;
+    choose_inner45(x, &first, fits);
     second = first;
-    if (refit_outer5(x, &first, &second.d, &second.dmin)) choose_inner5(x, &second, fits);
-    store_q5_k(x, second.error < first.error ? &second : &first, block);
+    if (refit_outer45(x, &first, &second.d, &second.dmin)) choose_inner45(x, &second, fits);
+    store_scales45(x, second.error < first.error ? &second : &first, block, q);
+}
+
+static void quantize_q4_k(const float *x, uint8_t *block) {
+    uint8_t q[SUPER];
+    quantize_k45(x, 15, block, q);
+    put_k4(q, block + 16);
+}
+
+static void quantize_q5_k(const float *x, uint8_t *block) {
+    uint8_t q[SUPER];
+    quantize_k45(x, 31, block, q);
+    put_k5(q, block + 16, block + 48);
 }
 
 /* ---- Q6_K ------------------------------------------------------------------------------------ */
@@ -1028,13 +1098,14 @@ static void quantize_q6_k(const float *row, uint8_t *block) {
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
-/* The greatest scale, an f16, times the greatest codes. Of q5_1 and q5 the lowest weight is stored
- * like a scale, so it is what limits them, for both signs. */
+/* The greatest scale, an f16, times the greatest codes. Of q5_1, q4 and q5 the lowest weight is
+ * stored like a scale, so it is what limits them, for both signs. */
 float largest_weight(Type t) {
     static const float largest[N_TYPES] = {
         [TYPE_F32] = FLT_MAX,        [TYPE_F16] = F16_MOST,     [TYPE_BF16] = 0x1.fep127f,
         [TYPE_Q8] = F16_MOST * 127,  [TYPE_Q5] = F16_MOST * 63, [TYPE_Q6] = F16_MOST * 127 * 31,
-        [TYPE_Q5_0] = F16_MOST * 15, [TYPE_Q5_1] = F16_MOST};
+        [TYPE_Q5_0] = F16_MOST * 15, [TYPE_Q5_1] = F16_MOST,    [TYPE_Q4] = F16_MOST * 63,
+        [TYPE_Q4_0] = F16_MOST * 7};
     return largest[t];
 }
 
@@ -1059,6 +1130,8 @@ void quantize_row(Type t, const float *x, size_t cols, uint8_t *blocks) {
         case TYPE_Q8: quantize_q8(x + k, blocks); break;
         case TYPE_Q5: quantize_q5_k(x + k, blocks); break;
         case TYPE_Q6: quantize_q6_k(x + k, blocks); break;
+        case TYPE_Q4: quantize_q4_k(x + k, blocks); break;
+        case TYPE_Q4_0: quantize_q4_0(x + k, blocks); break;
         case TYPE_Q5_0: quantize_q5_0(x + k, blocks); break;
         default: quantize_q5_1(x + k, blocks); break; /* TYPE_Q5_1 */
         }

@@ -33,7 +33,7 @@ make_all() {
 # A few checkpoints are enough here; `make test` has them all.
 small_golden() {
     mkdir -p "$run/golden-data/logits"
-    for part in qwen2.5 logits/tiny logits/k256 logits/gguf-k256-q5_k_m; do
+    for part in qwen2.5 logits/tiny logits/k256 logits/gguf-k256-q5_k_m logits/gguf-k256-q4_k_m; do
         [ ! -e "$golden/$part" ] || ln -sfn "$(realpath "$golden/$part")" "$run/golden-data/$part"
     done
 }
@@ -64,8 +64,9 @@ compare() {
 compare_all() {
     best=$(./qwen --version | sed 's/.*: \([a-z0-9]*\).*/\1/')
     build/plain/make_tiny "$run/tiny" || fail "make_tiny"
-    for quant in q8 q5 f16 bf16 f32; do compare "tiny $quant" "$run/tiny" --quant $quant; done
-    for case in k256/hf gguf-k256-q6_k gguf-k256-q5_0 gguf-k256-q5_k_m; do
+    for quant in q8 q5 q4 f16 bf16 f32; do compare "tiny $quant" "$run/tiny" --quant $quant; done
+    for case in k256/hf gguf-k256-q6_k gguf-k256-q5_0 gguf-k256-q5_k_m gguf-k256-q4_k_m \
+        gguf-k256-q4_0; do
         source=$golden/logits/$case
         [ -f "$source/model.gguf" ] && source=$source/model.gguf
         if [ -e "$source" ]; then compare "$case" "$source"; else skip 1 "no $source"; fi

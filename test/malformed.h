@@ -949,7 +949,7 @@ static const struct {
     {2, "convert @S/hf -o x.bin --quants q8", "--quants: unknown option"},
     {2, "convert @S/hf -o x.bin --quant=q8", "--quant=q8: unknown option"},
     {2, "convert @S/hf -o x.bin --quant q8 --quant q8", "--quant: given twice"},
-    {2, "convert @S/hf -o x.bin --quant q4", "--quant: expected q8, q5"},
+    {2, "convert @S/hf -o x.bin --quant q3", "--quant: expected q8, q5, q4"},
     {2, "convert @S/hf -o x.bin --quant Q8", "--quant: expected q8, q5"},
     {2, "convert @S/hf -o x.bin --quant q8_0", "--quant: expected q8, q5"},
     {2, "convert @S/hf -o x.bin --quant ''", "--quant: expected TYPE"},

@@ -258,8 +258,9 @@ static void test_types(const Model *m) {
         const char *quant;
         double limit;
         Type type;
-    } cases[] = {{NULL, 0.01, TYPE_Q8}, {"q8", 0.01, TYPE_Q8},    {"q5", 0.05, TYPE_Q5_1},
-                 {"f32", 0, TYPE_F32},  {"f16", 0.001, TYPE_F16}, {"bf16", 0, TYPE_BF16}};
+    } cases[] = {{NULL, 0.01, TYPE_Q8},    {"q8", 0.01, TYPE_Q8}, {"q5", 0.05, TYPE_Q5_1},
+                 {"q4", 0.05, TYPE_Q5_0},  {"f32", 0, TYPE_F32},  {"f16", 0.001, TYPE_F16},
+                 {"bf16", 0, TYPE_BF16}};
     put_model(m);
     Error e;
     Source s;
@@ -615,15 +616,15 @@ static void test_values(Model *m) {
     memcpy(at, &old, 2);
 }
 
-/* Which matrices a plan stores in another type than asked, and what it says about them. */
-static void test_plan(const Model *m) {
+/* Which matrices of a 7B have six bits in the mix of a Q4_K_M or Q5_K_M file. */
+static void test_mix(const char *quant, Type type) {
     static const uint8_t q6[28] = {1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0,
                                    1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1};
     Error e;
     Source s;
     Plan p;
     bool ok = random_open("7b", &s, &e);
-    CHECK(ok && plan_make(&s, NULL, "q5", &no_stop, &p, &e), "%s", e.text);
+    CHECK(ok && plan_make(&s, NULL, quant, &no_stop, &p, &e), "%s", e.text);
     for (uint32_t i = 0; ok && i < s.n_tensors; i++) {
         uint32_t layer = 0;
         char part[64] = "";
@@ -632,13 +633,22 @@ static void test_plan(const Model *m) {
         bool six = in_layer ? q6[layer] && (!strcmp(part, "self_attn.v_proj.weight") ||
                                             !strcmp(part, "mlp.down_proj.weight"))
                             : !strcmp(s.tensors[i].name, "lm_head.weight");
-        CHECK(p.entries[i].type == (six ? TYPE_Q6 : TYPE_Q5), "%s", s.tensors[i].name);
+        CHECK(p.entries[i].type == (six ? TYPE_Q6 : type), "%s: %s", quant, s.tensors[i].name);
     }
     plan_free(&p);
     source_close(&s);
+}
+
+/* Which matrices a plan stores in another type than asked, and what it says about them. */
+static void test_plan(const Model *m) {
+    Error e;
+    Source s;
+    Plan p;
+    test_mix("q4", TYPE_Q4);
+    test_mix("q5", TYPE_Q5);
     /* 40 columns are no whole blocks of 32 */
     put_model(m);
-    ok = source_open(folder, &s, &e);
+    bool ok = source_open(folder, &s, &e);
     CHECK(ok, "%s", e.text);
     if (!ok) return;
     SourceTensor *list = NULL;
@@ -1183,14 +1193,14 @@ static void check_adapter_note(Source *s) {
               strstr(p.notes.data, " again (for the adapter), which loses a little: "),
           "%s", ok && p.notes.data ? p.notes.data : e.text);
     plan_free(&p);
-    /* Codes of 4 bits are kept in wider blocks; with an adapter's part they are too few. */
+    /* These codes of 4 bits are kept in wider blocks; with an adapter's part they are too few. */
     for (size_t i = 0; i < s->n_tensors; i++)
-        if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q4_0;
+        if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q4_1;
     ok = l && plan_make(s, l, NULL, &no_stop, &p, &e);
     for (uint32_t i = 0; ok && i < p.n; i++)
         if (strstr(p.entries[i].name, "v_proj.weight")) {
             bool touched = strstr(p.entries[i].name, "layers.1.") != NULL;
-            CHECK(p.entries[i].type == (touched ? TYPE_Q8 : TYPE_Q5_0) && p.copy[i] == !touched,
+            CHECK(p.entries[i].type == (touched ? TYPE_Q8 : TYPE_Q5_1) && p.copy[i] == !touched,
                   "%s: %s", p.entries[i].name, type_info((Type)p.entries[i].type)->name);
         }
     plan_free(&p);
@@ -1486,13 +1496,13 @@ static void test_model_bin(const Model *m) {
 /* ---- Golden checkpoints and --info ----------------------------------------------------------- */
 
 static void test_golden_case(const char *path) {
-    static const char *const quants[] = {NULL, "q8", "q5", "f32", "bf16"};
+    static const char *const quants[] = {NULL, "q8", "q5", "q4", "f32", "bf16"};
     Error e;
     Source s;
     bool ok = source_open(path, &s, &e);
     CHECK(ok, "%s", e.text);
     if (!ok) return;
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) {
         CHECK(convert_source(&s, quants[i], NULL, 2, "one.bin", &e), "%s", e.text);
         ModelFile f;
         Crc crc;

@@ -842,7 +842,7 @@ static void test_model(const char *quant) {
 }
 
 int main(void) {
-    static const char *const quants[] = {"q8", "q5", "f32", "f16", "bf16"};
+    static const char *const quants[] = {"q8", "q5", "q4", "f32", "f16", "bf16"};
     const char *base = getenv("TMPDIR");
     uint64_t state = 6;
     for (size_t i = 0; i < sizeof text_ids / sizeof text_ids[0]; i++)

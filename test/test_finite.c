@@ -38,8 +38,10 @@ static uint8_t *place_of(uint8_t *data, Type type, bool vector, size_t cols, siz
     case TYPE_F16:
     case TYPE_BF16: return panel + col / 2 * LINE_BYTES + 4 * n + col % 2 * 2;
     case TYPE_Q8: return panel + col / 64 * 17 * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
+    case TYPE_Q5_0: return panel + col / 64 * 11 * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
     case TYPE_Q5_1: return panel + (col / 64 * 12 + 1) * LINE_BYTES + 2 * (col % 64 / 32 * 16 + n);
     case TYPE_Q5: return panel + (col / 256 * 44 + 43) * LINE_BYTES + 2 * n;
+    case TYPE_Q4: return panel + (col / 256 * 36 + 35) * LINE_BYTES + 2 * n;
     case TYPE_Q6: return panel + 2 * (col / 256 * 16 + n);
     default: return NULL;
     }
@@ -164,8 +166,8 @@ static void run_good(char *const argv[]) {
     CHECK(c.status == 0, "%s: %s", argv[0], c.err);
 }
 
-/* A model whose matrices are wide enough for q5 and q6: make_tiny's. */
-static bool wide_model(const char *program, Error *e) {
+/* A model whose matrices are wide enough for q4, q5 and q6: make_tiny's. */
+static bool wide_model(const char *program, const char *quant, Error *e) {
     const char *slash = strrchr(program, '/'), *convert = getenv("CONVERT");
     char maker[PATH_MAX], folder[400];
     snprintf(maker, sizeof maker, "%.*s/make_tiny", slash ? (int)(slash - program) : 1,
@@ -177,7 +179,7 @@ static bool wide_model(const char *program, Error *e) {
                         "-o",
                         test.path,
                         "--quant",
-                        "q5",
+                        (char *)quant,
                         NULL};
     run_good(make);
     unlink(test.path);
@@ -192,7 +194,7 @@ static bool small_model(const char *quant, Error *e) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const quants[] = {"wide q5", "q5", "q8", "f16", "bf16", "f32"};
+    static const char *const quants[] = {"q4", "q5", "q4", "q5", "q8", "f16", "bf16", "f32"};
     Error e = {{0}};
     (void)argc;
     snprintf(test.path, sizeof test.path, "%s/test_finite_XXXXXX", P_tmpdir);
@@ -201,9 +203,9 @@ int main(int argc, char **argv) {
     if (fd < 0) return test_end("finite");
     close(fd);
     snprintf(test.bin, sizeof test.bin, "%s.bin", test.path);
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) {
         buffer_free(&test.file);
-        bool ok = i == 0 ? wide_model(argv[0], &e) : small_model(quants[i], &e);
+        bool ok = i < 2 ? wide_model(argv[0], quants[i], &e) : small_model(quants[i], &e);
         CHECK(ok, "%s: %s", quants[i], e.text);
         if (ok) test_engines(quants[i]);
     }

@@ -811,6 +811,8 @@ static void test_golden(const char *golden) {
         {"gguf-k256-q6_k", "k256"},
         {"gguf-k256-q8_0", "k256"},
         {"gguf-k256-q5_0", "k256"},
+        {"gguf-k256-q4_k_m", "k256"},
+        {"gguf-k256-q4_0", "k256"},
         {"gguf-tiny-mha-q8_0", "tiny-mha"},
         {"gguf-tiny-q5_k_m", "tiny"},
     };

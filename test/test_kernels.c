@@ -55,6 +55,9 @@ static void put_scales(uint8_t *p, size_t n, Kind kind) {
     }
 }
 
+/* Types with super-blocks of scales and mins. */
+static bool has_mins(Type t) { return t == TYPE_Q4 || t == TYPE_Q5; }
+
 /* The f16 scales of a panel; everything else in it may be any bytes. */
 static void put_panel_scales(Type t, size_t cols, uint8_t *panel, Kind kind) {
     const TypeInfo *info = type_info(t);
@@ -64,9 +67,9 @@ static void put_panel_scales(Type t, size_t cols, uint8_t *panel, Kind kind) {
     for (size_t u = 0; u < units; u++) {
         uint8_t *p = first + u * size;
         size_t n = cols - u * info->unit > 32 ? 32 : 16; /* the last unit may be half */
-        if (t == TYPE_Q8 || t == TYPE_Q5_0 || t == TYPE_Q5_1) put_scales(p, n, kind);
+        if (info->block == 32) put_scales(p, n, kind);
         if (t == TYPE_Q5_1) put_scales(p + LINE_BYTES, n, kind);
-        if (t == TYPE_Q5) put_scales(p + 43 * LINE_BYTES, 32, kind);
+        if (has_mins(t)) put_scales(p + size - LINE_BYTES, 32, kind);
     }
 }
 
@@ -261,23 +264,25 @@ static Weight weight_at(const Mat *w, const uint8_t *panel, size_t n, size_t k) 
     const uint8_t *p = panel + panel_head_lines(w->type, w->cols) * LINE_BYTES +
                        k / info->unit * info->lines * LINE_BYTES;
     const uint8_t *codes = p + (info->scales + b * info->codes) * LINE_BYTES;
-    Weight r = {.d = f16_to_f32(load_u16(p + 2 * (16 * b + n)))}; /* q8, q5_0 and q5_1 */
+    Weight r = {.d = f16_to_f32(load_u16(p + 2 * (16 * b + n)))}; /* of types in blocks of 32 */
     if (w->type == TYPE_Q8) {
         r.code = (int8_t)codes[u % 32 / 4 * 64 + 4 * n + u % 4];
     } else if (w->type == TYPE_Q6) {
-        r.code = (int)panel_code6(codes, n, u % 32) - 32;
+        r.code = (int)panel_code(w->type, codes, n, u % 32) - 32;
         r.sc = (int8_t)p[u / 16 * 16 + n];
         r.d = f16_to_f32(load_u16(panel + 2 * (k / 256 * 16 + n)));
     } else {
-        r.code = (int)panel_code5(codes, n, u % 32) - (w->type == TYPE_Q5_0 ? 16 : 0);
+        r.code = (int)panel_code(w->type, codes, n, u % 32);
+        r.code -= w->type == TYPE_Q4_0 ? 8 : w->type == TYPE_Q5_0 ? 16 : 0;
     }
     if (w->type == TYPE_Q5_1) r.m = f16_to_f32(load_u16(p + 64 + 2 * (16 * b + n)));
-    if (w->type == TYPE_Q5) {
+    if (has_mins(w->type)) {
+        const uint8_t *last = p + (info->lines - 1) * LINE_BYTES + 2 * n;
         int high = p[8 * b + n / 2] >> (n % 2 * 4) & 15, low = p[64 + 16 * b + n];
         r.sc = (low & 15) | (high & 3) << 4;
         r.min = low >> 4 | (high >> 2) << 4;
-        r.d = f16_to_f32(load_u16(p + 43 * 64 + 2 * n));
-        r.m = f16_to_f32(load_u16(p + 43 * 64 + 32 + 2 * n));
+        r.d = f16_to_f32(load_u16(last));
+        r.m = f16_to_f32(load_u16(last + 32));
     }
     return r;
 }
@@ -297,12 +302,12 @@ static float plain_dot(const Mat *w, size_t row, const Operand *a, size_t t) {
             isum += v.code * a->q[at * 32 + k];
             scaled += v.sc * v.code * a->q[at * 32 + k];
         }
-        if (w->type == TYPE_Q5 || w->type == TYPE_Q6) {
+        if (type_info(w->type)->block == 256) {
             s = fmaf(a->d[at], (float)scaled, s);
             m = fmaf((float)v.min, a->dq[at], m);
             if (b % 8 < 7) continue;
             acc = fmaf(v.d, s, acc);
-            if (w->type == TYPE_Q5) acc = fmaf(-v.m, m, acc);
+            if (has_mins(w->type)) acc = fmaf(-v.m, m, acc);
             s = m = 0;
             continue;
         }
@@ -428,7 +433,7 @@ static void test_matmul(const Kernels *ref, const Kernels *k) {
         {32, 96, 160, 256, 896, 288}, {256, 512, 768, 1280, 256, 512}, {1, 2, 7, 33, 64, 130}};
     for (int type = 0; type < N_TYPES; type++) {
         Type t = (Type)type;
-        const uint32_t *c = cols[is_plain(t) ? 2 : t == TYPE_Q5 || t == TYPE_Q6];
+        const uint32_t *c = cols[is_plain(t) ? 2 : type_info(t)->block == 256];
         for (size_t i = 0; i < 6; i++) {
             for (size_t n = 0; n < 9; n++) {
                 Kind kind = (Kind)((i + n) % 7 < 4 ? (i + n) % 7 : 0);
@@ -597,7 +602,7 @@ static void test_expansion(const Kernels *k, Type type) {
 }
 
 static void test_prompt(const Kernels *k) {
-    const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1};
+    const Type types[] = {TYPE_Q8, TYPE_Q5, TYPE_Q6, TYPE_Q5_0, TYPE_Q5_1, TYPE_Q4, TYPE_Q4_0};
     const uint32_t toks[] = {1, 2, 15, 16, 17, 32, 40, 530};
     const uint32_t cols[2][4] = {{32, 96, 896, 2144}, {256, 512, 1280, 2304}};
     if (k->round == NULL) {
@@ -605,10 +610,10 @@ static void test_prompt(const Kernels *k) {
         return;
     }
     test_round_gated(k);
-    for (size_t t = 0; t < 5; t++) {
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
         test_expansion(k, types[t]);
         for (size_t n = 0; n < 8; n++) {
-            const uint32_t *c = cols[types[t] == TYPE_Q5 || types[t] == TYPE_Q6];
+            const uint32_t *c = cols[type_info(types[t])->block == 256];
             size_t i = (n + t) % (toks[n] > 32 ? 2 : 4); /* few columns with many tokens */
             if (n == 6) i = 3;
             Mat w = make_matrix(types[t], n % 2 ? 80 : 40, c[i], n == 4 ? LOWEST : RANDOM);
