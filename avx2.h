@@ -186,28 +186,31 @@ INLINE Sums sums_keep(Sums s) {
     __asm__("" : "+x"(s.a), "+x"(s.b));
     return s;
 }
-/* vpmaddubsw adds two products in 16 bits; two of these are at most 4 * 63 * 127 = 32004. */
-INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+/* The same for a sum that sums_keep would have copied before or after. */
+INLINE __m256i add_to(__m256i s, __m256i x) {
+    __asm__("vpaddd %1, %0, %0" : "+x"(s) : "x"(x));
+    return s;
+}
+INLINE __m256i add_pairs_to(__m256i s, __m256i x) {
+    __asm__("vpaddw %1, %0, %0" : "+x"(s) : "x"(x));
+    return s;
+}
+/* Products of a line, two of them to a sum in 16 bits, and such sums added: of eight lines of 4-bit
+ * codes (16 * 15 * 127 = 30480), four of 5-bit (8 * 31 * 127) or two of 6-bit ones. */
+INLINE Line line_dot_pairs(Line x, const int8_t *q) {
+    __m256i four = _mm256_set1_epi32(load_four(q));
+    return (Line){_mm256_maddubs_epi16(x.a, four), _mm256_maddubs_epi16(x.b, four)};
+}
+INLINE Line line_add_pairs(Line s, Line x) {
+    return (Line){add_pairs_to(s.a, x.a), add_pairs_to(s.b, x.b)};
+}
+INLINE Sums sums_add_pairs(Sums s, Line pairs) {
     const __m256i one = _mm256_set1_epi16(1);
-    __m256i q0 = _mm256_set1_epi32(load_four(q)), q1 = _mm256_set1_epi32(load_four(q + 4));
-    __m256i a = _mm256_add_epi16(_mm256_maddubs_epi16(x.a, q0), _mm256_maddubs_epi16(y.a, q1));
-    __m256i b = _mm256_add_epi16(_mm256_maddubs_epi16(x.b, q0), _mm256_maddubs_epi16(y.b, q1));
-    return sums_keep((Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(a, one)),
-                            _mm256_add_epi32(s.b, _mm256_madd_epi16(b, one))});
+    return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(pairs.a, one)),
+                  _mm256_add_epi32(s.b, _mm256_madd_epi16(pairs.b, one))};
 }
-/* The same for four lines of 5-bit codes: up to 8 * 31 * 127 = 31496 stays in 16 bits. */
-INLINE __m256i pairs_of_four(__m256i s, const __m256i w[4], const __m256i q[4]) {
-    __m256i a =
-        _mm256_add_epi16(_mm256_maddubs_epi16(w[0], q[0]), _mm256_maddubs_epi16(w[1], q[1]));
-    __m256i b =
-        _mm256_add_epi16(_mm256_maddubs_epi16(w[2], q[2]), _mm256_maddubs_epi16(w[3], q[3]));
-    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1)));
-}
-INLINE Sums sums_dot_four(Sums s, const Line x[4], const int8_t *q) {
-    __m256i a[4] = {x[0].a, x[1].a, x[2].a, x[3].a}, b[4] = {x[0].b, x[1].b, x[2].b, x[3].b};
-    __m256i four[4];
-    UNROLL for (int i = 0; i < 4; i++) four[i] = _mm256_set1_epi32(load_four(q + 4 * i));
-    return sums_keep((Sums){pairs_of_four(s.a, a, four), pairs_of_four(s.b, b, four)});
+INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
+    return sums_add_pairs(s, line_add_pairs(line_dot_pairs(x, q), line_dot_pairs(y, q + 4)));
 }
 /* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
  * products is at most 2 * 128 * 127 = 32512. */
@@ -226,11 +229,6 @@ INLINE Line line_odd_words(Line x) {
 }
 INLINE Line line_even_words(Line x) {
     return line_odd_words((Line){_mm256_slli_epi16(x.a, 8), _mm256_slli_epi16(x.b, 8)});
-}
-/* With the intrinsic, or behind sums_keep, gcc copies every sum before or after. */
-INLINE __m256i add_to(__m256i s, __m256i x) {
-    __asm__("vpaddd %1, %0, %0" : "+x"(s) : "x"(x));
-    return s;
 }
 INLINE Sums sums_dot_words(Sums s, Line x, const int16_t *q) {
     __m256i two = _mm256_set1_epi32(load_pair(q));

@@ -228,7 +228,7 @@ static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
 #define chunk_unpack OWN(chunk_unpack)
 #define chunk_words OWN(chunk_words)
 #define words_tile OWN(words_tile)
-#define four_line_sums OWN(four_line_sums)
+#define pair_sums OWN(pair_sums)
 #define block_codes OWN(block_codes)
 #define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)

@@ -335,18 +335,26 @@ INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
 }
 
 #if BYTE_PAIRS
-/* tile_sums for unpacked codes of 4 and 5 bits: four lines have their sums in 16 bits before they
- * are added to those of 32. */
-INLINE void four_line_sums(size_t np, size_t nt, const uint8_t *codes, ptrdiff_t apart,
-                           const int8_t *q, Sums *s) {
-    UNROLL for (size_t r = 0; r < 8; r += 4) {
+/* tile_sums where the products of bytes come in pairs of 16 bits: as many lines of codes as cannot
+ * overflow are added up before they go to the sums of 32 bits. */
+INLINE void pair_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
+                      ptrdiff_t apart, int half, const int8_t *q, int part, const uint8_t *fetch,
+                      Sums *s) {
+    const int bits = (int)type_info(type)->codes, lines = bits == 4 ? 8 : bits == 5 ? 4 : 2;
+    const int first = type == TYPE_Q6 ? 4 * part : 0, end = type == TYPE_Q6 ? first + 4 : 8;
+    Line pairs[8];
+    UNROLL for (int r = first; r < end; r++) {
         UNROLL for (size_t p = 0; p < np; p++) {
-            Line x[4];
-            UNROLL for (size_t i = 0; i < 4; i++) x[i] =
-                line_load(codes + (ptrdiff_t)p * apart + (r + i) * LINE_BYTES);
-            UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
-                sums_dot_four(s[p * nt + t], x, q + 32 * t + 4 * r);
+            const ptrdiff_t at = (ptrdiff_t)p * apart;
+            Line x = tile_line(type, unpacked, codes + at, r);
+            if (!unpacked && r % 2 == 0) fetch_lines(type, fetch + at, 4 * half + r / 2);
+            UNROLL for (size_t t = 0; t < nt; t++) {
+                Line two = line_dot_pairs(x, q + 32 * t + 4 * r), *to = &pairs[p * nt + t];
+                *to = r % lines == 0 ? two : line_add_pairs(*to, two);
+            }
         }
+        if (r % lines < lines - 1) continue;
+        UNROLL for (size_t j = 0; j < np * nt; j++) s[j] = sums_add_pairs(s[j], pairs[j]);
     }
 }
 #endif
@@ -360,8 +368,8 @@ INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
     const int8_t *q = a->q + (b * a->n + i) * 32;
     tile_start(type, np, nt, a, 2 * b * a->n + i, part, s);
 #if BYTE_PAIRS
-    if (unpacked && type != TYPE_Q8 && type != TYPE_Q6) {
-        four_line_sums(np, nt, codes, apart, q, s);
+    if (type != TYPE_Q8) {
+        pair_sums(type, unpacked, np, nt, codes, apart, half, q, part, fetch, s);
         return;
     }
 #endif
