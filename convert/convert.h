@@ -35,6 +35,7 @@
 typedef enum {
     SRC_F32 = 0, SRC_F16 = 1, SRC_Q4_0 = 2, SRC_Q4_1 = 3, SRC_Q5_0 = 6, SRC_Q5_1 = 7, SRC_Q8_0 = 8,
     SRC_Q2_K = 10, SRC_Q3_K = 11, SRC_Q4_K = 12, SRC_Q5_K = 13, SRC_Q6_K = 14, SRC_IQ4_NL = 20,
+    SRC_IQ4_XS = 23,
     SRC_BF16 = 30
 } SourceType;
 

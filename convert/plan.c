@@ -8,7 +8,7 @@
  * Formats in blocks need columns in whole blocks. Where they are not: q4 -> q5_0, q5 -> q5_1 and
  * q6 -> q8 (blocks of 32), as llama.cpp does, then f16, and f32 for values beyond f16's range. GGUF
  * types that model.bin lacks take the next one that holds their weights (Q4_1 becomes q5_1, Q3_K
- * q6, IQ4_NL q8); where there is none (Q2_K), q8, the format that loses least. */
+ * q6, IQ4_NL q8); where there is none (Q2_K, IQ4_XS), q8, the format that loses least. */
 #include <stdlib.h>
 
 #include "convert.h"

@@ -236,6 +236,21 @@ static void q3_k_to_float(const uint8_t *b, size_t cols, float *out) {
     }
 }
 
+/* IQ4_XS, b: d, the two high bits of each of eight scales, the four low ones, codes as IQ4_NL's. */
+static void iq4_xs_to_float(const uint8_t *b, size_t cols, float *out) {
+    uint8_t q[32];
+    for (size_t k = 0; k < cols; k += SUPER, b += 136) {
+        float d = load_f16(b);
+        uint32_t high = load_u16(b + 2);
+        for (size_t j = 0; j < 8; j++, out += 32) {
+            uint32_t low = b[4 + j / 2] >> j % 2 * 4 & 15;
+            float step = d * (float)((int)(low | (high >> 2 * j & 3) << 4) - 32);
+            codes_q4(b + 8 + 16 * j, q);
+            for (size_t i = 0; i < 32; i++) out[i] = step * (float)iq4_nl_values[q[i]];
+        }
+    }
+}
+
 /* ---- The types ------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -268,7 +283,7 @@ static const SourceInfo source_info[] = {
     [SRC_IQ4_NL] = {"IQ4_NL", 32, 18, iq4_nl_to_float},
     [21] = {"IQ3_S", 0, 0, NULL},
     [22] = {"IQ2_S", 0, 0, NULL},
-    [23] = {"IQ4_XS", 0, 0, NULL},
+    [SRC_IQ4_XS] = {"IQ4_XS", SUPER, 136, iq4_xs_to_float},
     [24] = {"I8", 0, 0, NULL},
     [25] = {"I16", 0, 0, NULL},
     [26] = {"I32", 0, 0, NULL},

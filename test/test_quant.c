@@ -7,7 +7,7 @@
 
 static const uint32_t readable[] = {SRC_F32,  SRC_F16,  SRC_BF16, SRC_Q4_0, SRC_Q4_1,
                                     SRC_Q5_0, SRC_Q5_1, SRC_Q8_0, SRC_Q2_K, SRC_Q3_K,
-                                    SRC_Q4_K, SRC_Q5_K, SRC_Q6_K, SRC_IQ4_NL};
+                                    SRC_Q4_K, SRC_Q5_K, SRC_Q6_K, SRC_IQ4_NL, SRC_IQ4_XS};
 #define N_READABLE (sizeof readable / sizeof *readable)
 
 static float half_at(const uint8_t *b) { return f16_to_f32(load_u16(b)); }
@@ -44,10 +44,11 @@ static int six_bits(const uint8_t *s, size_t j) {
     return low | s[i - 4 + 4 * is_min] >> 6 << 4;
 }
 
+static const int iq4_values[] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                 1,    13,   25,  38,  53,  69,  89,  113};
+
 static float weight_32(uint32_t type, const uint8_t *b, size_t k) {
     float d = half_at(b), m = half_at(b + 2);
-    static const int iq4_nl[] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                 1,    13,   25,  38,  53,  69,  89,  113};
     size_t head = type == SRC_Q4_0 || type == SRC_Q5_0 || type == SRC_IQ4_NL ? 2 : 4;
     if (type == SRC_Q8_0) return d * (float)(int8_t)b[2 + k];
     bool five = type == SRC_Q5_0 || type == SRC_Q5_1;
@@ -55,7 +56,7 @@ static float weight_32(uint32_t type, const uint8_t *b, size_t k) {
     int q = k < 16 ? nibbles[k] & 15 : nibbles[k - 16] >> 4;
     if (five) q += (b[head + k / 8] >> (k % 8) & 1) * 16;
     if (type == SRC_Q4_0) return d * (float)(q - 8);
-    if (type == SRC_IQ4_NL) return d * (float)iq4_nl[q];
+    if (type == SRC_IQ4_NL) return d * (float)iq4_values[q];
     if (type == SRC_Q5_0) return d * (float)(q - 16);
     return d * (float)q + m;
 }
@@ -77,6 +78,12 @@ static float weight_256(uint32_t type, const uint8_t *b, size_t k) {
         int low = b[96 + sub % 8] >> (sub < 8 ? 0 : 4) & 15;
         int sc = low + (b[104 + sub % 4] >> 2 * (sub / 4) & 3) * 16;
         return half_at(b + 108) * (float)(sc - 32) * (float)q;
+    }
+    if (type == SRC_IQ4_XS) {
+        uint8_t byte = b[8 + k / 32 * 16 + l % 16];
+        int low = b[4 + k / 64] >> (k / 32 % 2 ? 4 : 0) & 15, high = load_u16(b + 2) >> k / 32 * 2;
+        int sc = low + (high & 3) * 16 - 32;
+        return half_at(b) * (float)sc * (float)iq4_values[l < 16 ? byte & 15 : byte >> 4];
     }
     size_t j = k / 32, nibbles = type == SRC_Q5_K ? 48 : 16;
     uint8_t byte = b[nibbles + k / 64 * 32 + l];
@@ -124,6 +131,10 @@ static void test_by_hand(void) {
     CHECK(x[0] == 3.5f && x[16] == -3.5f && x[1] == -4.0f, "Q4_0: %g %g %g", x[0], x[16], x[1]);
     source_row_to_float(SRC_IQ4_NL, q4_0, 32, x); /* its table, from -127 to 113 */
     CHECK(x[0] == 56.5f && x[16] == -52 && x[1] == -63.5f, "IQ4_NL: %g %g %g", x[0], x[16], x[1]);
+    uint8_t iq4_xs[136] = {0, 0x3c, 3, 0, 1, 0, 0, 0, 0xf8}; /* d = 1, scales 49 - 32, 0 - 32 ... */
+    source_row_to_float(SRC_IQ4_XS, iq4_xs, 256, x);
+    CHECK(x[0] == 17 && x[16] == 17 * 113 && x[32] == 32 * 127, "IQ4_XS: %g %g %g", x[0], x[16],
+          x[32]);
     uint8_t q5_1[24] = {0x00, 0x3c, 0x00, 0xbc, 0x01, 0, 0, 0x80, 0x02}; /* d = 1, m = -1 */
     source_row_to_float(SRC_Q5_1, q5_1, 32, x);
     CHECK(x[0] == 17 && x[31] == 15 && x[16] == -1, "Q5_1: %g %g %g", x[0], x[31], x[16]);
