@@ -19,10 +19,12 @@
  *
  * Ownership: whoever opens closes; a Model must outlive its Engine. Errors: functions return false
  * with one line in *e; only Part III prints it and chooses the status (1 file or system, 2 command
- * line, 3 not finite, 130 ^C); the handlers of a second ^C and of a lost file leave at once. */
+ * line, 3 not finite, 130 ^C); the handlers of a second ^C, of SIGTERM and SIGHUP (but with
+ * --prompts) and of a lost file leave at once. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -210,7 +212,7 @@ static void model_unload(Model *m) {
     tokenizer_close(m->tokenizer);
     free(m->layers);
     model_close(&m->file);
-    *m = (Model){.file = {.map = {.fd = -1}}};
+    *m = (Model){0};
 }
 
 static bool model_bind(Model *m, Error *e) {
@@ -267,27 +269,21 @@ static bool same_token(const Tokenizer *a, const Tokenizer *b, int id) {
            tokenizer_is_added(a, id) == tokenizer_is_added(b, id);
 }
 
-/* Do both give every text the same ids? If not, `what` gets where m's differ. How many rows the
- * embeddings have does not matter: those behind the last token are padding. */
-static bool same_tokenizer(const Model *m, const Model *as, char *what, size_t room) {
+/* Does m give every text the same ids as the other model? How many rows the embeddings have does
+ * not matter: those behind the last token are padding. */
+static bool check_same_tokenizer(const Model *m, const Model *as, Error *e) {
     const TokenizerHeader *a = tokenizer_header(m), *b = tokenizer_header(as);
     const TokenizerMerge *x = tokenizer_merges(a), *y = tokenizer_merges(b);
-    uint32_t i = 0;
-    snprintf(what, room, "%" PRIu32 " tokens and %" PRIu32 " merges, not %" PRIu32 " and %" PRIu32,
-             a->n_tokens, a->n_merges, b->n_tokens, b->n_merges);
-    if (a->n_tokens != b->n_tokens || a->n_merges != b->n_merges) return false;
-    while (i < a->n_tokens && same_token(m->tokenizer, as->tokenizer, (int)i)) i++;
-    snprintf(what, room, "token %" PRIu32 " differs", i);
-    if (i < a->n_tokens) return false;
-    for (i = 0; i < a->n_merges && memcmp(&x[i], &y[i], sizeof x[i]) == 0;) i++;
-    snprintf(what, room, "merge %" PRIu32 " differs", i);
-    return i == a->n_merges;
-}
-
-static bool check_same_tokenizer(const Model *m, const Model *as, Error *e) {
-    char what[80];
-    if (same_tokenizer(m, as, what, sizeof what)) return true;
-    return fail(e, m->path, "tokenizer", "expected that of %s, got another (%s)", as->path, what);
+    uint32_t t = 0, r = 0;
+    if (a->n_tokens != b->n_tokens || a->n_merges != b->n_merges)
+        return fail(e, m->path, "tokenizer",
+                    "expected that of %s, got another (%u tokens and %u merges, not %u and %u)",
+                    as->path, a->n_tokens, a->n_merges, b->n_tokens, b->n_merges);
+    while (t < a->n_tokens && same_token(m->tokenizer, as->tokenizer, (int)t)) t++;
+    while (r < a->n_merges && memcmp(&x[r], &y[r], sizeof x[r]) == 0) r++;
+    if (t == a->n_tokens && r == a->n_merges) return true;
+    return fail(e, m->path, "tokenizer", "expected that of %s, got another (%s %u differs)",
+                as->path, t < a->n_tokens ? "token" : "merge", t < a->n_tokens ? t : r);
 }
 
 /* ---- 3. Rotary angles ------------------------------------------------------------------------ */
@@ -365,7 +361,6 @@ typedef struct {
     uint32_t n;
     bool given;     /* tokens of a prompt */
     bool rounds;    /* activations as bf16, not as int8 */
-    uint32_t terms; /* rows per token of the input of q_proj, k_proj and v_proj */
     const Layer *layer;
     uint32_t layer_index;
     const float *in; /* prepare: rows to normalize or take as they are */
@@ -387,12 +382,6 @@ static void rest_row(const Engine *e, uint32_t t) {
     }
 }
 
-/* Columns of tokens become what matrices of block formats take: rounded or quantized. */
-static void operand_fill(const Pass *p, const Operand *a, const Piece *x) {
-    const Kernels *K = p->e->kernels;
-    (p->rounds ? K->round : K->quantize)(a, x);
-}
-
 /* One token's input to the next matrices: normalized, and quantized or rounded if the model asks
  * for it. */
 static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
@@ -407,12 +396,12 @@ static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     if (!e->model->quantized) return;
     Piece row = {
         .t = t, .n_tok = 1, .cols = a->cols, .x = a->x + t * a->x_stride, .x_apart = PANEL_ROWS};
-    operand_fill(p, a, &row);
-    if (p->in_terms == 1) return;
+    (p->rounds ? e->kernels->round : e->kernels->quantize)(a, &row);
+    if (p->in_terms == 1) return; /* as where it is rounded */
     rest_row(e, t);
     row.t++;
     row.x += a->x_stride;
-    operand_fill(p, a, &row);
+    e->kernels->quantize(a, &row);
 }
 
 /* Make n rows of `in` (cols wide) the operand e->act, through RMSNorm when `norm` is given. With
@@ -860,8 +849,9 @@ static void layer_forward(Pass *p) {
     const ModelConfig *c = e->model->config;
     const Layer *l = p->layer;
     /* Scores go into an exponential, so queries and keys must be right to more than int8 gives:
-     * their input has a second term. These matrices are the smallest. */
-    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm, p->terms);
+     * their input has a second term where it is quantized. These matrices are the smallest. */
+    prepare(p, p->n, e->x, e->x_stride, c->hidden_size, l->input_layernorm,
+            p->rounds ? 1 : e->terms);
     const Product qkv[] = {
         {&l->q_proj, e->q, e->q_stride, l->q_bias, false},
         {&l->k_proj, e->k, e->kv_stride, l->k_bias, false},
@@ -916,7 +906,7 @@ static size_t logits_stride(const Model *m) { return round_up(m->config->vocab_s
 
 /* Set by the signal handler, which can reach nothing else: how often ^C was pressed (or another
  * signal came that asks to stop), and the latest signal. */
-static volatile sig_atomic_t interrupts, interrupted_by;
+static atomic_int interrupts, interrupted_by;
 
 /* Called while a prompt is read: about `done` of n tokens are. NULL: not wanted. */
 typedef void (*ProgressFn)(size_t done, size_t n, double seconds);
@@ -945,7 +935,6 @@ static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
     const uint32_t n_layers = e->model->config->num_hidden_layers;
     Pass p = {.e = e, .tokens = tokens, .n = n, .given = origin == GIVEN};
     p.rounds = p.given && e->rounds_prompts;
-    p.terms = p.rounds ? 1 : e->terms;
     parallel_for(e->pool, n, embed_unit, &p);
     for (uint32_t l = 0; l < n_layers; l++) {
         if (waiting && !goes_on(waiting, l, n_layers)) return false;
@@ -1600,13 +1589,12 @@ static bool cache_put(CacheWriter *w, const void *bytes, size_t n, Error *err) {
 static bool cache_put_plane(CacheWriter *w, const Engine *e, const uint8_t *keys,
                             const uint8_t *values, size_t n, Error *err) {
     static const float zeros[MAX_HEAD_DIM];
-    size_t whole_keys = key_plane(e, n / KV_BLOCK * KV_BLOCK), more_keys = key_plane(e, n);
-    size_t whole_values = value_plane(e, n / KV_BLOCK * KV_BLOCK), more_values = value_plane(e, n);
-    more_keys -= whole_keys, more_values -= whole_values;
+    size_t rest = n % KV_BLOCK, whole_keys = key_plane(e, n - rest), more_keys = key_plane(e, rest);
+    size_t whole_values = value_plane(e, n - rest), more_values = value_plane(e, rest);
     uint8_t *k = e->attend_scratch, *v = k + more_keys; /* idle now; there is room for much more */
     memcpy(k, keys + whole_keys, more_keys);
     memcpy(v, values + whole_values, more_values);
-    for (uint32_t pos = n % KV_BLOCK; pos > 0 && pos < KV_BLOCK; pos++)
+    for (uint32_t pos = (uint32_t)rest; pos > 0 && pos < KV_BLOCK; pos++)
         block_put(e, k, v, pos, zeros, zeros);
     return cache_put(w, keys, whole_keys, err) && cache_put(w, k, more_keys, err) &&
            cache_put(w, values, whole_values, err) && cache_put(w, v, more_values, err);
@@ -1803,10 +1791,10 @@ static double kv_read(const Engine *e, size_t pos) {
 
 /* One answer while it is made. */
 typedef struct {
-    Session *session;
+    Session *session; /* NULL: closed */
     const GenerateOptions *options;
     Sampler sampler;
-    LoopGuard *guard;
+    LoopGuard guard;
     Output *out;
     RunStats *stats;
     double start;
@@ -1850,7 +1838,7 @@ static bool run_take(Run *r, int32_t id, Error *e) {
     bool limit = r->options->max_tokens >= 0 && st->n_generated >= (size_t)r->options->max_tokens;
     if (limit || s->ids.n >= s->engine->options.ctx)
         st->finish = FINISH_LENGTH;
-    else if (r->options->loop_guard && loop_found(r->guard, r->out->ids.ids, r->out->ids.n))
+    else if (r->options->loop_guard && loop_found(&r->guard, r->out->ids.ids, r->out->ids.n))
         st->finish = FINISH_LOOP;
     else if (interrupts)
         st->finish = FINISH_INTERRUPT;
@@ -1894,9 +1882,7 @@ static bool run_open(Run *r, Session *s, const Ids *prompt, const GenerateOption
     *st = (RunStats){.hash = HASH_START, .finish = FINISH_ERROR, .n_prompt = prompt->n};
     if (!check_fits(s, prompt, e)) return false;
     uint32_t n_vocab = (uint32_t)tokenizer_n_tokens(s->engine->model->tokenizer);
-    r->guard = alloc_array(e, "loop guard", 1, sizeof *r->guard);
-    if (!r->guard || !sampler_open(&r->sampler, &o->sampler, s->engine->kernels, n_vocab, e))
-        return false;
+    if (!sampler_open(&r->sampler, &o->sampler, s->engine->kernels, n_vocab, e)) return false;
     r->start = now_seconds();
     return run_prompt(r, prompt, e);
 }
@@ -1910,8 +1896,7 @@ static bool run_close(Run *r, bool ok, Error *e) {
     if (r->out->stopped && (*finish == FINISH_LENGTH || *finish == FINISH_LOOP))
         *finish = FINISH_STOP;
     sampler_close(&r->sampler);
-    free(r->guard);
-    r->guard = NULL;
+    r->session = NULL;
     r->going = false;
     return ok;
 }
@@ -2649,9 +2634,8 @@ static double allowed_memory(void) {
 
 /* The first asks what runs to stop, the second leaves at once. */
 static void on_interrupt(int number) {
-    interrupts = interrupts + 1;
     interrupted_by = number;
-    if (interrupts >= 2) end_by_signal(number);
+    if (++interrupts >= 2) end_by_signal(number);
 }
 
 /* A page of a mapped file could not be read: it became shorter, or its disk failed. */
@@ -2850,7 +2834,8 @@ static void option_range(const Option *o, char *text, size_t room) {
 }
 
 /* Print text behind a margin, broken at spaces. */
-static void print_wrapped(const char *text, size_t column, size_t margin) {
+static void print_wrapped(const char *text, size_t margin) {
+    size_t column = margin;
     while (*text) {
         size_t len = strcspn(text, " ");
         if (column + 1 + len > 100 && column > margin) {
@@ -2889,14 +2874,14 @@ static void print_help(void) {
         char left[64], range[64], help[640];
         if (o->kind == OPT_GROUP) {
             printf("\n");
-            print_wrapped(o->name, 0, 0);
+            print_wrapped(o->name, 0);
             continue;
         }
         option_left(o, left, sizeof left);
         option_range(o, range, sizeof range);
         snprintf(help, sizeof help, "%s%s", o->help, range);
         printf("  %-27s ", left);
-        print_wrapped(help, 30, 30);
+        print_wrapped(help, 30);
     }
 }
 
@@ -2974,27 +2959,18 @@ static bool option_store(const Option *o, const char *word, const char *value, O
     }
 }
 
-static Options options_unset(void) {
-    return (Options){.max_tokens = UNSET,
-                     .ctx = UNSET,
-                     .threads = UNSET,
-                     .batch = UNSET,
-                     .top_k = UNSET,
-                     .repeat_last_n = UNSET,
-                     .seed = UNSET,
-                     .repetitions = UNSET,
-                     .temp = NAN,
-                     .top_p = NAN,
-                     .min_p = NAN,
-                     .repeat_penalty = NAN,
-                     .presence_penalty = NAN,
-                     .frequency_penalty = NAN,
-                     .yarn = NAN};
+static void options_unset(Options *to) {
+    *to = (Options){0};
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        void *field = (char *)to + option_table[i].offset;
+        if (option_table[i].kind == OPT_INT) *(int64_t *)field = UNSET;
+        if (option_table[i].kind == OPT_REAL) *(double *)field = NAN;
+    }
 }
 
 static bool options_parse(int argc, char **argv, Options *to, Error *e) {
     bool seen[N_OPTIONS] = {false}, names_follow = false;
-    *to = options_unset();
+    options_unset(to);
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
         if (!names_follow && strcmp(word, "--") == 0) {
@@ -3150,6 +3126,22 @@ static bool batch_size(const Options *o, const Model *m, size_t n_prompts, Engin
 
 /* ---- 12. Prompts and statistics -------------------------------------------------------------- */
 
+/* A test of --bench, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last
+ * only), tg generates n one by one without choosing among them, b does so for several sequences at
+ * once; all behind `depth` cached tokens. Ids are random. */
+typedef struct {
+    bool generate;
+    uint32_t n, depth; /* tokens of each sequence */
+    uint32_t n_seq;
+    char name[32];
+    double low, median, high; /* tokens/s */
+    /* What bounds the test. Generating: GB/s read, and by a plain read loop over the same memory.
+     * A prompt: 10^12 operations/s of the weights' products, and of the instructions for them. */
+    double rate, limit;
+    double share; /* median of one over the other, pair by pair */
+} BenchTest;
+#define MAX_TESTS 32
+
 /* Everything that one run of the program holds open. */
 typedef struct {
     Options options;
@@ -3159,6 +3151,8 @@ typedef struct {
     GenerateOptions generate;
     Buffer text;           /* the prompt's text, or that of all prompts, where there is one */
     size_t n_prompts;      /* lines of --prompts */
+    BenchTest tests[MAX_TESTS];
+    size_t n_tests;
     int64_t lookup, draft; /* see GenerateOptions */
     double load_s;
     Model draft_model; /* --draft */
@@ -3245,9 +3239,12 @@ static bool render_conversation(const Program *p, const Json *root, bool answer,
                        p->options.parse_special, file, out, e);
 }
 
+/* For messages: what -f, --messages or --prompts names. */
+static const char *input_name(const char *file) { return strcmp(file, "-") == 0 ? "stdin" : file; }
+
 /* --messages */
 static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
-    const char *file = strcmp(p->options.messages, "-") == 0 ? "stdin" : p->options.messages;
+    const char *file = input_name(p->options.messages);
     JsonDoc *doc = json_parse(p->text.data, p->text.n, file, e);
     bool ok = doc && render_conversation(p, json_root(doc), true, file, out, e);
     json_free(doc);
@@ -3255,12 +3252,12 @@ static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
 }
 
 /* The start of a conversation: the user's system message, or the template's own. */
-static bool start_conversation(const Program *p, const char *system, ChatPrompt *out, Error *e) {
+static bool start_conversation(const Program *p, const char *system, size_t n, ChatPrompt *out,
+                               Error *e) {
     const ChatTemplate *t = &p->model.chat;
     if (!system && !t->has_default_system) return true;
     return chat_turn(t, p->model.tokenizer, "system", system ? system : t->default_system,
-                     system ? strlen(system) : t->default_system_len, p->options.parse_special, out,
-                     e);
+                     system ? n : t->default_system_len, p->options.parse_special, out, e);
 }
 
 /* text[0..n) as the user's words, or as it is. */
@@ -3273,7 +3270,7 @@ static bool render_text(const Program *p, const char *text, size_t n, ChatPrompt
     if (t->family == CHAT_NONE)
         return fail(e, p->model.path, "template",
                     "this model has none (--raw feeds the text as it is)");
-    return start_conversation(p, o->system, out, e) &&
+    return start_conversation(p, o->system, o->system ? strlen(o->system) : 0, out, e) &&
            chat_turn(t, p->model.tokenizer, "user", text, n, o->parse_special, out, e) &&
            chat_open_reply(t, p->model.tokenizer, out, e);
 }
@@ -3553,8 +3550,8 @@ static bool render_json_line(const Program *p, const Json *root, const char *whe
 
 static bool render_line(const Batch *b, const char *line, size_t n, ChatPrompt *out, Error *e) {
     const Program *p = b->program;
-    char where[512];
-    snprintf(where, sizeof where, "%s:%zu", p->options.prompts, b->next);
+    char where[PATH_MAX + 32];
+    snprintf(where, sizeof where, "%s:%zu", input_name(p->options.prompts), b->next);
     if (is_blank(line, n)) return fail(e, where, "prompt", "is empty");
     if (!b->json) return render_text(p, line, n, out, e);
     JsonDoc *doc = json_parse(line, n, where, e);
@@ -3686,7 +3683,7 @@ static bool batch_run(Batch *b, Error *e) {
         b->total.decode_s += now_seconds() - start;
         for (uint32_t i = 0; i < p->engine.options.n_seq; i++) {
             Slot *s = &b->slots[i];
-            if (s->run.guard && !s->run.going) ok = slot_close(b, s, ok, e) && ok;
+            if (s->run.session && !s->run.going) ok = slot_close(b, s, ok, e) && ok;
         }
     }
     return ok;
@@ -3711,7 +3708,7 @@ static void batch_close(Batch *b) {
     Error ignored;
     for (uint32_t i = 0; b->slots && i < p->engine.options.n_seq; i++) {
         Slot *s = &b->slots[i];
-        if (s->run.guard) run_close(&s->run, false, &ignored);
+        if (s->run.session) run_close(&s->run, false, &ignored);
         output_close(&s->out);
         chat_prompt_free(&s->prompt);
         session_close(&s->session);
@@ -3751,7 +3748,7 @@ static int run_batch(Program *p) {
     if (ok) print_stats(p, &b.total);
     if (ok && b.n_failed > 0) {
         if (status == 0) status = 1;
-        fail(&e, p->options.prompts, NULL, "%zu of %zu lines could not be answered", b.n_failed,
+        fail(&e, input_name(p->options.prompts), NULL, "%zu of %zu lines could not be answered", b.n_failed,
              p->n_prompts);
         complain(&e, status);
     }
@@ -3818,7 +3815,8 @@ static bool chat_reset(Chat *c, Error *e) {
     buffer_free(&c->messages);
     c->prompt = (ChatPrompt){0};
     bool ok = !c->has_system || chat_note(c, "system", c->system.data, c->system.n, e);
-    ok = ok && start_conversation(c->program, c->has_system ? c->system.data : NULL, &c->prompt, e);
+    ok = ok && start_conversation(c->program, c->has_system ? c->system.data : NULL, c->system.n,
+                                  &c->prompt, e);
     c->begin = c->prompt.ids.n;
     return ok;
 }
@@ -3838,7 +3836,7 @@ static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
 static bool chat_save(const Chat *c, const char *path, Error *e) {
     Buffer b = {0};
     if (c->messages.n == 0) return fail(e, NULL, "/save", "nothing was said yet");
-    bool ok = may_replace(path, "[{\"role\":", e) && buffer_puts(&b, "[", e) &&
+    bool ok = may_replace(path, "[{", e) && buffer_puts(&b, "[", e) &&
               buffer_add(&b, c->messages.data, c->messages.n, e) && buffer_puts(&b, "]\n", e) &&
               write_whole(path, &b, e);
     buffer_free(&b);
@@ -3851,6 +3849,7 @@ typedef struct {
     ChatPrompt prompt;
     Buffer messages, system;
     bool has_system;
+    size_t begin; /* as in Chat */
 } Loaded;
 
 /* The text of a message's content: it is one, or an array of parts that have some. */
@@ -3880,6 +3879,7 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
     to->has_system = json_is(json_get(first, "role"), "system") && content &&
                      (content->kind == JSON_STRING || content->kind == JSON_ARRAY);
     if (to->has_system) ok = content_text(content, &to->system, e);
+    if (to->has_system && !first->next) to->begin = to->prompt.ids.n;
     json_free(doc);
     return ok;
 }
@@ -3889,9 +3889,9 @@ static bool chat_load(Chat *c, const char *path, Error *e) {
     Loaded new = {.has_system = false};
     bool ok = chat_parse(c->program, path, &new, e);
     if (ok) {
-        Loaded old = {c->prompt, c->messages, c->system, c->has_system};
+        Loaded old = {c->prompt, c->messages, c->system, c->has_system, c->begin};
         c->prompt = new.prompt;
-        c->begin = 0;
+        c->begin = new.begin;
         c->messages = new.messages;
         c->system = new.system;
         c->has_system = new.has_system;
@@ -4012,7 +4012,7 @@ static bool chat_show(const Chat *c, const char *what, Error *e) {
     else if (strcmp(what, "system") != 0)
         return fail(e, NULL, "/show", "expected info, parameters, system or template");
     else if (c->has_system)
-        printf("%s\n", c->system.data ? c->system.data : "");
+        return write_now(stdout, c->system.data, c->system.n, e) && write_now(stdout, "\n", 1, e);
     else if (t->has_default_system)
         show_text(t->default_system, t->default_system_len);
     else
@@ -4157,8 +4157,8 @@ typedef struct {
     size_t used; /* bytes of it that are the line before */
     char *data;  /* (n) the line without its end, and a NUL */
     size_t n;
-    bool cut;          /* the terminal did not take all of it */
-    sig_atomic_t seen; /* the ^C that were answered */
+    bool cut; /* the terminal did not take all of it */
+    int seen; /* the ^C that were answered */
 } Line;
 
 /* Wait until there is something to read, or for ^C. The signal is let in while waiting alone, so
@@ -4286,7 +4286,6 @@ static int chat_loop(Chat *c, Error *e) {
     int status = 0;
     while (!c->quit && chat_read(c, &text, &line, e)) {
         if (text.n == 0) continue;
-        interrupts = 0;
         RunStats st = {0};
         bool ok =
             c->command ? chat_command(c, &text, e) : chat_answer(c, text.data, text.n, &st, e);
@@ -4341,22 +4340,6 @@ static int run_chat(Program *p) {
 
 /* ---- 15. Bench ------------------------------------------------------------------------------- */
 
-/* One test, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last only), tg
- * generates n one by one without choosing among them, b does so for several sequences at once; all
- * behind `depth` cached tokens. Ids are random. */
-typedef struct {
-    bool generate;
-    uint32_t n, depth; /* tokens of each sequence */
-    uint32_t n_seq;
-    char name[32];
-    double low, median, high; /* tokens/s */
-    /* What bounds the test. Generating: GB/s read, and by a plain read loop over the same memory.
-     * A prompt: 10^12 operations/s of the weights' products, and of the instructions for them. */
-    double rate, limit;
-    double share; /* median of one over the other, pair by pair */
-} BenchTest;
-
-#define MAX_TESTS 32
 #define BATCH_TOKENS 32 /* tokens of each sequence in a test of several */
 
 static bool bench_number(const char **text, uint32_t *n) {
@@ -4389,29 +4372,16 @@ static bool bench_test(const char **text, BenchTest *t) {
     return true;
 }
 
-/* Parse "pp512,tg128,tg128@4096,b16"; returns the number of tests, 0 on an error. */
-static size_t bench_parse(const char *text, BenchTest *tests, Error *e) {
-    size_t n = 0;
-    for (const char *c = text;; c++) {
-        if (n == MAX_TESTS || !bench_test(&c, &tests[n]) || (*c && *c != ',')) {
-            fail(e, NULL, "--bench",
-                 "expected tests like pp512,tg128,tg128@4096,b16 (up to b%d), got \"%s\"",
-                 MAX_BATCH, text);
-            return 0;
-        }
-        n++;
-        if (*c == 0) return n;
+/* Parse "pp512,tg128,tg128@4096,b16". */
+static bool bench_parse(Program *p, Error *e) {
+    for (const char *c = p->options.bench;; c++) {
+        if (p->n_tests == MAX_TESTS || !bench_test(&c, &p->tests[p->n_tests]) || (*c && *c != ','))
+            return fail(e, NULL, "--bench",
+                        "expected tests like pp512,tg128,tg128@4096,b16 (up to b%d), got \"%s\"",
+                        MAX_BATCH, p->options.bench);
+        p->n_tests++;
+        if (*c == 0) return true;
     }
-}
-
-/* Sequences that the tests need. */
-static uint32_t bench_sequences(const char *text) {
-    BenchTest tests[MAX_TESTS];
-    Error e;
-    uint32_t most = 1;
-    for (size_t n = bench_parse(text, tests, &e); n-- > 0;)
-        if (tests[n].n_seq > most) most = tests[n].n_seq;
-    return most;
 }
 
 #define READ_UNIT ((size_t)4 << 20)
@@ -4611,19 +4581,18 @@ static void bench_print(const Program *p, const BenchTest *t, bool first) {
 
 static int run_bench(Program *p) {
     Error e;
-    BenchTest tests[MAX_TESTS];
-    size_t n = bench_parse(p->options.bench, tests, &e);
     size_t repetitions = p->options.repetitions != UNSET ? (size_t)p->options.repetitions : 5;
-    if (n == 0) return complain(&e, 2);
-    for (size_t i = 0; i < n; i++) {
-        if ((uint64_t)tests[i].n + tests[i].depth <= p->engine.options.ctx) continue;
-        fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)",
-             tests[i].name, tests[i].n + tests[i].depth, p->engine.options.ctx);
+    for (size_t i = 0; i < p->n_tests; i++) {
+        const BenchTest *t = &p->tests[i];
+        if ((uint64_t)t->n + t->depth <= p->engine.options.ctx) continue;
+        fail(&e, NULL, "--bench", "%s needs %u positions, the context has %u (-c sets it)", t->name,
+             t->n + t->depth, p->engine.options.ctx);
         return complain(&e, 2);
     }
-    for (size_t i = 0; i < n; i++) {
-        if (!bench_run(p, &tests[i], repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
-        bench_print(p, &tests[i], i == 0);
+    for (size_t i = 0; i < p->n_tests; i++) {
+        BenchTest *t = &p->tests[i];
+        if (!bench_run(p, t, repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
+        bench_print(p, t, i == 0);
     }
     if (p->options.format == 2) printf("]\n");
     return 0;
@@ -4757,7 +4726,7 @@ static int run_perplexity(Program *p) {
     Error e;
     Ids ids = {0};
     Score s = {.count = 0};
-    Model reference = {.file = {.map = {.fd = -1}}};
+    Model reference = {0};
     Engine engine = {0};
     bool ok = tokenizer_encode(p->model.tokenizer, p->text.data, p->text.n,
                                p->options.parse_special, &ids, &e);
@@ -4863,7 +4832,8 @@ static bool program_open(Program *p, Error *e) {
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;
     if (p->options.perplexity) p->options.ctx = engine.ctx; /* --kl's model gets the same */
-    if (p->options.bench) engine.n_seq = bench_sequences(p->options.bench);
+    for (size_t i = 0; i < p->n_tests; i++)
+        if (p->tests[i].n_seq > engine.n_seq) engine.n_seq = p->tests[i].n_seq;
     if (!engine_open(&p->engine, &p->model, &engine, e) ||
         !session_open(&p->session, &p->engine, e) || !drafter_open(p, e))
         return false;
@@ -4913,6 +4883,7 @@ static int stdout_status(int status) {
 static int program_prepare(Program *p, bool *chat, Error *e) {
     const Options *o = &p->options;
     bool reads = !o->verify && !o->bench;
+    if (o->bench && !bench_parse(p, e)) return 2;
     *chat = reads && !o->prompt && !o->file && !o->messages && !o->prompts && !o->perplexity &&
             !o->render && !o->tokenize && isatty(STDIN_FILENO);
     if (reads && !*chat) {
@@ -4938,8 +4909,7 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
 
 int main(int argc, char **argv) {
     Error e;
-    Program p = {.model = {.file = {.map = {.fd = -1}}},
-                 .draft_model = {.file = {.map = {.fd = -1}}}};
+    Program p = {0};
     if (!options_parse(argc, argv, &p.options, &e)) return complain(&e, 2);
     if (p.options.help) return print_help(), stdout_status(0);
     if (p.options.markdown) return print_help_markdown(), stdout_status(0);

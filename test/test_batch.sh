@@ -131,7 +131,8 @@ file_tests() {
     check "how many failed" grep -q '^qwen: .*mixed.txt: 3 of 6 lines' "$err"
     cp "$out" "$scratch/mixed.out"
     run 1 "stdin" "$qwen" "$model" --prompts - --seed 1 -n 5 -c 300 --batch 2 <"$scratch/mixed.txt"
-    same "stdin: the same" "$(sed 's/"-:/"mixed.txt:/' "$out" | grep -v error | cksum)" \
+    check "stdin: its name" grep -q '"error":"stdin:2: prompt: is empty"' "$out"
+    same "stdin: the same" "$(grep -v error "$out" | cksum)" \
         "$(grep -v error "$scratch/mixed.out" | cksum)"
     cat >"$scratch/prompts.jsonl" <<'END'
  {"prompt": "hello the world"}

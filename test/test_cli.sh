@@ -831,6 +831,7 @@ bench_tests() {
     for tests in pp0 'pp8,' pp8,,tg1 tg1@ pp8x pp99999999 b0 b33 tg1,b b2x; do
         refuse 2 "--bench $tests" "$qwen" "$model" --bench "$tests"
     done
+    refuse 2 "--bench is checked before the model is opened" "$qwen" "$scratch/none.bin" --bench xx
     refuse 2 "--bench beyond the context" "$qwen" "$model" --bench tg1,tg4@4096 --format json
     run 0 "--bench of two" "$qwen" "$model" --bench tg4 -r 2 --format csv
     # shellcheck disable=SC2016 # an awk program

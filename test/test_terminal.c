@@ -390,7 +390,7 @@ static void write_file(const char *name, const char *text) {
 }
 
 static void test_files(void) {
-    char reply[4096];
+    char reply[4096], info[4096];
     size_t prompt, cached, answer;
     CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
     write_file("junk.json", "[{\"role\": \"user\", \"content\": ");
@@ -415,6 +415,22 @@ static void test_files(void) {
     ask_for(&t, "/show system", "Be odd.\n");
     ask_for(&t, "/clear", "");
     ask_for(&t, "/show system", "Be odd.\n");
+    /* Nothing was said yet: a system message replaces that of the file. */
+    load_from(&t, "parts.json", "loaded");
+    ask_for(&t, "/set system Be even.", "");
+    save_to(&t, "parts.json");
+    check_file("parts.json", "[{\"role\": \"system\", \"content\": \"Be even.\"}]");
+    /* A NUL ends nothing, and what was saved as it had been written is saved again. */
+    write_file("nul.json", "[{\"content\": \"A\\u0000B\", \"role\": \"system\"}]");
+    load_from(&t, "nul.json", "loaded");
+    ask(&t, "/show info", info);
+    ask_for(&t, "/clear", "");
+    ask(&t, "/show info", reply);
+    CHECK(strcmp(info, reply) == 0, "as many positions as before: %s, then %s", info, reply);
+    write_file("nul.json", "[{ \"content\": \"odd\", \"role\": \"user\" }]");
+    load_from(&t, "nul.json", "loaded");
+    save_to(&t, "again.json");
+    save_to(&t, "again.json");
     chat_close(&t);
 }
 
