@@ -186,7 +186,7 @@ INLINE Sums sums_keep(Sums s) {
     __asm__("" : "+x"(s.a), "+x"(s.b));
     return s;
 }
-/* The same for a sum that sums_keep would have copied before or after. */
+/* The same, where with the intrinsic, or behind sums_keep, gcc copies every sum before or after. */
 INLINE __m256i add_to(__m256i s, __m256i x) {
     __asm__("vpaddd %1, %0, %0" : "+x"(s) : "x"(x));
     return s;
@@ -208,9 +208,6 @@ INLINE Sums sums_add_pairs(Sums s, Line pairs) {
     const __m256i one = _mm256_set1_epi16(1);
     return (Sums){_mm256_add_epi32(s.a, _mm256_madd_epi16(pairs.a, one)),
                   _mm256_add_epi32(s.b, _mm256_madd_epi16(pairs.b, one))};
-}
-INLINE Sums sums_dot(Sums s, Line x, Line y, const int8_t *q) {
-    return sums_add_pairs(s, line_add_pairs(line_dot_pairs(x, q), line_dot_pairs(y, q + 4)));
 }
 /* Pairs of w q, added to s: w q = |w| (q with the sign of w). |-128| is 128 unsigned, and a pair of
  * products is at most 2 * 128 * 127 = 32512. */

@@ -229,6 +229,8 @@ static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
 #define chunk_words OWN(chunk_words)
 #define words_tile OWN(words_tile)
 #define pair_sums OWN(pair_sums)
+#define two_line_sums OWN(two_line_sums)
+#define dot_step OWN(dot_step)
 #define block_codes OWN(block_codes)
 #define unpacked_scales OWN(unpacked_scales)
 #define ChunkPair OWN(ChunkPair)

@@ -9,9 +9,10 @@
  *
  * A Lanes is one zmm register, two ymm or four NEON registers or a plain array of 16 floats; what
  * is written here does the same operations in the same order on all of them, so all islands give
- * the same bits. Each island says by hand how to multiply int8 with int8 (sums_dot): there the
- * instruction sets differ, and there the sums are exact. TILE_TOKENS is how many tokens share a
- * loaded weight: as many as the registers hold.
+ * the same bits. Each island says by hand how to multiply int8 with int8 (sums_dot, or
+ * line_dot_pairs where no instruction does all of it): there the instruction sets differ, and there
+ * the sums are exact. TILE_TOKENS is how many tokens share a loaded weight: as many as the
+ * registers hold.
  *
  * The functions named in Kernels come in its order; the table itself is at the end. INLINE
  * functions take their small counts and the type as constants, so that every loop over them unrolls
@@ -340,10 +341,10 @@ INLINE void fetch_lines(Type type, const uint8_t *quarter, int step) {
 INLINE void pair_sums(Type type, int unpacked, size_t np, size_t nt, const uint8_t *codes,
                       ptrdiff_t apart, int half, const int8_t *q, int part, const uint8_t *fetch,
                       Sums *s) {
-    const int bits = (int)type_info(type)->codes, lines = bits == 4 ? 8 : bits == 5 ? 4 : 2;
-    const int first = type == TYPE_Q6 ? 4 * part : 0, end = type == TYPE_Q6 ? first + 4 : 8;
+    const int lines = 128 >> type_info(type)->codes; /* 2 lines (2^bits - 1) 127 < 2^15 */
     Line pairs[8];
-    UNROLL for (int r = first; r < end; r++) {
+    UNROLL for (int r = 0; r < 8; r++) {
+        if (type == TYPE_Q6 && r / 4 != part) continue;
         UNROLL for (size_t p = 0; p < np; p++) {
             const ptrdiff_t at = (ptrdiff_t)p * apart;
             Line x = tile_line(type, unpacked, codes + at, r);
@@ -356,6 +357,14 @@ INLINE void pair_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
         if (r % lines < lines - 1) continue;
         UNROLL for (size_t j = 0; j < np * nt; j++) s[j] = sums_add_pairs(s[j], pairs[j]);
     }
+}
+INLINE Sums two_line_sums(Type type, Sums s, Line x, Line y, const int8_t *q) {
+    (void)type; /* q8: pair_sums has the others */
+    return sums_dot_q8(s, x, y, q);
+}
+#else
+INLINE Sums two_line_sums(Type type, Sums s, Line x, Line y, const int8_t *q) {
+    return type == TYPE_Q8 ? sums_dot_q8(s, x, y, q) : sums_dot(s, x, y, q);
 }
 #endif
 
@@ -381,8 +390,7 @@ INLINE void tile_sums(Type type, int unpacked, size_t np, size_t nt, const uint8
             Line y = tile_line(type, unpacked, codes + at, r + 1);
             if (!unpacked) fetch_lines(type, fetch + at, 4 * half + r / 2);
             UNROLL for (size_t t = 0; t < nt; t++) s[p * nt + t] =
-                type == TYPE_Q8 ? sums_dot_q8(s[p * nt + t], x, y, q + 32 * t + 4 * r)
-                                : sums_dot(s[p * nt + t], x, y, q + 32 * t + 4 * r);
+                two_line_sums(type, s[p * nt + t], x, y, q + 32 * t + 4 * r);
         }
     }
 }
@@ -513,7 +521,7 @@ INLINE void few_tokens(Type type, size_t nt, const uint8_t *panel, ptrdiff_t apa
         lanes_store(y + j / nt * GROUP_TOKENS * PANEL_ROWS + j % nt * PANEL_ROWS, acc[j]);
 }
 
-/* A block unpacked: eight lines of codes as sums_dot takes them, or q8 as 16 lines of words, and
+/* A block unpacked: eight lines of codes, a byte each, or q8 as 16 lines of words, and
  * its scales. */
 typedef struct {
     uint8_t codes[(BYTE_PAIRS ? 16 : 8) * LINE_BYTES];
@@ -1239,10 +1247,26 @@ TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
     return all;
 }
 
+/* As many multiplications and additions as there are between two sums of 32 bits. *q is forgotten,
+ * or gcc sees that all products are equal. */
+INLINE Sums dot_step(Sums s, Line x, const int8_t **q) {
+    FORGET(*q);
+#if BYTE_PAIRS
+    Line pairs = line_dot_pairs(x, *q);
+    UNROLL for (int r = 1; r < 8; r++) {
+        FORGET(*q);
+        pairs = line_add_pairs(pairs, line_dot_pairs(x, *q));
+    }
+    return sums_add_pairs(s, pairs);
+#else
+    return sums_dot(s, x, x, *q);
+#endif
+}
+
 TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
     /* So many sums are under way, AT_ONCE of them in registers: enough to hide the latency of two
      * instructions a cycle. One line is enough: more of them would not fit beside the sums. */
-    enum { CHAINS = 16, CHAIN_OPS = 256, AT_ONCE = 2 * TILE_TOKENS * WIDE };
+    enum { CHAINS = 16, AT_ONCE = 2 * TILE_TOKENS * WIDE, CHAIN_OPS = BYTE_PAIRS ? 1024 : 256 };
     uint8_t ones[LINE_BYTES];
     memset(ones, 1, sizeof ones);
     const uint8_t *at = ones;
@@ -1253,10 +1277,7 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
     UNROLL for (size_t first = 0; first < CHAINS; first += AT_ONCE) {
         const int8_t *q = (const int8_t *)ones;
         for (uint32_t i = 0; i < DOT_ROUND_OPS / CHAIN_OPS / CHAINS * rounds; i++) {
-            UNROLL for (size_t j = first; j < first + AT_ONCE; j++) {
-                FORGET(q); /* or that all products are */
-                s[j] = sums_dot(s[j], x, x, q);
-            }
+            UNROLL for (size_t j = first; j < first + AT_ONCE; j++) s[j] = dot_step(s[j], x, &q);
         }
     }
     uint64_t all = 0;
