@@ -75,7 +75,7 @@
  *              4   r = 6      r = 7, bits 0-2
  *
  * Whoever reads a panel from its beginning to its end has every code complete as early as can be,
- * and a code costs two or three instructions.
+ * and a code costs one to three instructions.
  *
  * Vectors (norms, biases) are plain f32 arrays: type f32 with rows = 1, not panels.
  */

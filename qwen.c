@@ -3748,7 +3748,8 @@ static int run_batch(Program *p) {
     if (ok) print_stats(p, &b.total);
     if (ok && b.n_failed > 0) {
         if (status == 0) status = 1;
-        fail(&e, input_name(p->options.prompts), NULL, "%zu of %zu lines could not be answered", b.n_failed,
+        fail(&e, input_name(p->options.prompts), NULL, "%zu of %zu lines could not be answered",
+             b.n_failed,
              p->n_prompts);
         complain(&e, status);
     }

@@ -34,16 +34,18 @@ static const char *split_layer(const char *name, uint32_t *layer) {
     return p;
 }
 
-/* Does the mix of a Q4_K_M or Q5_K_M file store this matrix as Q6_K? */
-static bool wants_q6(const char *name, const ModelConfig *c) {
-    if (strcmp(name, "lm_head.weight") == 0) return true;
-    if (strcmp(name, "model.embed_tokens.weight") == 0) return c->tie_word_embeddings;
+/* What a Q4_K_M or Q5_K_M file has in place of q4 or q5 for this matrix; other types stay. */
+static Type mixed_type(Type want, const char *name, const ModelConfig *c) {
+    if (want != TYPE_Q4 && want != TYPE_Q5) return want;
+    if (strcmp(name, "lm_head.weight") == 0) return TYPE_Q6;
+    if (strcmp(name, "model.embed_tokens.weight") == 0)
+        return c->tie_word_embeddings ? TYPE_Q6 : want;
     uint32_t i, n = c->num_hidden_layers;
     const char *rest = split_layer(name, &i);
-    if (!rest || (strcmp(rest, ".self_attn.v_proj.weight") != 0 &&
-                  strcmp(rest, ".mlp.down_proj.weight") != 0))
-        return false;
-    return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2;
+    bool v = rest && strcmp(rest, ".self_attn.v_proj.weight") == 0;
+    if (!v && (!rest || strcmp(rest, ".mlp.down_proj.weight") != 0)) return want;
+    if (i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2) return TYPE_Q6;
+    return v && n == 80 ? TYPE_Q5 : want; /* 72B: v is small, eight heads of q share each of it */
 }
 
 /* Does every value fit f16 (with an adapter: before it is added)? */
@@ -147,11 +149,12 @@ static bool plan_matrix(Planner *a, size_t i, Error *e) {
     Plan *p = a->plan;
     Type own = TYPE_F32, want = a->quant ? *a->quant : TYPE_Q8, type;
     bool touched = a->lora && lora_touches(a->lora, t), has_own = keeping_type(t->type, &own);
-    if (touched && target_source_type(own) != t->type) has_own = false; /* it has to be rounded */
-    if (!a->quant && has_own)
+    /* An adapter's sums are rounded anew: for that codes of 4 bits, or kept in others', are few. */
+    bool rounds = touched && (target_source_type(own) != t->type || type_info(own)->codes == 4);
+    if (a->quant)
+        want = mixed_type(want, t->name, &s->header.config);
+    else if (has_own && !rounds)
         want = own;
-    else if ((want == TYPE_Q4 || want == TYPE_Q5) && wants_q6(t->name, &s->header.config))
-        want = TYPE_Q6;
     if (!possible_type(s, t, want, a->stop, &type, e)) return false;
     p->entries[i].type = (uint32_t)type;
     p->copy[i] = has_own && own == type && !touched;

@@ -870,6 +870,7 @@ static Fit fit_affine(const float *x, float top, bool below_zero) {
         /* The last has 30 steps, among which are those of 3, 4, 6, 7, 11 and 16 even levels, or 12:
          * 3, 4, 5 and 7 (15 steps, tried with a = b = 0, are those of 4, 6 and 16). */
         bool last = t == n_inside * n_inside;
+        if (last && best.error < 1e-6f * sum2) break; /* the better one of two would be chance */
         float a = last ? 0 : inside[t / n_inside], b = last ? 0 : inside[t % n_inside];
         float step = range / (last ? top == 31 ? 30 : 12 : top + a + b);
         Fit f = fit_codes(y, top, a * step, 1 / step, sum, sum2, low, below_zero);
@@ -994,14 +995,13 @@ static bool refit_outer45(const float *x, const Super45 *s, float *d, float *dmi
 /* Its codes to q (256), its scales to a block's first 16 bytes. */
 static void store_scales45(const float *x, const Super45 *s, uint8_t *block, uint8_t *q) {
     uint8_t *scales = block + 4;
-    memset(scales, 0, 12);
     store_f16(block, s->d);
     store_f16(block + 2, s->dmin);
     for (size_t b = 0; b < 8; b++) {
         int sc = s->sc[b], m = s->m[b];
         if (b < 4) {
-            scales[b] = (uint8_t)(scales[b] | sc);
-            scales[b + 4] = (uint8_t)(scales[b + 4] | m);
+            scales[b] = (uint8_t)sc;
+            scales[b + 4] = (uint8_t)m;
         } else {
             scales[b + 4] = (uint8_t)((sc & 15) | (m & 15) << 4);
             scales[b - 4] = (uint8_t)(scales[b - 4] | sc >> 4 << 6);
@@ -1021,9 +1021,9 @@ static void quantize_k45(const float *row, float top, uint8_t *block, uint8_t *q
         scale = max_float(scale, fits[b].scale);
         min = max_float(min, -fits[b].min);
     }
-    Super45 first = {top, f16_outward(scale / 63), f16_outward(min / 63), 0, {0}, {0}}, second;
+    Super45 first = {.top = top, .d = f16_outward(scale / 63), .dmin = f16_outward(min / 63)};
     choose_inner45(x, &first, fits);
-    second = first;
+    Super45 second = first;
     if (refit_outer45(x, &first, &second.d, &second.dmin)) choose_inner45(x, &second, fits);
     store_scales45(x, second.error < first.error ? &second : &first, block, q);
 }

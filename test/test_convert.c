@@ -616,7 +616,7 @@ static void test_values(Model *m) {
     memcpy(at, &old, 2);
 }
 
-/* Which matrices of a 7B have six bits in the mix of a Q4_K_M or Q5_K_M file. */
+/* Which matrices of a 7B have six bits in the mix of a Q4_K_M or Q5_K_M file; and of a 72B five. */
 static void test_mix(const char *quant, Type type) {
     static const uint8_t q6[28] = {1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0,
                                    1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 1};
@@ -635,6 +635,15 @@ static void test_mix(const char *quant, Type type) {
                             : !strcmp(s.tensors[i].name, "lm_head.weight");
         CHECK(p.entries[i].type == (six ? TYPE_Q6 : type), "%s: %s", quant, s.tensors[i].name);
     }
+    plan_free(&p);
+    source_close(&s);
+    ok = random_open("72b", &s, &e);
+    CHECK(ok && plan_make(&s, NULL, quant, &no_stop, &p, &e), "%s", e.text);
+    size_t n_v[N_TYPES] = {0};
+    for (uint32_t i = 0; ok && i < s.n_tensors; i++)
+        n_v[p.entries[i].type] += strstr(s.tensors[i].name, "v_proj.weight") != NULL;
+    CHECK(n_v[TYPE_Q6] == 40 && n_v[TYPE_Q5] == 40, "%s of 72B: %zu and %zu", quant, n_v[TYPE_Q6],
+          n_v[TYPE_Q5]);
     plan_free(&p);
     source_close(&s);
 }
@@ -1193,17 +1202,23 @@ static void check_adapter_note(Source *s) {
               strstr(p.notes.data, " again (for the adapter), which loses a little: "),
           "%s", ok && p.notes.data ? p.notes.data : e.text);
     plan_free(&p);
-    /* These codes of 4 bits are kept in wider blocks; with an adapter's part they are too few. */
-    for (size_t i = 0; i < s->n_tensors; i++)
-        if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = SRC_Q4_1;
-    ok = l && plan_make(s, l, NULL, &no_stop, &p, &e);
-    for (uint32_t i = 0; ok && i < p.n; i++)
-        if (strstr(p.entries[i].name, "v_proj.weight")) {
-            bool touched = strstr(p.entries[i].name, "layers.1.") != NULL;
-            CHECK(p.entries[i].type == (touched ? TYPE_Q8 : TYPE_Q5_1) && p.copy[i] == !touched,
-                  "%s: %s", p.entries[i].name, type_info((Type)p.entries[i].type)->name);
-        }
-    plan_free(&p);
+    /* Codes of 4 bits are kept; with an adapter's part they are too few. */
+    static const SourceType four[] = {SRC_Q4_0, SRC_Q4_1};
+    for (size_t k = 0; k < 2; k++) {
+        for (size_t i = 0; i < s->n_tensors; i++)
+            if (strstr(s->tensors[i].name, "v_proj.weight")) s->tensors[i].type = four[k];
+        ok = l && plan_make(s, l, NULL, &no_stop, &p, &e);
+        CHECK(ok && strstr(p.notes.data, " again (for the adapter)") && !strchr(p.quant, '>'), "%s",
+              ok ? p.notes.data : e.text);
+        for (uint32_t i = 0; ok && i < p.n; i++)
+            if (strstr(p.entries[i].name, "v_proj.weight")) {
+                bool touched = strstr(p.entries[i].name, "layers.1.") != NULL;
+                Type kept = k == 0 ? TYPE_Q4_0 : TYPE_Q5_1;
+                CHECK(p.entries[i].type == (touched ? TYPE_Q8 : kept) && p.copy[i] == !touched,
+                      "%s: %s", p.entries[i].name, type_info((Type)p.entries[i].type)->name);
+            }
+        plan_free(&p);
+    }
     lora_close(l);
 }
 

@@ -31,6 +31,7 @@ holds "exit status of demo/evaluate" $? "==" 0
 holds "perplexity, f32" "$(figure 's/^f32 perplexity \([0-9.]*\)$/\1/p')" "<" 4
 holds "KL divergence, q8" "$(figure 's/^q8 .* f32 \([^ ]*\) per token/\1/p')" "<=" 0.001
 holds "KL divergence, q5" "$(figure 's/^q5 .* f32 \([^ ]*\) per token/\1/p')" "<=" 0.01
+holds "KL divergence, q4" "$(figure 's/^q4 .* f32 \([^ ]*\) per token/\1/p')" "<=" 0.01
 holds "KL divergence, q5 from q8's" "$(figure 's/^q5 .* f32 \([^ ]*\) per token/\1/p')" ">" \
     "$(figure 's/^q8 .* f32 \([^ ]*\) per token/\1/p')"
 holds "answers in the asked form, in percent" "$(figure 's/^form \([0-9.]*\)%.*/\1/p')" ">=" 90

@@ -194,7 +194,8 @@ static bool small_model(const char *quant, Error *e) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const quants[] = {"q4", "q5", "q4", "q5", "q8", "f16", "bf16", "f32"};
+    static const char *const quants[] = {"wide q4", "wide q5", "q4",   "q5",
+                                         "q8",      "f16",     "bf16", "f32"};
     Error e = {{0}};
     (void)argc;
     snprintf(test.path, sizeof test.path, "%s/test_finite_XXXXXX", P_tmpdir);
@@ -205,7 +206,7 @@ int main(int argc, char **argv) {
     snprintf(test.bin, sizeof test.bin, "%s.bin", test.path);
     for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) {
         buffer_free(&test.file);
-        bool ok = i < 2 ? wide_model(argv[0], quants[i], &e) : small_model(quants[i], &e);
+        bool ok = i < 2 ? wide_model(argv[0], quants[i] + 5, &e) : small_model(quants[i], &e);
         CHECK(ok, "%s: %s", quants[i], e.text);
         if (ok) test_engines(quants[i]);
     }

@@ -302,7 +302,7 @@ static void test_errors(void) {
     /* Relative RMS error on bell-shaped weights: bounds that plain rounding does not reach. */
     static const double bound[N_TYPES] = {
         [TYPE_F16] = 3e-4, [TYPE_BF16] = 3e-3, [TYPE_Q8] = 0.0052, [TYPE_Q5] = 0.0350,
-        [TYPE_Q6] = 0.0170, [TYPE_Q5_0] = 0.0405, [TYPE_Q5_1] = 0.0340, [TYPE_Q4] = 0.0695,
+        [TYPE_Q6] = 0.0170, [TYPE_Q5_0] = 0.0405, [TYPE_Q5_1] = 0.0340, [TYPE_Q4] = 0.0692,
         [TYPE_Q4_0] = 0.0800};
     uint64_t seed = 4;
     float x[2048];
@@ -406,7 +406,13 @@ static void test_largest(void) {
         CHECK(off <= allowed_part(t), "%s: off by %g of its largest weight", type_info(t)->name,
               (double)off);
     }
-    CHECK(largest_weight(TYPE_F16) == 65504 && largest_weight(TYPE_Q8) == 65504 * 127.0f, "limits");
+    static const double most[N_TYPES] = {
+        [TYPE_F32] = 0x1.fffffep127, [TYPE_F16] = 65504,     [TYPE_BF16] = 0x1.fep127,
+        [TYPE_Q8] = 65504.0 * 127,   [TYPE_Q5] = 65504 * 63, [TYPE_Q6] = 65504.0 * 127 * 31,
+        [TYPE_Q5_0] = 65504 * 15,    [TYPE_Q5_1] = 65504,    [TYPE_Q4] = 65504 * 63,
+        [TYPE_Q4_0] = 65504 * 7};
+    for (Type t = 0; t < N_TYPES; t++)
+        CHECK((double)largest_weight(t) == most[t], "%s: largest weight", type_info(t)->name);
 }
 
 /* ---- SHA-256 --------------------------------------------------------------------------------- */
@@ -439,6 +445,30 @@ static void test_sha256(void) { /* FIPS 180-4's examples */
     free(a);
 }
 
+/* Weights at a few even levels, as ternary and 2-bit models have them, are nearly kept. */
+static void test_levels(void) {
+    static const struct {
+        Type type;
+        uint32_t levels[8];
+    } cases[] = {{TYPE_Q5, {2, 3, 4, 6, 7, 11, 16}},
+                 {TYPE_Q5_1, {2, 3, 4, 6, 7, 11, 16}},
+                 {TYPE_Q4, {2, 3, 4, 5, 6, 7, 16}}};
+    uint64_t seed = 8;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (const uint32_t *n = cases[i].levels; *n; n++) {
+            float x[2048];
+            double power = 0;
+            for (size_t k = 0; k < 2048; k++) {
+                uint32_t level = k % 32 < 2 ? (uint32_t)k % 2 * (*n - 1) : test_below(&seed, *n);
+                x[k] = 0.02f * ((float)level / (float)(*n - 1) - 0.5f);
+                power += (double)(x[k] * x[k]);
+            }
+            double rms = sqrt(row_error(cases[i].type, x, 2048) / power);
+            CHECK(rms < 0.006, "%s: %u levels: relative error %.5f", type_info(cases[i].type)->name,
+                  *n, rms);
+        }
+}
+
 int main(void) {
     test_to_float();
     test_by_hand();
@@ -448,6 +478,7 @@ int main(void) {
     test_absent_rows();
     test_errors();
     test_q8_again();
+    test_levels();
     test_extremes();
     test_largest();
     test_sha256();

@@ -131,7 +131,7 @@ static void tiny_retype(const Source *s, Plan *p, const char *name, Type type) {
     p->file_bytes = at;
 }
 
-/* Write the model to path, as q8, q5, f32, f16 or bf16, with so many rows of padding behind its
+/* Write the model to path, as q8, q5, q4, f32, f16 or bf16, with so many rows of padding behind its
  * vocabulary. "q8-mixed" is q8 with a feed-forward of 144, which is no whole number of blocks, so
  * that down_proj is not quantized; in its first layer up_proj is f16. "f32-mixed" has the same
  * weights as f32. "q8-wide" has a feed-forward of 8192, for units of work of all sizes. */
