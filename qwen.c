@@ -2707,11 +2707,14 @@ typedef struct {
 static const Option option_table[] = {
     {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0,
      0, 0, 0, 0},
-    {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0, "answer this text and exit"},
+    {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0,
+     "answer this text and exit; a pipe is not read then (for a text and what to do with it: -s, "
+     "and the text in a pipe)"},
     {OPT_TEXT, "file", "f", "FILE", AT(file), 0, 0,
      "answer the text of this file (- is stdin) and exit; the end of its last line is dropped"},
     {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
-     "system message, instead of the model's own; \"\" for an empty one"},
+     "system message, instead of the model's own, where a conversation does not begin with "
+     "another; \"\" for an empty one"},
     {OPT_TEXT, "messages", 0, "FILE", AT(messages), 0, 0,
      "answer the conversation of this file (- is stdin): JSON, an array of messages with role and "
      "content as OpenAI's API has them, or an object with messages and tools, whose other members "
@@ -2762,9 +2765,9 @@ static const Option option_table[] = {
      "subtract X from the logit of a token that occurred; 0: off"},
     {OPT_REAL, "frequency-penalty", 0, "X", AT(frequency_penalty), -100, 100,
      "subtract X for every time that the token occurred; 0: off"},
-    {OPT_INT, "seed", 0, "N", AT(seed), 0, (double)MAX_SEED,
-     "start of the random numbers: the same seed gives the same answer (default: a new one each "
-     "time)"},
+    {OPT_INT, "seed", 0, "N", AT(seed), -1, (double)MAX_SEED,
+     "start of the random numbers: the same seed gives the same answer; -1: a new one each time "
+     "(default)"},
     {OPT_GROUP, "The machine", 0, 0, 0, 0, 0, 0},
     {OPT_INT, "ctx", "c", "N", AT(ctx), 1, MAX_CONTEXT,
      "positions of the context, prompt and answer together (default: what the model knows, at most "
@@ -3042,8 +3045,6 @@ static bool options_check(const Options *o, Error *e) {
         return fail(e, NULL, "--batch", "expected --prompts FILE beside it");
     if (o->raw && (o->system || o->messages))
         return fail(e, NULL, "--raw", "leaves no place for a system message or a conversation");
-    if (o->messages && o->system)
-        return fail(e, NULL, "--system", "the conversation of --messages has its own");
     return true;
 }
 
@@ -3073,7 +3074,7 @@ static SamplerOptions sampler_options(const Options *o, const ModelHeader *h) {
         .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
         .presence_penalty = !isnan(o->presence_penalty) ? o->presence_penalty : 0,
         .frequency_penalty = !isnan(o->frequency_penalty) ? o->frequency_penalty : 0,
-        .seed = (uint64_t)(o->seed != UNSET ? o->seed : new_seed()),
+        .seed = (uint64_t)(o->seed >= 0 ? o->seed : new_seed()),
     };
     return s;
 }
@@ -3251,7 +3252,8 @@ static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
     return ok;
 }
 
-/* The start of a conversation: the user's system message, or the template's own. */
+/* The start of a conversation: this system message, or if it is NULL the one that goes without
+ * saying. */
 static bool start_conversation(const Program *p, const char *system, size_t n, ChatPrompt *out,
                                Error *e) {
     const ChatTemplate *t = &p->model.chat;
@@ -3270,7 +3272,7 @@ static bool render_text(const Program *p, const char *text, size_t n, ChatPrompt
     if (t->family == CHAT_NONE)
         return fail(e, p->model.path, "template",
                     "this model has none (--raw feeds the text as it is)");
-    return start_conversation(p, o->system, o->system ? strlen(o->system) : 0, out, e) &&
+    return start_conversation(p, NULL, 0, out, e) &&
            chat_turn(t, p->model.tokenizer, "user", text, n, o->parse_special, out, e) &&
            chat_open_reply(t, p->model.tokenizer, out, e);
 }
@@ -3540,8 +3542,6 @@ static bool render_json_line(const Program *p, const Json *root, const char *whe
         return fail(e, where, NULL, "expected an object with either prompt or messages");
     if (messages && p->options.raw)
         return fail(e, where, "messages", "--raw leaves no place for a conversation");
-    if (messages && p->options.system)
-        return fail(e, where, "messages", "--system is for prompts; a conversation has its own");
     if (messages) return render_conversation(p, root, true, where, out, e);
     if (text->kind != JSON_STRING) return fail(e, where, "prompt", "expected a string");
     if (text->string_len == 0) return fail(e, where, "prompt", "is empty");
@@ -4266,6 +4266,12 @@ static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
         c->block = c->block || opens;
         ends = !c->block || block_end(line, from);
         cut = cut || line->cut;
+        if (!opens && !c->block && memchr(line->data, '\33', line->n)) {
+            fprintf(stderr,
+                    "(not taken: arrow keys do nothing here; with rlwrap ./qwen they do)\n");
+            text->n = 0;
+            return true;
+        }
         if (line->n == from && (opens || ends)) continue;
         ok = ok && (pieces++ == 0 || buffer_puts(text, "\n", e)) &&
              buffer_add(text, line->data + from, line->n - from, e);
@@ -4296,7 +4302,8 @@ static int chat_loop(Chat *c, Error *e) {
         else if (!c->command)
             chat_report(c, &st);
         if (!c->command) chat_warn_context(c);
-        line.seen = interrupts = st.finish == FINISH_INTERRUPT; /* then the next ^C leaves */
+        line.seen = st.finish == FINISH_INTERRUPT; /* then the next ^C leaves */
+        interrupts = line.seen;
         if (st.not_finite) {
             status = 3;
             break;
@@ -4832,6 +4839,11 @@ static bool program_open(Program *p, Error *e) {
         !engine_options(&p->options, &p->model, &engine, e) ||
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;
+    if (p->options.system) {
+        p->model.chat.default_system = p->options.system;
+        p->model.chat.default_system_len = strlen(p->options.system);
+        p->model.chat.has_default_system = true;
+    }
     if (p->options.perplexity) p->options.ctx = engine.ctx; /* --kl's model gets the same */
     for (size_t i = 0; i < p->n_tests; i++)
         if (p->tests[i].n_seq > engine.n_seq) engine.n_seq = p->tests[i].n_seq;

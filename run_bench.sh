@@ -145,12 +145,14 @@ on_signal() {
     esac
     warn "stopped$rest"
     finish
+    trap - "$2" # so that a loop of the caller's shell ends, too
+    kill -s "$2" $$
     exit "$1"
 }
 trap finish EXIT
-trap 'on_signal 130' INT
-trap 'on_signal 143' TERM
-trap 'on_signal 129' HUP
+trap 'on_signal 130 INT' INT
+trap 'on_signal 143 TERM' TERM
+trap 'on_signal 129 HUP' HUP
 trap 'exit 141' PIPE
 
 # ---- The lock ------------------------------------------------------------------------------------
@@ -715,7 +717,7 @@ url_prepare() {
             key="header = \"Authorization: Bearer $(printf '%s\n' "$OPENAI_API_KEY" |
                 sed 's/[\\"]/\\&/g; 1q')\""
         printf 'url = "%s/chat/completions"\nheader = "Content-Type: application/json"\n%s\n' \
-            "${url%/}" "$key" >"$work/curl"
+            "$url" "$key" >"$work/curl"
     )
 }
 
@@ -758,7 +760,9 @@ url_end() {
     case $(cat "$work/status") in
     'http_status 200'*'curl_status 0') ;;
     *)
-        say "$(tr '\n' ' ' <"$work/status")for ${url%/}/chat/completions" >>"$work/errors" || return
+        said=$(sed -n 's/^http_status //p' "$work/status") hint=''
+        case $said in 4*) hint=' (--url: expected an address like http://localhost:8000/v1)' ;; esac
+        say "status ${said:-000} from $url/chat/completions$hint" >>"$work/errors" || return
         answer_status=1
         ;;
     esac
@@ -803,10 +807,10 @@ answer() {
     answer_s=$(($(date +%s) - started))
     # The speed of a handful of tokens says little.
     [ "${s_prompt:-0}" -lt $((${s_cached:-0} + 16)) ] || reading=$s_prefill
-    [ "${answer_status:-130}" != 130 ] || on_signal 130
+    [ "${answer_status:-130}" != 130 ] || on_signal 130 INT
     if [ "$answer_status" != 0 ]; then
         s_finish="failed $answer_status"
-        why=$(tr '\n' ' ' <"$work/errors")
+        why=$(tr '\n' ' ' <"$work/errors" | sed 's/ $//')
         warn "no answer: ${why:-status $answer_status}"
     fi
 }
@@ -1476,6 +1480,7 @@ new)
         [ -z "$model" ] || die 2 "expected a model file or --url, not both"
         [ -z "$threads" ] || die 2 "--threads: goes with a model file, not with --url"
         [ -z "$draft" ] || die 2 "--draft: goes with a model file, not with --url"
+        url=${url%/} url=${url%/chat/completions}
         command -v curl >/dev/null || die 1 "--url needs curl, which is not here"
     elif [ -z "$model" ]; then
         [ -f "$demo_model" ] ||

@@ -164,6 +164,16 @@ END
     printf '{"prompt": "hello"}\n' >"$scratch/one.jsonl"
     run 0 "-s" "$qwen" "$model" --prompts "$scratch/one.jsonl" -s 'Be brief.' --temp 0 -n 5
     same "-s goes to prompts" "$(member hash "$(line 0)")" "$want"
+    printf '%s\n' '{"messages": [{"role": "user", "content": "hello"}]}' '{"messages": [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]}' |
+        tr -d '\n' | sed 's/}{/}\n{/; $s/$/\n/' >"$scratch/two.jsonl"
+    run 0 "-s" "$qwen" "$model" --prompts "$scratch/two.jsonl" -s 'Be brief.' --temp 0 -n 5
+    same "-s goes to conversations" "$(member hash "$(line 0)")" "$want"
+    run 0 "-s" "$qwen" "$model" --prompts "$scratch/two.jsonl" -s 'Be long.' --temp 0 -n 5
+    same "-s leaves a system message" "$(member hash "$(line 1)")" "$want"
+    sed 1q "$scratch/two.jsonl" >"$scratch/messages.json"
+    run 0 "-s" "$qwen" "$model" --messages "$scratch/messages.json" -s 'Be brief.' --temp 0 -n 5
+    same "-s goes to --messages" "$(sed 's/.*| //' "$err")" "$want"
     run 0 "--stats" "$qwen" "$model" --prompts "$scratch/one.jsonl" --temp 0 -n 5 --ignore-eos \
         --stats "$scratch/stats.json"
     check "--stats: the tokens of all" grep -q '"generated_tokens":5,' "$scratch/stats.json"

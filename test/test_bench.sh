@@ -590,8 +590,8 @@ if command -v curl >/dev/null; then
     # It thinks 3 seconds before it says anything, and of that nothing is shown.
     mkdir "$scratch/one"
     cp "$scratch/set/05-f.txt" "$scratch/one/01-f.txt"
-    bench --url "$url" --model thinks --auto --prompts "$scratch/one" --run thought \
-        >"$scratch/out" 2>&1
+    bench --url "$url/chat/completions" --model thinks --auto --prompts "$scratch/one" \
+        --run thought >"$scratch/out" 2>&1
     check "--url: what a model thinks is not its answer" alike "$scratch/want" \
         "$results/thought/01.txt"
     echo 'csv_add($0) { n += CSV[28] > 0 && CSV[28] < 3000 } END { print n + 0 }' \
@@ -602,6 +602,8 @@ if command -v curl >/dev/null; then
         >"$scratch/out" 2>&1
     same "--url: the server's error ends the run" $? 1
     check "--url: the server's error is shown" has "$scratch/out" "no such model: x"
+    check "--url: its status, too" has "$scratch/out" \
+        "status 404 from $url/chat/completions (--url: expected an address like http://.*/v1)\$"
     bench --url "$url" --model midway --auto --prompts "$scratch/set" --run midway \
         >"$scratch/out" 2>&1
     same "--url: an error in mid-stream is a failure" $? 1
@@ -617,7 +619,7 @@ if command -v curl >/dev/null; then
     same "--url: no server ends the run" $? 1
     rm "$scratch/set/05-f.txt"
 else
-    skip 18 "no curl"
+    skip 19 "no curl"
 fi
 
 # ---- Checks --------------------------------------------------------------------------------------

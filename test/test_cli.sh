@@ -231,6 +231,10 @@ prompt_tests() {
     refuse 2 "an empty pipe" "$qwen" "$model"
     refuse 1 "a missing prompt file" "$qwen" "$model" -f "$scratch/none"
     refuse 2 "two prompts" "$qwen" "$model" -p a -f "$scratch/prompt.txt"
+    ask "--seed -1" "$model" -p 'hello the world' --seed -1 -n 30 -t 1
+    one=$hash
+    ask "--seed -1" "$model" -p 'hello the world' --seed -1 -n 30 -t 1
+    differ "--seed -1 is a new one each time" "$hash" "$one"
     refuse 2 "--raw with a system message" "$qwen" "$model" -p a --raw -s b
 }
 

@@ -356,6 +356,7 @@ static void test_typing(void) {
     check_file("typed.json", "\"content\": \"n\\u0000l\"");
     check_file("typed.json", "\"content\": \"bad \xef\xbf\xbd\xef\xbf\xbd good \xc3\xa4\"");
     load_from(&t, "typed.json", "loaded");
+    ask_for(&t, "up \33[A", "not taken: arrow keys");
     type_line(&t, "/set system \"\"\"first");
     ask_for(&t, "\"second\"\"\"\"", "");
     ask_for(&t, "/show system", "first\n\"second\"\n");
