@@ -515,7 +515,7 @@ static void check_trace(char *rest, const Tolerance *t) {
     CHECK(ok, "%s: not a trace of %u stages", now.dir, stages);
     if (!ok) return buffer_free(&want);
     for (uint32_t i = 0; i < n; i++) tokens[i] = (Token){s->ids[i], 0, i, false};
-    Pass p = {.e = &now.engine, .tokens = tokens, .n = n, .terms = now.engine.terms};
+    Pass p = {.e = &now.engine, .tokens = tokens, .n = n};
     double worst = 0;
     for (uint32_t stage = 0; stage < stages; stage++) {
         const float *x = now.engine.x;
