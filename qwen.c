@@ -3038,6 +3038,8 @@ static bool options_check(const Options *o, Error *e) {
     if (o->prompts && modes > 0)
         return fail(e, NULL, "--prompts", "its lines are answered; nothing else is done with them");
     if (o->prompts && o->cache) return fail(e, NULL, "--cache", "keeps one prompt, not --prompts");
+    if (o->stats && o->cache && strcmp(o->stats, o->cache) == 0)
+        return fail(e, NULL, "--stats", "expected another file than that of --cache");
     if (o->draft && modes > 0) return fail(e, NULL, "--draft", "goes with a prompt to answer");
     if (o->draft && o->prompts)
         return fail(e, NULL, "--draft", "guesses for one answer at a time, not for --prompts");

@@ -27,7 +27,7 @@ typedef struct {
 static const Option option_table[] = {
     {"--output", "-o", "FILE", AT(output), "the model.bin to write"},
     {"--quant", NULL, "TYPE", AT(quant),
-     "q8, q5, q4, f32, f16 or bf16 (default: q8; of a GGUF file its own types, bit for bit)"},
+     "q8, q5, q4, f32, f16 or bf16 (default: q8; of a GGUF file its own types)"},
     {"--lora", NULL, "DIR", AT(lora), "merge this PEFT adapter into the weights first"},
     {"--name", NULL, "TEXT", AT(name), "the model's name (default: from the source)"},
     {"--random", NULL, "SIZE", AT(random),

@@ -235,6 +235,8 @@ prompt_tests() {
     one=$hash
     ask "--seed -1" "$model" -p 'hello the world' --seed -1 -n 30 -t 1
     differ "--seed -1 is a new one each time" "$hash" "$one"
+    refuse 2 "--stats into the cache" "$qwen" "$model" -p a --stats "$scratch/both" \
+        --cache "$scratch/both"
     refuse 2 "--raw with a system message" "$qwen" "$model" -p a --raw -s b
 }
 
