@@ -211,7 +211,7 @@ INLINE void matmul_plain(Type type, const Panels *w, const Operand *a, float *y)
  * is first unpacked to plain bytes, in the first-level cache, and every tile of tokens runs over
  * these. */
 
-/* Whether 256 columns share a scale, and whether that is a type with mins. */
+/* Has a type a min for each block? Do 256 columns share a scale, beside those of their blocks? */
 INLINE int has_mins(Type type) { return type == TYPE_Q4 || type == TYPE_Q5; }
 INLINE int is_super(Type type) { return has_mins(type) || type == TYPE_Q6; }
 

@@ -744,7 +744,7 @@ int main(void) {
         test_files();
         test_no_chat();
         test_late_system();
-    test_interrupt_prompt();
+        test_interrupt_prompt();
         test_interrupt_answer();
         test_interrupt_reading();
         test_end_of_input();
