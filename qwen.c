@@ -2708,8 +2708,8 @@ static const Option option_table[] = {
     {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0,
      0, 0, 0, 0},
     {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0,
-     "answer this text and exit; a pipe is not read then (for a text and what to do with it: -s, "
-     "and the text in a pipe)"},
+     "answer this text and exit; with -f it follows the file's text, behind an empty line. A pipe "
+     "is read only where -f - asks for it"},
     {OPT_TEXT, "file", "f", "FILE", AT(file), 0, 0,
      "answer the text of this file (- is stdin) and exit; the end of its last line is dropped"},
     {OPT_TEXT, "system", "s", "TEXT", AT(system), 0, 0,
@@ -3014,10 +3014,10 @@ static bool is_file_name(const char *text) { return text[0] && strcmp(text, "-")
 static bool options_check(const Options *o, Error *e) {
     if (!o->model || o->model[0] == 0)
         return fail(e, NULL, NULL, "expected a model: ./qwen MODEL (--help tells more)");
-    int prompts =
-        (o->prompt != NULL) + (o->file != NULL) + (o->messages != NULL) + (o->prompts != NULL);
+    int prompts = (o->prompt || o->file) + (o->messages != NULL) + (o->prompts != NULL);
     if (prompts > 1)
-        return fail(e, NULL, NULL, "expected one of --prompt, --file, --messages and --prompts");
+        return fail(e, NULL, NULL,
+                    "expected one of these: --prompt and --file, --messages, --prompts");
     int modes = o->render + o->tokenize + o->verify + (o->bench != NULL) + (o->perplexity != NULL);
     if (modes > 1)
         return fail(e, NULL, NULL,
@@ -3183,24 +3183,32 @@ static void drop_line_end(Buffer *text) {
     text->data[text->n] = 0;
 }
 
-/* Read the text of -p, -f, --messages, --prompts, --perplexity or stdin before the model is opened:
- * while a pipe is waited for, ^C ends the program. Returns an exit status. */
+/* For messages: what -f, --messages or --prompts names. */
+static const char *input_name(const char *file) { return strcmp(file, "-") == 0 ? "stdin" : file; }
+
+/* Read the text of -f, --messages, --prompts, --perplexity or stdin before the model is opened:
+ * while a pipe is waited for, ^C ends the program. -p stands alone, or behind the text of -f.
+ * Returns an exit status. */
 static int read_prompt(const Options *o, Buffer *text, Error *e) {
     const char *file = o->prompts      ? o->prompts
                        : o->messages   ? o->messages
                        : o->perplexity ? o->perplexity
                        : o->file       ? o->file
+                       : o->prompt     ? NULL
                                        : "-";
     size_t mib = o->prompts ? 1024 : o->perplexity ? 256 : o->messages ? 64 : 16;
-    bool ok = o->prompt ? buffer_puts(text, o->prompt, e) : read_file(file, mib << 20, text, e);
-    if (!ok) return 1;
-    if (!o->prompt && !o->perplexity) {
+    if (file && !read_file(file, mib << 20, text, e)) return 1;
+    if (file && !o->perplexity) {
         drop_byte_order_mark(text);
         drop_line_end(text);
     }
-    if (text->n > 0 || o->messages || o->perplexity) return 0;
-    fail(e, NULL, "prompt", "is empty");
-    return 2;
+    bool empty = file && text->n == 0 && !o->messages && !o->perplexity;
+    if (empty || (o->prompt && o->prompt[0] == 0)) {
+        fail(e, empty ? input_name(file) : NULL, "prompt", "is empty");
+        return 2;
+    }
+    if (!o->prompt) return 0;
+    return (!file || buffer_puts(text, "\n\n", e)) && buffer_puts(text, o->prompt, e) ? 0 : 1;
 }
 
 /* The messages of a conversation: an array of them, or an object with messages and tools. NULL, and
@@ -3241,9 +3249,6 @@ static bool render_conversation(const Program *p, const Json *root, bool answer,
     return chat_render(&p->model.chat, p->model.tokenizer, messages, answer ? tools : NULL, answer,
                        p->options.parse_special, file, out, e);
 }
-
-/* For messages: what -f, --messages or --prompts names. */
-static const char *input_name(const char *file) { return strcmp(file, "-") == 0 ? "stdin" : file; }
 
 /* --messages */
 static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
@@ -3991,16 +3996,14 @@ static void chat_show_info(const Chat *chat) {
 
 /* A text of the model's file: what could drive the terminal is shown as \xNN. */
 static void show_text(const char *text, size_t n) {
-    char shown[4 * sizeof((ModelHeader *)0)->default_system + 1];
-    do { /* line by line */
-        size_t end = 0;
-        while (end < n && text[end] != '\n') end++;
-        printable(shown, sizeof shown, text, end);
-        printf("%s\n", shown);
-        if (end < n) end++; /* its newline */
-        text += end;
-        n -= end;
-    } while (n > 0);
+    char shown[4 * 4 + 1];
+    for (size_t i = 0, len; i < n; i += len) {
+        int32_t cp;
+        len = (size_t)utf8_decode(text + i, n - i, &cp);
+        printable(shown, sizeof shown, text + i, len);
+        fputs(text[i] == '\n' ? "\n" : shown, stdout);
+    }
+    putchar('\n');
 }
 
 static bool chat_show(const Chat *c, const char *what, Error *e) {

@@ -1207,6 +1207,7 @@ run_resume() {
     say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add || exit
     say "Run $run goes on: $model_name, prompts $label, profile $profile$own"
     s_decode=''
+    [ "$(csv_done | wc -l)" -eq "$n_tasks" ] || warm_up
     run_tasks
 }
 

@@ -10,6 +10,7 @@
  * hold beyond plain LoRA is refused by its name. */
 #include <math.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "safetensors.h"
 
@@ -167,6 +168,12 @@ static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
 }
 
 Lora *lora_open(const char *dir, const Source *s, Error *e) {
+    struct stat st;
+    if (stat(dir, &st) == 0 && !S_ISDIR(st.st_mode)) {
+        fail(e, dir, "--lora",
+             "expected a folder with adapter_config.json and adapter_model.safetensors");
+        return NULL;
+    }
     Lora *l = alloc_array(e, "adapter", 1, sizeof *l);
     if (!l) return NULL;
     l->map.fd = l->config.fd = -1;

@@ -617,9 +617,12 @@ if command -v curl >/dev/null; then
     wait $server 2>/dev/null
     bench --url "$url" --model any --auto --prompts "$scratch/set" --run gone >"$scratch/out" 2>&1
     same "--url: no server ends the run" $? 1
+    bench --resume cut --auto >"$scratch/out" 2>&1
+    same "--url: no server ends --resume, at its warm-up" \
+        "$?$(grep -c 'no answer' "$scratch/out")" 11
     rm "$scratch/set/05-f.txt"
 else
-    skip 19 "no curl"
+    skip 20 "no curl"
 fi
 
 # ---- Checks --------------------------------------------------------------------------------------
@@ -746,7 +749,7 @@ same "a set named from another place is found again" \
     "$?$(rows "$results/moved.csv" | grep -c '|36||stop')" 05
 same "every answer has the draft, those of --resume too" \
     "$(sort "$FAKE_DRAFTS" | uniq -c | awk '{ printf "%s ", $1 " " $3 }')" \
-    "7 $scratch/draft.bin 1 draft.bin "
+    "8 $scratch/draft.bin 1 draft.bin "
 unset FAKE_DRAFTS
 rm "$scratch/draft.bin"
 refused 1 "draft.bin: cannot be opened, and moved began with it" --resume moved --auto
@@ -758,9 +761,11 @@ again() { # WHAT STATUS ROWS CALLS: --resume failing
 }
 whole='1|36||stop 3|36||stop 4|36||stop 10|36||stop'
 cp "$results/failing.csv" "$scratch/failing.csv"
-again "--resume tries a failed task again" 1 "$whole 2|36||failed 3 " "This fails."
+again "--resume tries a failed task again" 1 "$whole 2|36||failed 3 " "Warm.
+This fails."
 FAKE_MENDED=1 again "--resume puts a result in the failed row's place" 0 "$whole 2|36||stop " \
-    "This fails."
+    "Warm.
+This fails."
 sed 's/^2,fails,,/2,fails,0,/' "$scratch/failing.csv" >"$results/failing.csv"
 again "a failed task that has a vote is over" 0 "$(rows "$results/failing.csv" | tr '\n' ' ')" ""
 cp "$scratch/failing.csv" "$results/failing.csv"

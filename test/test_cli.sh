@@ -230,7 +230,15 @@ prompt_tests() {
     refuse 2 "an empty -p" "$qwen" "$model" -p ''
     refuse 2 "an empty pipe" "$qwen" "$model"
     refuse 1 "a missing prompt file" "$qwen" "$model" -f "$scratch/none"
-    refuse 2 "two prompts" "$qwen" "$model" -p a -f "$scratch/prompt.txt"
+    refuse 2 "an empty -p behind a file" "$qwen" "$model" -p '' -f "$scratch/prompt.txt"
+    refuse 2 "two prompts" "$qwen" "$model" -p a --messages "$scratch/prompt.txt"
+    "$qwen" "$model" -p 'hello the world
+
+say more' --render >"$scratch/answer"
+    run 0 "-f and -p" "$qwen" "$model" -p 'say more' -f "$scratch/prompt.txt" --render
+    check "-p stands behind the file" cmp "$out" "$scratch/answer"
+    run 0 "-f - and -p" "$qwen" "$model" -f - -p 'say more' --render <"$scratch/prompt.txt"
+    check "-p stands behind the pipe" cmp "$out" "$scratch/answer"
     ask "--seed -1" "$model" -p 'hello the world' --seed -1 -n 30 -t 1
     one=$hash
     ask "--seed -1" "$model" -p 'hello the world' --seed -1 -n 30 -t 1
