@@ -3,7 +3,7 @@
  * Error policy. A function that can fail returns bool (or NULL) and fills an Error with one line,
  * "FILE: FIELD: what is wrong, expected X, got Y". Only the programs print it and choose an exit
  * status. Nothing here keeps global mutable state, but for what signal handlers need: the name of
- * the file that is being written. */
+ * the file that is being written, and whether one of them has begun to end the program. */
 #ifndef BASE_H
 #define BASE_H
 

@@ -47,7 +47,7 @@
 #include "model.h"
 
 #define QWEN_VERSION "0.1"
-#define PROMPT_CHUNK 256 /* tokens of a prompt in one pass, or PROMPT_RUN */
+#define PROMPT_CHUNK 256 /* tokens of a prompt in one pass; PROMPT_RUN where they become bf16 */
 #define MAX_THREADS 256
 #define DECODE_ROWS 32 /* tokens of one decoding pass, of all sequences together */
 #define MAX_DRAFT 15   /* guessed ones among them, of one sequence */
@@ -83,9 +83,8 @@ typedef struct {
  * k + p * k_plane, values at v + p * v_plane. The memory is reserved, and taken by the system only
  * as positions are written. */
 typedef struct {
-    uint8_t *memory;
+    uint8_t *k, *v; /* one piece of memory, `bytes` long from k on; v follows the last plane of k */
     size_t bytes, k_plane, v_plane; /* planes in bytes */
-    uint8_t *k, *v;
 } KvCache;
 
 typedef struct Pool Pool;
@@ -397,7 +396,7 @@ static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     Piece row = {
         .t = t, .n_tok = 1, .cols = a->cols, .x = a->x + t * a->x_stride, .x_apart = PANEL_ROWS};
     (p->rounds ? e->kernels->round : e->kernels->quantize)(a, &row);
-    if (p->in_terms == 1) return; /* as where it is rounded */
+    if (p->in_terms == 1) return; /* always so where it is rounded: bf16 needs no second term */
     rest_row(e, t);
     row.t++;
     row.x += a->x_stride;
@@ -973,10 +972,9 @@ static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     kv->v_plane = value_plane(e, e->options.ctx);
     if (!mul_ok(kv->k_plane + kv->v_plane, n_planes(e), &kv->bytes))
         return fail(err, NULL, "context", "%u positions do not fit in memory", e->options.ctx);
-    kv->memory = memory_reserve(kv->bytes, err);
-    if (!kv->memory) return false;
-    kv->k = kv->memory;
-    kv->v = kv->memory + kv->k_plane * n_planes(e);
+    kv->k = memory_reserve(kv->bytes, err);
+    if (!kv->k) return false;
+    kv->v = kv->k + kv->k_plane * n_planes(e);
     return true;
 }
 
@@ -1109,7 +1107,7 @@ static bool engine_open(Engine *e, const Model *m, const EngineOptions *options,
 static void engine_close(Engine *e) {
     if (!e->options.pool) pool_close(e->pool);
     for (uint32_t s = 0; e->caches && s < e->options.n_seq; s++)
-        if (e->caches[s].memory) munmap(e->caches[s].memory, e->caches[s].bytes);
+        if (e->caches[s].k) munmap(e->caches[s].k, e->caches[s].bytes);
     if (e->scratch) munmap(e->scratch, e->scratch_bytes);
     free(e->inv_freq);
     free(e->caches);
@@ -1249,23 +1247,6 @@ static int32_t best_id(const float *logits, uint32_t n) {
     return (int32_t)best;
 }
 
-/* ln of the sum of exp(logits[0..n)), n >= 1. */
-static double log_sum_exp(const float *logits, uint32_t n) {
-    double max = (double)logits[best_id(logits, n)], sum = exp((double)logits[0] - max);
-    for (uint32_t i = 1; i < n; i++) sum += exp((double)logits[i] - max);
-    return max + log(sum);
-}
-
-/* KL(P || Q) in nats, P and Q being what p[0..n) and q[0..n) are the logits of. */
-static double kl_divergence(const float *p, const float *q, uint32_t n) {
-    double p_total = log_sum_exp(p, n), q_total = log_sum_exp(q, n), sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        double ln_p = (double)p[i] - p_total, ln_q = (double)q[i] - q_total;
-        sum += exp(ln_p) * (ln_p - ln_q);
-    }
-    return sum;
-}
-
 /* Take the likeliest of a heap of n candidates (best on top) off it: one, and more until their p
  * add up to `enough` or are below least. They stand behind what is left of the heap, the likeliest
  * last. Returns where they begin; *mass: the sum of their p. */
@@ -1314,6 +1295,25 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
     return choose(s, best_k(s, logits, k));
 }
 
+/* For --kl (section 16); here because the tests include Parts I and II alone.
+ *
+ * ln of the sum of exp(logits[0..n)), n >= 1. */
+static double log_sum_exp(const float *logits, uint32_t n) {
+    double max = (double)logits[best_id(logits, n)], sum = exp((double)logits[0] - max);
+    for (uint32_t i = 1; i < n; i++) sum += exp((double)logits[i] - max);
+    return max + log(sum);
+}
+
+/* KL(P || Q) in nats, P and Q being what p[0..n) and q[0..n) are the logits of. */
+static double kl_divergence(const float *p, const float *q, uint32_t n) {
+    double p_total = log_sum_exp(p, n), q_total = log_sum_exp(q, n), sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double ln_p = (double)p[i] - p_total, ln_q = (double)q[i] - q_total;
+        sum += exp(ln_p) * (ln_p - ln_q);
+    }
+    return sum;
+}
+
 /* ---- 6. Session ------------------------------------------------------------------------------ */
 
 /* Guesses that were right, by how sure of them one could be. */
@@ -1359,7 +1359,7 @@ static void session_close(Session *s) {
     *s = (Session){0};
 }
 
-/* Is any number of logits (V) not finite? Then something in the file is broken. */
+/* Are all numbers of logits (V) finite? If not, something in the file is broken. */
 static bool check_finite(const Engine *e, const float *logits, size_t position, Error *err) {
     float max;
     if (e->kernels->max_finite(logits, e->model->config->vocab_size, &max)) return true;
@@ -1807,7 +1807,7 @@ typedef struct {
     uint8_t classes[MAX_DRAFT]; /* and where these belong in it */
     uint32_t n_picked;
     int32_t picked[1 + MAX_DRAFT]; /* what was chosen from the rows, as far as guesses were right */
-    bool failed;                   /* a row is not finite: see error */
+    bool failed;                   /* it ended with an error; where a row is not finite: error */
     Error error;
 } Run;
 
@@ -2292,7 +2292,8 @@ static bool run_take_picked(Run *r, uint32_t *accepted, Error *err) {
         if (!run_take(r, r->picked[i], err)) return false;
         if (i > 0) ++*accepted, r->stats->n_accepted++;
     }
-    if (!r->failed || (r->n_picked > 0 && !r->going)) return true;
+    if (r->n_picked > 0 && !r->going) r->failed = false; /* it ended before that row */
+    if (!r->failed) return true;
     *err = r->error;
     r->stats->not_finite = true;
     return r->going = false;
@@ -2306,13 +2307,19 @@ static bool runs_step(Run **runs, uint32_t n, Error *err) {
     Token tokens[DECODE_ROWS];
     uint32_t m, accepted = 0;
     double drafting;
-    if (!runs_tokens(runs, n, tokens, &m, &drafting, err)) return runs[0]->going = false;
+    if (!runs_tokens(runs, n, tokens, &m, &drafting, err)) {
+        runs[0]->failed = true;
+        return runs[0]->going = false;
+    }
     double start = now_seconds();
     forward(e, GENERATED, tokens, m, e->logits, NULL);
     parallel_for(e->pool, n, pick_unit, runs);
     double seconds = now_seconds() - start;
     for (uint32_t i = 0; i < n; i++)
-        if (!run_take_picked(runs[i], &accepted, err)) return false;
+        if (!run_take_picked(runs[i], &accepted, err)) {
+            runs[i]->failed = true;
+            return false;
+        }
     pace_note(&e->pace, n, m, accepted, seconds, drafting);
     return true;
 }
@@ -2921,7 +2928,7 @@ static int64_t choice_index(const char *choices, const char *text) {
 
 static bool is_test_list(const char *text) {
     size_t n = strncmp(text, "pp", 2) == 0 || strncmp(text, "tg", 2) == 0 ? 2 : text[0] == 'b';
-    return n > 0 && text[n] >= '0' && text[n] <= '9';
+    return n > 0 && text[n] >= '0' && text[n] <= '9' && text[strspn(text, "0123456789@,bgpt")] == 0;
 }
 
 static const Option *option_find(const char *word) {
@@ -3156,6 +3163,7 @@ typedef struct {
     size_t n_prompts;      /* lines of --prompts */
     BenchTest tests[MAX_TESTS];
     size_t n_tests;
+    bool not_finite;       /* --bench met numbers that are not */
     int64_t lookup, draft; /* see GenerateOptions */
     double load_s;
     Model draft_model; /* --draft */
@@ -3397,14 +3405,18 @@ static bool write_whole(const char *path, const Buffer *b, Error *e) {
 static bool write_stats(const Program *p, const RunStats *st, Error *e) {
     if (!p->options.stats) return true;
     Buffer b = {0};
-    bool ok = stats_json(p, st, &b, e) && write_whole(p->options.stats, &b, e);
+    /* asked again: --cache may have written there */
+    bool ok = (standard_stream(p->options.stats) ||
+               may_replace(p->options.stats, "{\"model\":", e)) &&
+              stats_json(p, st, &b, e) && write_whole(p->options.stats, &b, e);
     buffer_free(&b);
     return ok;
 }
 
-/* Exit status of a run that failed or not. */
+/* Exit status of a run that failed or not. (^C also ends whoever reads the output: that a write
+ * then fails is no error of its own.) */
 static int run_status(bool ok, const RunStats *st) {
-    if (!ok) return st->not_finite ? 3 : interrupts ? 130 : 1; /* ^C ends who reads a pipe, too */
+    if (!ok) return st->not_finite ? 3 : interrupts ? 130 : 1;
     return st->finish == FINISH_INTERRUPT ? 130 : 0;
 }
 
@@ -3690,7 +3702,7 @@ static bool batch_run(Batch *b, Error *e) {
         b->total.decode_s += now_seconds() - start;
         for (uint32_t i = 0; i < p->engine.options.n_seq; i++) {
             Slot *s = &b->slots[i];
-            if (s->run.session && !s->run.going) ok = slot_close(b, s, ok, e) && ok;
+            if (s->run.session && !s->run.going) ok = slot_close(b, s, !s->run.failed, e) && ok;
         }
     }
     return ok;
@@ -3782,6 +3794,7 @@ typedef struct {
     bool has_system, verbose, quit;
     bool failed; /* no more can be read, or kept */
     bool block, command; /* the latest input: it came between """; it began with a slash */
+    size_t block_at;     /* where in it the block's text begins: behind "/set system ", or 0 */
 } Chat;
 
 /* Positions of the context that are taken. The end of an answer that filled it is not among them.
@@ -4043,12 +4056,13 @@ static char *unquoted(char *text) {
     return text + 1;
 }
 
-static bool chat_set(Chat *c, char *what, Error *e) {
+/* block: the text between """, if there was one, with the spaces that it begins with */
+static bool chat_set(Chat *c, char *what, char *block, Error *e) {
     char *rest = after_word(what, "system");
     if (rest) {
         if (!c->block && !*rest)
             return fail(e, NULL, "/set system", "expected a text (\"\" for an empty one)");
-        if (!c->block) rest = unquoted(rest);
+        rest = c->block ? block : unquoted(rest);
         return chat_set_system(c, rest, strlen(rest), e);
     }
     if (strcmp(what, "verbose") == 0 || strcmp(what, "quiet") == 0) {
@@ -4080,7 +4094,7 @@ static bool chat_command(Chat *c, Buffer *text, Error *e) {
     else if ((rest = after_word(line, "/show")))
         return chat_show(c, rest, e);
     else if ((rest = after_word(line, "/set")))
-        return chat_set(c, rest, e);
+        return chat_set(c, rest, line + c->block_at, e);
     else if ((rest = after_word(line, "/save")) && *rest)
         return chat_save(c, unquoted(rest), e);
     else if ((rest = after_word(line, "/load")) && *rest)
@@ -4267,7 +4281,7 @@ static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
         if (!c->block) c->command = line->data[0] == '/';
         size_t from = c->block ? 0 : block_start(line);
         bool opens = !c->block && from > 0;
-        if (opens) ok = buffer_add(text, line->data, from - 3, e);
+        if (opens) ok = buffer_add(text, line->data, c->block_at = from - 3, e);
         c->block = c->block || opens;
         ends = !c->block || block_end(line, from);
         cut = cut || line->cut;
@@ -4465,6 +4479,7 @@ static bool bench_read_prompt(Program *p, uint32_t n, Error *e) {
     for (uint32_t i = 0; i < n; i++) ids[i] = bench_id(p, &state);
     Fed fed = session_feed(&p->session, ids, n, NULL, e);
     free(ids);
+    p->not_finite = fed == FED_NOT_FINITE;
     if (fed == FED_INTERRUPTED) return fail(e, NULL, "bench", "interrupted");
     return fed == FED;
 }
@@ -4479,7 +4494,10 @@ static bool bench_generate(Program *p, const BenchTest *t, uint32_t n, Error *e)
         forward(&p->engine, GENERATED, tokens, t->n_seq, p->engine.logits, NULL);
         if (interrupts) return fail(e, NULL, "bench", "interrupted");
     }
-    return true;
+    for (uint32_t s = 0; s < t->n_seq && !p->not_finite; s++)
+        p->not_finite = !check_finite(&p->engine, p->engine.logits + s * logits_stride(&p->model),
+                                      t->depth + n - 1, e);
+    return !p->not_finite;
 }
 
 /* Fill the caches of the test's sequences to its depth. */
@@ -4604,7 +4622,8 @@ static int run_bench(Program *p) {
     }
     for (size_t i = 0; i < p->n_tests; i++) {
         BenchTest *t = &p->tests[i];
-        if (!bench_run(p, t, repetitions, &e)) return complain(&e, interrupts ? 130 : 1);
+        if (!bench_run(p, t, repetitions, &e))
+            return complain(&e, p->not_finite ? 3 : interrupts ? 130 : 1);
         bench_print(p, t, i == 0);
     }
     if (p->options.format == 2) printf("]\n");
@@ -4638,8 +4657,8 @@ typedef struct {
     size_t count, same_best; /* same_best: tokens where both think the same likeliest */
 } Score;
 
-/* Feed ids, and add up the likelihoods of those that follow the wanted ones; next[i] follows
- * tokens[i]. The logits are changed. */
+/* The logits are those of the wanted tokens: add up the likelihoods of what follows these; next[i]
+ * follows tokens[i]. The logits are changed. */
 static bool score_likelihoods(Scored *s, const Token *tokens, const int32_t *next, uint32_t n,
                               Error *e) {
     float *row = s->logits;

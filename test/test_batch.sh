@@ -215,6 +215,10 @@ end_tests() {
         seek=$(($(wc -c <"$model") - 16000)) 2>/dev/null
     run 3 "numbers that are not finite" "$qwen" "$scratch/bad.bin" --prompts "$scratch/prompts.txt"
     same "numbers that are not finite: one line" "$(wc -l <"$err")" 1
+    for test in pp16 tg2 tg2@16 b2; do
+        run 3 "--bench $test: numbers that are not finite" "$qwen" "$scratch/bad.bin" \
+            --bench $test -r 1
+    done
     if ! env --default-signal=INT true 2>"$err"; then
         skip 10 "signals: this env has no --default-signal"
         return

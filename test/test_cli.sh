@@ -245,6 +245,10 @@ say more' --render >"$scratch/answer"
     differ "--seed -1 is a new one each time" "$hash" "$one"
     refuse 2 "--stats into the cache" "$qwen" "$model" -p a --stats "$scratch/both" \
         --cache "$scratch/both"
+    run 1 "--stats into the cache by another name" "$qwen" "$model" -p 'hello a' -n 2 \
+        --stats "$scratch/./both" --cache "$scratch/both"
+    says "--stats into the cache by another name" 'both: exists and is something else'
+    rm -f "$scratch/both"
     refuse 2 "--raw with a system message" "$qwen" "$model" -p a --raw -s b
 }
 
@@ -685,6 +689,10 @@ option_tests() {
     refuse 2 "two models" "$qwen" "$model" "$model" -p a
     refuse 2 "no model" "$qwen" -p a
     refuse 2 "two modes" "$qwen" "$model" --verify --bench
+    cp "$model" "$scratch/b1.bin"
+    check "--bench before a model named like a test" sh -c "cd '$scratch' &&
+        '$(realpath "$qwen")' --bench b1.bin -r 1 -t 1 >/dev/null 2>&1"
+    rm "$scratch/b1.bin"
 }
 
 # ---- Files and streams ---------------------------------------------------------------------------

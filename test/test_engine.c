@@ -559,7 +559,7 @@ static bool put_file(const void *bytes, size_t n) {
 /* Read the cache for a prompt into a session that holds nothing, as a new process would. */
 static CacheRead read_anew(Session *s, const Ids *prompt, Error *e) {
     s->ids.n = 0;
-    memset(s->engine->caches[0].memory, 0, s->engine->caches[0].bytes);
+    memset(s->engine->caches[0].k, 0, s->engine->caches[0].bytes);
     return cache_read(s, cache_path, prompt, e);
 }
 
@@ -609,7 +609,7 @@ static void test_cache_bytes(Session *s) {
         Ids prompt = prompt_of((uint32_t)n, (uint32_t)n + 40);
         bool ok = true;
         s->ids.n = 0;
-        memset(s->engine->caches[0].memory, 0, s->engine->caches[0].bytes);
+        memset(s->engine->caches[0].k, 0, s->engine->caches[0].bytes);
         for (size_t k = 0; ok && k < 3; k++) {
             /* the prompt alone; with an answer behind it; taken from the file */
             if (k == 2) ok = read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == n;

@@ -357,12 +357,12 @@ static void test_typing(void) {
     check_file("typed.json", "\"content\": \"bad \xef\xbf\xbd\xef\xbf\xbd good \xc3\xa4\"");
     load_from(&t, "typed.json", "loaded");
     ask_for(&t, "up \33[A", "not taken: arrow keys");
-    type_line(&t, "/set system \"\"\"first");
+    type_line(&t, "/set system \"\"\"  first");
     ask_for(&t, "\"second\"\"\"\"", "");
-    ask_for(&t, "/show system", "first\n\"second\"\n");
+    ask_for(&t, "/show system", "  first\n\"second\"\n");
     ask_for(&t, "and?", "");
     save_to(&t, "typed.json");
-    check_file("typed.json", "{\"role\": \"system\", \"content\": \"first\\n\\\"second\\\"\"}");
+    check_file("typed.json", "{\"role\": \"system\", \"content\": \"  first\\n\\\"second\\\"\"}");
     chat_close(&t);
 }
 
