@@ -79,7 +79,7 @@ $(B)/test_memory: LDLIBS += $(FAULTS:%=-Wl$(comma)--wrap=%) -Wl,--wrap=buffer_ad
 $(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
 $(B)/fuzz_seeds: test/fuzz_seeds.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
-$(B)/golden: test/golden.c $(B)/kernels.o $(COMMON)
+$(B)/golden: test/golden.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
 	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)

@@ -24,12 +24,6 @@ typedef struct {
     bool has_default_system;
 } ChatTemplate;
 
-/* Which family a Hugging Face / GGUF `chat_template` text belongs to, and its default system
- * message (NUL-terminated, in out_system, at most room bytes with the NUL; *has_system false when
- * the template has none). False with an Error when the template is none that we know. */
-bool chat_detect(const char *chat_template, size_t n, ChatFamily *family, char *out_system,
-                 size_t room, bool *has_system, const char *file, Error *e);
-
 /* A rendered conversation. The text between two special tokens ("user\n" and what follows it) is
  * encoded in one go, because word boundaries and merges reach across the seam; only the scaffold's
  * own special tokens are inserted by id (a tokenizer that lacks <tool_call> gets it as text). */

@@ -10,6 +10,8 @@
  *   tokens.c       vocabulary, merges and added tokens -> the tokenizer section of model.h
  *   lora.c         a PEFT adapter, added to the weights as they are read
  *   quant.c        GGUF blocks: to float, from float, into panels
+ *   template.c     which family of chat.h renders as the chat template does
+ *   jinja.c        what a template renders
  *   random.c       models of a given shape with random weights
  *   info.c         --info
  *   sha256.c       SHA-256 (FIPS 180-4)
@@ -124,9 +126,25 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
 bool source_add_file(Source *s, const char *name, size_t n, Error *e);
 /* Count id, unless it is -1, among what ends an answer. `file` is for the error. */
 bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e);
-/* Fill in the header's template. An unknown one is no reason to refuse the model: raw prompts work,
- * and chat_note tells the user. */
-void source_set_template(Source *s, const char *text, size_t n, const char *file);
+/* Fill in the header's template; the tokenizer section is finished. An unknown template is no
+ * reason to refuse the model: raw prompts work, and chat_note tells the user. */
+bool source_set_template(Source *s, const char *text, size_t n, const char *file, Error *e);
+/* The part of Jinja that chat templates are written in (jinja.c). The text stays the caller's, and
+ * is there until jinja_close. NULL when memory is short. */
+typedef struct Jinja Jinja;
+Jinja *jinja_open(const char *text, size_t n, const char *file, Error *e);
+/* Append what it renders with the members of `context` (an object, whose lists and objects are
+ * spelled as Python's json.dumps spells them) as its variables. False when memory is short. */
+bool jinja_render(Jinja *j, const Json *context, Buffer *out, Error *e);
+/* Why the template could not be read or rendered: it raises an exception, uses what is not known
+ * here, or does not end within a million steps. NULL: nothing was wrong. */
+const char *jinja_why(const Jinja *j);
+void jinja_close(Jinja *j); /* NULL is allowed */
+/* The family that renders as a template does (template.c), and its default system message:
+ * NUL-terminated in `system`, at most room bytes with the NUL. CHAT_NONE when none does: *why then
+ * says what is different. False when memory is short. */
+bool template_detect(const char *text, size_t n, const Tokenizer *tok, ChatTemplate *out,
+                     char *system, size_t room, const char *file, Error *why, Error *e);
 /* A folder's own name, for people: "." and links are resolved, a commit of a cache is named after
  * its model. */
 void source_folder_name(const char *folder, char *out, size_t room);

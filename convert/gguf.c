@@ -872,8 +872,7 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
         return true;
     }
     if (!get_text(g, "tokenizer.chat_template", &text, &n, e)) return false;
-    source_set_template(s, text, n, g->path);
-    return true;
+    return source_set_template(s, text, n, g->path, e);
 }
 
 /* A GGUF file says little or nothing about sampling. For the Qwen2.5 Instruct models, which greedy

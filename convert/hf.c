@@ -527,13 +527,14 @@ static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
         if (v && v->kind == JSON_STRING && !buffer_add(&text, v->string, v->string_len, e))
             return false;
     }
+    bool ok = true;
     if (text.n)
-        source_set_template(s, text.data, text.n, f->path);
+        ok = source_set_template(s, text.data, text.n, f->path, e);
     else
         snprintf(s->chat_note, sizeof s->chat_note,
                  "no chat_template.jinja, and none in tokenizer_config.json");
     buffer_free(&text);
-    return true;
+    return ok;
 }
 
 /* ---- Weights --------------------------------------------------------------------------------- */

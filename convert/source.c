@@ -88,11 +88,6 @@ static bool check_whole(Source *s, Error *e) {
         if ((uint32_t)h->defaults.eos[i] >= n_tokens)
             ok = fail(e, s->path, "eos_token_id", "expected 0 to %u, got %d", n_tokens - 1,
                       h->defaults.eos[i]);
-    static const char *const needed[] = {"<|im_start|>", "<|im_end|>"};
-    for (size_t i = 0; ok && h->chat_family != CHAT_NONE && i < 2; i++)
-        if (tokenizer_find(t, needed[i]) < 0)
-            ok = fail(e, s->path, "tokenizer", "the chat template needs %s, which is no token",
-                      needed[i]);
     ok = ok && add_turn_end(s, t, e);
     if (ok && h->defaults.n_eos == 0)
         ok = fail(e, s->path, "eos_token_id", "missing: generation would never stop");
@@ -149,20 +144,34 @@ bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e) {
     return true;
 }
 
-void source_set_template(Source *s, const char *text, size_t n, const char *file) {
+/* A template of turns is of no use where these are no tokens: the tokenizer's files lack a part. */
+static bool check_turns(const Source *s, const char *text, size_t n, const Tokenizer *t, Error *e) {
+    static const char *const marks[] = {"<|im_start|>", "<|im_end|>"};
+    for (size_t i = 0; i < 2; i++)
+        if (memmem(text, n, marks[i], strlen(marks[i])) && tokenizer_find(t, marks[i]) < 0)
+            return fail(e, s->path, "tokenizer", "the chat template needs %s, which is no token",
+                        marks[i]);
+    return true;
+}
+
+bool source_set_template(Source *s, const char *text, size_t n, const char *file, Error *e) {
     ModelHeader *h = &s->header;
-    ChatFamily family = CHAT_NONE;
-    char system[sizeof h->default_system + 1] = "";
-    bool has_system = false;
+    ChatTemplate found;
+    char system[sizeof h->default_system + 1];
     Error why = {{0}};
-    if (!chat_detect(text, n, &family, system, sizeof system, &has_system, file, &why)) {
+    Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, s->path, e);
+    bool ok = t && check_turns(s, text, n, t, e) &&
+              template_detect(text, n, t, &found, system, sizeof system, file, &why, e);
+    if (ok && found.family != CHAT_NONE) {
+        h->chat_family = (uint32_t)found.family;
+        h->has_default_system = found.has_default_system;
+        h->default_system_len = (uint32_t)found.default_system_len;
+        memcpy(h->default_system, system, found.default_system_len);
+    } else if (ok) {
         printable(s->chat_note, sizeof s->chat_note, why.text, strlen(why.text));
-        return;
     }
-    h->chat_family = (uint32_t)family;
-    h->has_default_system = has_system;
-    h->default_system_len = has_system ? (uint32_t)strlen(system) : 0;
-    memcpy(h->default_system, system, h->default_system_len);
+    tokenizer_close(t);
+    return ok;
 }
 
 /* Where the last part of path[0..n) begins. */

@@ -9,6 +9,7 @@
  * find nothing in it is a failure then, and the last line counts without a name. */
 #define QWEN_NO_MAIN
 #include "../qwen.c"
+#include "../convert/convert.h"
 
 #include <dirent.h>
 #include <sys/wait.h>
@@ -283,11 +284,9 @@ static bool load_template(const char *name, ChatTemplate *t, char *system, size_
     char path[4096], file[4096];
     Buffer text = {0};
     snprintf(file, sizeof file, "qwen2.5/templates/%s.jinja", name);
-    *t = (ChatTemplate){.default_system = system};
-    bool ok =
-        read_file(join(path, sizeof path, where.dir, file), 1 << 20, &text, e) &&
-        chat_detect(text.data, text.n, &t->family, system, room, &t->has_default_system, path, e);
-    if (ok && t->has_default_system) t->default_system_len = strlen(system);
+    bool ok = read_file(join(path, sizeof path, where.dir, file), 1 << 20, &text, e) &&
+              template_detect(text.data, text.n, shell.tokenizer, t, system, room, path, e, e) &&
+              t->family != CHAT_NONE;
     buffer_free(&text);
     return ok;
 }

@@ -9,6 +9,7 @@
 
 #include "../json.h"
 #include "../model.h"
+#include "qwen25_template.h"
 #include "test.h"
 
 #define N_BYTES 256
@@ -27,23 +28,9 @@ static const char generation_config[] =
     "{\"do_sample\":true,\"eos_token_id\":[278,276],\"pad_token_id\":276,\"temperature\":0.7,\n"
     "\"top_p\":0.8,\"top_k\":20,\"repetition_penalty\":1.1}\n";
 
-/* What a template with tools consists of, as far as the converter looks at it. */
-#define SYSTEM "You are a tiny model."
 static const char tokenizer_config[] =
-    "{\"eos_token\":\"<|im_end|>\",\"pad_token\":\"<|endoftext|>\",\"chat_template\":\""
-    "{%- if tools %}{{- '<|im_start|>system\\\\n" SYSTEM "\\\\n\\\\n# Tools\\\\n\\\\n"
-    "You may call one or more functions to assist with the user query.\\\\n\\\\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\\\\n<tools>' }}"
-    "{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '\\\\n</tools>\\\\n\\\\n"
-    "For each function call, return a json object with function name and arguments within "
-    "<tool_call></tool_call> XML tags:<|im_end|>\\\\n' }}"
-    "{%- else %}{{- '<|im_start|>system\\\\n" SYSTEM "<|im_end|>\\\\n' }}{%- endif %}"
-    "{%- for message in messages %}{%- if message.role == 'tool' %}"
-    "{{- '<|im_start|>user\\\\n<tool_response>\\\\n' + message.content + '\\\\n</tool_response>"
-    "<|im_end|>\\\\n' }}{%- else %}"
-    "{{- '<|im_start|>' + message.role + '\\\\n' + message.content + '<|im_end|>' + '\\\\n' }}"
-    "{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\\\n' }}{%- endif %}\"}\n";
+    "{\"eos_token\":\"<|im_end|>\",\"pad_token\":\"<|endoftext|>\",\"chat_template\":";
+static const char chat_template[] = QWEN25_TEMPLATE("You are a tiny model.");
 
 /* Pairs that merge, in the printable alphabet of GPT-2, where \xc4\xa0 stands for a space. */
 static const char *const merges[][2] = {
@@ -211,13 +198,24 @@ static void write_adapter(const char *dir) {
     buffer_free(&folder);
 }
 
+static void write_tokenizer_config(const char *dir) {
+    Buffer text = {0};
+    Error e;
+    if (!buffer_puts(&text, tokenizer_config, &e) ||
+        !json_quote(&text, chat_template, sizeof chat_template - 1, &e) ||
+        !buffer_puts(&text, "}\n", &e))
+        stop("tokenizer_config.json", e.text);
+    write_file(dir, "tokenizer_config.json", text.data, text.n);
+    buffer_free(&text);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) stop("usage", "make_tiny DIR");
     const char *dir = argv[1];
     make_folder(dir);
     write_file(dir, "config.json", config, sizeof config - 1);
     write_file(dir, "generation_config.json", generation_config, sizeof generation_config - 1);
-    write_file(dir, "tokenizer_config.json", tokenizer_config, sizeof tokenizer_config - 1);
+    write_tokenizer_config(dir);
     write_tokenizer(dir);
     write_weights(dir);
     write_adapter(dir);

@@ -1,61 +1,9 @@
 /* test_chat.c: chat.c on a small tokenizer made here: the text of every family, the ids of its
- * special tokens, literal content that cannot become one, Python's way to print values, what is
- * refused, and which templates are recognised. */
+ * special tokens, literal content that cannot become one, Python's way to print values, and what is
+ * refused. */
 #include "test.h"
 
-#include "../chat.h"
-#include "../model.h"
-
-/* ---- a tokenizer: 256 bytes, "\n\n" and "us", and the added tokens given --------------------- */
-
-enum { LINES = 256, US = 257, FIRST_ADDED = 258 };
-
-static const char *const all_added[] = {"<|im_start|>", "<|im_end|>", "<tool_call>",
-                                        "</tool_call>"};
-
-typedef struct {
-    void *section;
-    Tokenizer *tok;
-} Toy;
-
-static void put_u32(Buffer *b, uint32_t v, Error *e) { buffer_add(b, &v, sizeof v, e); }
-
-static Toy toy_open(uint32_t n_added) {
-    Error e;
-    Buffer text = {0}, ends = {0}, b = {0};
-    for (int i = 0; i < 256; i++) {
-        char byte = (char)i;
-        buffer_add(&text, &byte, 1, &e);
-        put_u32(&ends, (uint32_t)text.n, &e);
-    }
-    for (uint32_t i = 0; i < 2 + n_added; i++) {
-        buffer_puts(&text, i == 0 ? "\n\n" : i == 1 ? "us" : all_added[i - 2], &e);
-        put_u32(&ends, (uint32_t)text.n, &e);
-    }
-    TokenizerHeader header = {FIRST_ADDED + n_added, 2, n_added, (uint32_t)text.n};
-    TokenizerMerge merges[2] = {{'\n', '\n', LINES}, {'u', 's', US}};
-    buffer_add(&b, &header, sizeof header, &e);
-    buffer_add(&b, ends.data, ends.n, &e);
-    buffer_add(&b, merges, sizeof merges, &e);
-    for (uint32_t i = 0; i < n_added; i++) {
-        TokenizerAdded added = {FIRST_ADDED + i, i < 2};
-        buffer_add(&b, &added, sizeof added, &e);
-    }
-    buffer_add(&b, text.data, text.n, &e);
-    Toy toy = {aligned_alloc(64, (b.n + 63) / 64 * 64), NULL};
-    if (toy.section) memcpy(toy.section, b.data, b.n);
-    if (toy.section) toy.tok = tokenizer_open(toy.section, b.n, "toy", &e);
-    CHECK(toy.tok != NULL, "%s", e.text);
-    buffer_free(&text);
-    buffer_free(&ends);
-    buffer_free(&b);
-    return toy;
-}
-
-static void toy_close(Toy *toy) {
-    tokenizer_close(toy->tok);
-    free(toy->section);
-}
+#include "toy_tokenizer.h"
 
 /* Do the ids spell the text? And how many of them are added tokens? */
 static bool spells(const Toy *toy, const ChatPrompt *p, size_t *n_added) {
@@ -347,130 +295,6 @@ static void test_lacking(void) {
     toy_close(&one);
 }
 
-/* ---- recognising ----------------------------------------------------------------------------- */
-
-#define LOOP(body) "{% for message in messages %}" body "{% endfor %}"
-#define ASK "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-#define MESSAGE "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
-#define SYSTEM(text) \
-    "{% if loop.first %}{{ '<|im_start|>system\n" text "<|im_end|>\n' }}{% endif %}"
-#define TOOLS "{%- if tools %}{{- '<|im_start|>system\\n' }}{{- 'Be a toy.' }}{{- \"# Tools " \
-    "You may call one or more functions to assist with the user query. You are provided with " \
-    "function signatures within <tools></tools> XML tags: return a json object with function " \
-    "name and arguments within <tool_call></tool_call> XML <tool_response>\" }}" \
-    "{{ tool | tojson }}{%- set tool_call = tool_call.function %}{%- else %}" \
-    "{{- '<|im_start|>system\\n' + x }}"
-
-typedef struct {
-    const char *text;
-    ChatFamily family;  /* CHAT_NONE: refused */
-    const char *system; /* expected; NULL: none */
-} Known;
-
-static const Known known[] = {
-    {LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
-    {LOOP(SYSTEM("Be a toy.") MESSAGE) ASK, CHAT_QWEN2, "Be a toy."},
-    {LOOP(SYSTEM("") MESSAGE) ASK, CHAT_QWEN2, ""},
-    {LOOP(SYSTEM("It\\'s \\\"x\\\" \\\\boxed{}.\\n!") MESSAGE) ASK, CHAT_QWEN2,
-     "It's \"x\" \\boxed{}.\n!"},
-    {LOOP(SYSTEM("Be a toy.") MESSAGE "{% if not loop.last %}{% endif %}") ASK, CHAT_QWEN15_EARLY,
-     "Be a toy."},
-    {"{{- '<|im_start|>system\\nBe.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN2, "Be."},
-    {TOOLS "{{- '<|im_start|>system\\nBe a toy.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25,
-     "Be a toy."},
-    {TOOLS LOOP(MESSAGE) ASK, CHAT_QWEN25, NULL},
-    {TOOLS "{{- '<|im_start|>system\\n<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_QWEN25, ""},
-    {"{{ \"<|im_start|>system\n\" + x }}" LOOP(SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
-    {LOOP("{{ '<|im_start|>system' + x }}" SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
-    {LOOP("{{ '<|im_start|>system\\t' }}" SYSTEM("It.") MESSAGE) ASK, CHAT_QWEN2, "It."},
-    {LOOP(MESSAGE) ASK "<|im_start|>system", CHAT_QWEN2, NULL},
-    {LOOP(MESSAGE) ASK "<|im_start|>system\n", CHAT_QWEN2, NULL},
-    {LOOP(MESSAGE) ASK "<|im_start|>system\n it", CHAT_QWEN2, NULL},
-    /* what it says to the model is no structure */
-    {LOOP(SYSTEM("You should think of tools.") MESSAGE) ASK, CHAT_QWEN2,
-     "You should think of tools."},
-    {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
-     "{% endif %}" LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
-    /* refused */
-    {LOOP(SYSTEM("You should think.") MESSAGE) ASK "{{ 'think' }}", CHAT_NONE, 0},
-    {"{% set add_generation_prompt = true %}" LOOP(MESSAGE) ASK, CHAT_NONE, 0},
-    {"", CHAT_NONE, 0}, {"{{ messages }}", CHAT_NONE, 0}, {LOOP(MESSAGE), CHAT_NONE, 0},
-    {LOOP("[INST] {{ message['content'] }} [/INST]") ASK, CHAT_NONE, 0},
-    {LOOP(MESSAGE) ASK "{{ '<think>\n' }}", CHAT_NONE, 0},
-    {LOOP(MESSAGE) ASK "<|vision_start|>", CHAT_NONE, 0},
-    {LOOP(MESSAGE) ASK "{{ message.content | trim }}", CHAT_NONE, 0},
-    {"{% set system = 'You are.' %}" LOOP(MESSAGE) ASK, CHAT_NONE, 0},
-    {"{{ bos_token }}" LOOP(MESSAGE) ASK, CHAT_NONE, 0},
-    {"{% if tools %}{{ tools }}{% endif %}" LOOP(MESSAGE) ASK, CHAT_NONE, 0},
-    {TOOLS "{{- '<|im_start|>system\\nBe another.<|im_end|>\\n' }}" LOOP(MESSAGE) ASK, CHAT_NONE,
-     0},
-    {LOOP(SYSTEM("Bell \\a.") MESSAGE) ASK, CHAT_NONE, 0},
-    {LOOP(SYSTEM("Its end is \\") MESSAGE) ASK, CHAT_NONE, 0},
-    {LOOP(MESSAGE) ASK "{{ '<|im_start|>assistant\\nSure, ' }}", CHAT_NONE, 0},
-    {LOOP(MESSAGE) "{% if add_generation_prompt %}<|im_start|>assistant\nSure{% endif %}",
-     CHAT_NONE, 0},
-    {LOOP("{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>'}}") ASK,
-     CHAT_NONE, 0},
-    {LOOP(MESSAGE) ASK "<|im_end", CHAT_NONE, 0}, {LOOP(MESSAGE) ASK "<|im_ende|>", CHAT_NONE, 0},
-    {LOOP(SYSTEM("This system message does not fit into the room.") MESSAGE) ASK, CHAT_NONE, 0},
-};
-
-static void test_detect(void) {
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        const Known *k = &known[i];
-        Error e;
-        ChatFamily family = CHAT_NONE;
-        char system[32];
-        bool has_system = false;
-        bool ok = chat_detect(k->text, strlen(k->text), &family, system, sizeof system, &has_system,
-                              "t", &e);
-        if (k->family == CHAT_NONE) {
-            CHECK(!ok && !strncmp(e.text, "t: chat_template: ", 18), "template %zu: %s", i, e.text);
-            continue;
-        }
-        CHECK(ok && family == k->family, "template %zu: %s", i, ok ? "family" : e.text);
-        CHECK(has_system == (k->system != NULL), "template %zu: has a default or not", i);
-        CHECK(ok && !strcmp(system, k->system ? k->system : ""), "template %zu: %s", i, system);
-    }
-}
-
-/* A NUL in a default system message, which the header could not hold; and no room for one. */
-static void test_detect_nul(void) {
-    char text[] = LOOP(SYSTEM("Be ? toy.") MESSAGE) ASK, system[32] = "untouched";
-    Error e;
-    ChatFamily family;
-    bool has_system;
-    *strchr(text, '?') = 0;
-    CHECK(!chat_detect(text, sizeof text - 1, &family, system, sizeof system, &has_system, "t", &e),
-          "accepted");
-    CHECK(strstr(e.text, "with a NUL in its system message"), "%s", e.text);
-    char *nul = memchr(text, 0, sizeof text);
-    nul[-1] = '\\';
-    CHECK(!chat_detect(text, sizeof text - 1, &family, system, sizeof system, &has_system, "t", &e),
-          "accepted");
-    CHECK(strstr(e.text, "with an unknown escape"), "%s", e.text);
-    CHECK(!chat_detect(text, sizeof text - 1, &family, system, 0, &has_system, "t", &e) &&
-              strstr(e.text, "no room"), "%s", e.text);
-}
-
-/* A template cut anywhere is never read behind its end, and refused unless only what follows the
- * literal that opens the reply is missing. */
-static void test_detect_cut(void) {
-    const char *text = known[6].text;
-    for (size_t n = 0; n < strlen(text); n++) {
-        Error e;
-        ChatFamily family;
-        char system[32], *copy = malloc(n + 1);
-        bool has_system;
-        if (!copy) return;
-        memcpy(copy, text, n);
-        copy[n] = '\\';
-        bool ok = chat_detect(copy, n + 1, &family, system, sizeof system, &has_system, "t", &e);
-        CHECK(ok == (n > strlen(text) - strlen("' }}{% endif %}")), "cut at %zu", n);
-        free(copy);
-    }
-}
-
 int main(void) {
     Toy toy = toy_open(4);
     if (toy.tok) {
@@ -483,8 +307,5 @@ int main(void) {
         test_lacking();
     }
     toy_close(&toy);
-    test_detect();
-    test_detect_nul();
-    test_detect_cut();
     return test_end("chat");
 }

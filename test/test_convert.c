@@ -425,7 +425,7 @@ static const Case cases[] = {
     {TOKENIZER, "\"t h\",", "[\"t\",\"\xe2\x82\xac\"],", "not in the byte-level alphabet"},
     {TOKENIZER, "\"lstrip\":false", "\"rstrip\":true", "single_word, lstrip and rstrip"},
     {TOKENIZER, "\"lstrip\":false", "\"single_word\":true", "single_word, lstrip and rstrip"},
-    {TOKENIZER, "\"added_tokens\":", "\"others\":", "expected 0 to 259"},
+    {TOKENIZER, "\"added_tokens\":", "\"others\":", "the chat template needs <|im_start|>"},
     {TOKENIZER, "{\"id\":263,", "{\"id\":1048576,", "id: expected a whole number"},
     {TOKENIZER, "\"he\":259}", "\"he\":259,\"<tool_call>\":263}", OPENS}, /* in both lists */
     {TOKENIZER, "\"he\":259}", "\"he\":259,\"x<tool_call>\":263}", "have the same id"},

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <unistd.h>
 
+#include "qwen25_template.h"
 #include "tiny_gguf.h"
 
 static char path[] = P_tmpdir "/test_gguf_XXXXXX";
@@ -80,21 +81,9 @@ static void test_good(void) {
     source_close(&s);
 }
 
-/* The template of the Qwen2.5 Instruct models, as far as it tells them from others. */
+/* A template as that of the Qwen2.5 Instruct models. */
 static const char instruct_template[] =
-    "{%- if tools %}{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a "
-    "helpful assistant.\\n\\n# Tools\\n\\nYou may call one or more functions to assist with the "
-    "user "
-    "query.\\n\\nYou are provided with function signatures within <tools></tools> XML tags:\\n"
-    "<tools>' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '\\n</tools>\\n\\nFor "
-    "each function call, return a json object with function name and arguments within <tool_call>"
-    "</tool_call> XML tags:<|im_end|>\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are Qwen, "
-    "created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
-    "{%- for message in messages %}{%- if message.role == 'tool' %}{{- '<|im_start|>user\\n"
-    "<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}{%- else %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
-    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
-    "{%- endif %}";
+    QWEN25_TEMPLATE("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
 
 /* Sampling defaults that the file does not have are those of the Instruct models. */
 static void test_instruct(void) {

@@ -1,0 +1,393 @@
+/* test_template.c: what chat templates render (jinja.c; the texts are those of Jinja2 3.1), and
+ * which family of chat.h renders as they do (template.c). */
+#include "../convert/convert.h"
+#include "qwen25_template.h"
+#include "toy_tokenizer.h"
+
+/* ---- rendering ------------------------------------------------------------------------------- */
+
+static const char context[] =
+    "{\"messages\": [{\"role\": \"system\", \"content\": \" Be. \"}, {\"role\": \"user\", "
+    "\"content\": \"a'b\\n\"}, {\"role\": \"assistant\", \"content\": \"c\", \"tool_calls\""
+    ": [{\"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}]}, {\"role\": \"tool\""
+    ", \"content\": \"\"}], \"tools\": [{\"name\": \"t\", \"p\": [1, \"\xc3\xa4""\"]}], \"y"
+    "es\": true, \"no\": false, \"n\": 3, \"s\": \"text\", \"empty\": \"\"}";
+
+static const struct {
+    const char *text, *want;
+} renders[] = {
+    {"a {{ 'b' }} c",
+     "a b c"},
+    {"{{ \"q\\\"\" }}{{ 'it\\'s \\\\ \\n \\t \\r \\z' }}",
+     "q\"it's \\ \n \t \r \\z"},
+    {"{{ 12 }}{{ true }}{{ None }}{{ false }}{{ none }}{{ True }}{{ False }}{{ undef }}",
+     "12TrueNoneFalseNoneTrueFalse"},
+    {"{{ 1 + 2 * 3 - 4 % 3 }} {{ 2 - 1 - 1 }} {{ -3 % 2 }} {{ (1 + 2) * 3 }}",
+     "6 0 1 9"},
+    {"{{ 'a' ~ 1 ~ none ~ true ~ undef }}",
+     "a1NoneTrue"},
+    {"{{ 'a' + 'b' }}",
+     "ab"},
+    {"{{ 1 < 2 }}{{ 2 <= 1 }}{{ 1 > 2 }}{{ 2 >= 2 }}{{ 1 == true }}{{ 'a' == 'a' }}{{ 'a' != '"
+     "b' }}{{ none == none }}{{ undef == undef }}{{ messages == 1 }}",
+     "TrueFalseFalseTrueTrueTrueTrueTrueTrueFalse"},
+    {"{{ not true or 'x' and 'y' }}{{ '' or 0 or none or 'z' }}{{ not not 1 }}{{ tools and 'so"
+     "me' }}{{ empty and 1 }}|",
+     "yzTruesome|"},
+    {"{{ 'a' if n else 'b' }}{{ 'a' if empty }}{{ 1 if no else 2 if no else 3 }}|",
+     "a3|"},
+    {"{{ 'b' in 'abc' }}{{ 'x' not in 'abc' }}{{ '' in s }}{{ 2 in [1, 2] }}{{ 'q' in ('a', 'b"
+     "') }}{{ 'role' in messages[0] }}{{ 'tool' in ['user', 'tool',] }}",
+     "TrueTrueTrueTrueFalseTrueTrue"},
+    {"{{ s is defined }}{{ undef is defined }}{{ undef is undefined }}{{ none is none }}{{ s i"
+     "s not string }}{{ messages[0] is mapping }}{{ yes is true }}{{ no is false }}{{ yes is b"
+     "oolean }}{{ n is integer }}{{ n is number }}{{ s is sequence }}{{ n is iterable }}",
+     "TrueFalseTrueTrueFalseTrueTrueTrueTrueTrueTrueTrueFalse"},
+    {"{{ messages[0].role }}{{ messages[-1]['role'] }}{{ messages[9] }}{{ messages[0].none }}{"
+     "{ s.x }}",
+     "systemtool"},
+    {"{% for m in messages[1:] %}{{ m.role }} {% endfor %}{% for m in messages[:-2] %}{{ m.rol"
+     "e }} {% endfor %}{% for m in messages[1:3] %}{{ m.role }} {% endfor %}{% for m in messag"
+     "es[-9:2] %}{{ m.role }} {% endfor %}{% for m in messages[3:1] %}x{% endfor %}{% for m in"
+     " [1, 2, 3][1:] %}{{ m }}{% endfor %}{{ messages[:]|length }}",
+     "user assistant tool system user user assistant system user 234"},
+    {"{{ tools | tojson }}{{ 'a\"\\n' | tojson }}{{ none | tojson }}{{ true | tojson }}{{ fals"
+     "e | tojson }}{{ 3 | tojson }}{{ messages[2].tool_calls[0].function.arguments | tojson }}",
+     "[{\"name\": \"t\", \"p\": [1, \"\xc3\xa4""\"]}]\"a\\\"\\n\"nulltruefalse3{\"x\": 1}"},
+    {"[{{ ' a ' | trim }}][{{ ' a '.strip() }}][{{ ' a '.lstrip() }}][{{ ' a '.rstrip() }}]{{ "
+     "messages | length }}{{ tools | count }}{{ 3 | string }}{{ none | safe }}{{ [1, 2] | firs"
+     "t }}{{ [1, 2] | last }}{{ ' x'|trim + 'y' }}",
+     "[a][a][a ][ a]413None12xy"},
+    {"{{ s.startswith('te') }}{{ s.startswith('x') }}{{ s.endswith('xt') }}{{ s.endswith('text"
+     "text') }}{{ messages[0].get('role') }}{{ messages[0].get('nothing') }}",
+     "TrueFalseTrueFalsesystemNone"},
+    {"{% if n == 3 %}a{% elif n %}b{% else %}c{% endif %}{% if no %}a{% elif yes %}b{% else %}"
+     "c{% endif %}{% if no %}a{% elif no %}b{% else %}c{% endif %}{% if no %}a{% endif %}",
+     "abc"},
+    {"{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revin"
+     "dex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem.role if not loop"
+     ".first }}{{ loop.nextitem.role if not loop.last }}{{ loop.x }}\n{% endfor %}",
+     "1043TrueFalse4user\n2132FalseFalse4systemassistant\n3221FalseFalse4usertool\n4310FalseTr"
+     "ue4assistant\n"},
+    {"{% for m in messages %}{% for t in tools %}{{ t.name }}{{ loop.index }}{% endfor %}{{ lo"
+     "op.index }}{% endfor %}{% for m in [] %}x{% endfor %}",
+     "t11t12t13t14"},
+    {"{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }}{% endfor %}{{ x }}{% if"
+     " true %}{% set x = 9 %}{% endif %}{{ x }}",
+     "222219"},
+    {"{% set ns = namespace(a=1, b='x') %}{% for m in messages %}{% set ns.a = ns.a + 1 %}{% e"
+     "ndfor %}{{ ns.a }}{{ ns.b }}{{ ns.c }}{% set ns.d = 4 %}{{ ns.d }}{% set two = namespace"
+     "() %}{% set two.a = 7 %}{{ ns.a }}{{ two.a }}",
+     "5x457"},
+    {"{# a #}b{#- c -#}\n d {#+ e +#}\n",
+     "bd "},
+    {"  {% if yes %}\n  a\n  {% endif %}\nb {% if yes %} c {% endif %}\n  d{{ 1 }}\n",
+     "  a\nb  c   d1"},
+    {"x \n {%- if yes -%} \n y \n{%- endif -%}\n z",
+     "xyz"},
+    {"  {%+ if yes +%}\n a{% endif %}\n",
+     "  \n a"},
+    {"{{- 1 -}} \n {{- 2 }} \n",
+     "12 "},
+    {"{ {{ 1 }} } {% if yes %}%}{% endif %}{",
+     "{ 1 } %}{"},
+    {"a\n",
+     "a"},
+    {"a\n\n",
+     "a\n"},
+    {"",
+     ""},
+    {"\n{% if yes %}\n\n{% endif %}\n",
+     "\n\n"},
+    {"{% generation %}x{% endgeneration %}",
+     "x"},
+    {"{{ raise_exception('no') if no else 'fine' }}{{ messages[9].x if no else 'ok' }}{{ undef"
+     ".x.y if undef else '-' }}{{ yes or undef.x.y }}",
+     "fineok-True"},
+    {"{{ [1, 'a'] is sequence }}{{ (1, 2)|length }}{{ ()|length }}{{ (3) }}",
+     "True203"},
+    {"{{ messages[1]['con' + 'tent'] }}{{ messages[n - 3].role }}",
+     "a'b\nsystem"},
+};
+
+/* What is refused, and part of why. */
+static const struct {
+    const char *text, *why;
+} refused[] = {
+    /* when it is read */
+    {"{% macro f(x) %}{% endmacro %}", "the statement \"macro\""},
+    {"{% for k, v in messages %}{% endfor %}", "expected one name and in"},
+    {"{% for 1 in messages %}{% endfor %}", "expected a name behind for"},
+    {"{% for m of messages %}{% endfor %}", "expected one name and in"},
+    {"{% set %}", "expected a name behind set"},
+    {"{% set a.1 = 2 %}", "expected a name behind set"},
+    {"{% set a %}x{% endset %}", "expected = behind"}, {"{% set a.b + 1 %}", "expected = behind"},
+    {"{% if yes %}", "expected an end of every if and for"},
+    {"{% for m in messages %}", "expected an end of every if and for"},
+    {"{% endif %}", "expected an if before endif"}, {"{% endfor %}", "expected a for before"},
+    {"{% if yes %}{% endfor %}", "expected a for before"},
+    {"{% for m in messages %}{% else %}{% endfor %}", "expected an if before elif or else"},
+    {"{% if yes %}{% else %}{% else %}{% endif %}", "expected an if before elif or else"},
+    {"{% elif yes %}", "expected an if before elif or else"},
+    {"{{ 1", "a tag does not end"}, {"{{", "a tag does not end"}, {"{{ 'a }}", "a text does not"},
+    {"{{ 'a\\", "a text does not end"}, {"{# a", "a comment does not end"},
+    {"{% if", "a tag does not end"}, {"{{ }}", "an expression with \"\""},
+    {"{{ 1 1 }}", "an expression with \"1\""}, {"{{ ) }}", "an expression with \")\""},
+    {"{{ (1 }}", "an expression with"}, {"{{ [1) }}", "an expression with"},
+    {"{{ 1 + }}", "an expression with"}, {"{{ a b }}", "an expression with \"b\""},
+    {"{{ a not b }}", "not \"b\""}, {"{{ a is 1 }}", "a test \"1\""},
+    {"{{ a. }}", "a name with"}, {"{{ a | 'x' }}", "a name with"}, {"{{ a[] }}", "an index"},
+    {"{{ a[1, 2] }}", "an expression with \",\""}, {"{{ a[1:2:3] }}", "a step with"},
+    {"{{ (1:2) }}", "an expression with \":\""}, {"{{ [,] }}", "an expression with"},
+    {"{{ 1234567890 }}", "an expression with"}, {"{{ 1a }}", "number \"1a\""},
+    {"{{ f(a=) }}", "an expression with"}, {"{{ f(a=not) }}", "an argument"},
+    {"{{ 1 if 2 else }}", "an expression with"}, {"{{ 1 else 2 }}", "an expression with"},
+    {"{{ a ? b }}", "an expression with \"?\""}, {"{{ {} }}", "an expression with \"{\""},
+    {"{% if yes 1 %}{% endif %}", "an expression with \"1\""},
+    /* when it is rendered */
+    {"{{ (1 + ) }}", "an operand is missing"}, {"{{ messages }}", "as Python has it"},
+    {"{{ messages[0] }}", "as Python has it"}, {"{{ undef.x }}", "a member of what is undefined"},
+    {"{{ 'a' + 1 }}", "arithmetic"}, {"{{ 1 + none }}", "arithmetic"}, {"{{ -s }}", "arithmetic"},
+    {"{{ 1 % 0 }}", "a remainder by zero"}, {"{{ 'a' < 'b' }}", "an order of what are no numbers"},
+    {"{{ 1 in 2 }}", "in of what is"}, {"{{ 1 not in 2 }}", "in of what is"},
+    {"{{ s[0] }}", "an index into what has none"}, {"{{ messages[undef] }}", "an index into"},
+    {"{{ s[1:] }}", "a part of what is no list"}, {"{{ messages['a':] }}", "a part of what"},
+    {"{{ undef.x[1] }}", "a member of"}, {"{{ undef.x[1:] }}", "a member of"},
+    {"{{ undef.x.y }}", "a member of"}, {"{{ undef.x is defined }}", "a member of"},
+    {"{{ undef.x | trim }}", "a member of"}, {"{{ undef.x.strip() }}", "a member of"},
+    {"{{ not undef.x }}", "a member of"}, {"{{ undef.x + 1 }}", "a member of"},
+    {"{{ 1 + undef.x }}", "a member of"}, {"{{ undef.x ~ 1 }}", "a member of"},
+    {"{{ 1 ~ messages }}", "as Python has it"}, {"{{ messages ~ 1 }}", "as Python has it"},
+    {"{{ undef.x or 1 }}", "a member of"}, {"{{ 1 if undef.x else 2 }}", "a member of"},
+    {"{{ [undef.x] }}", "a member of"}, {"{{ namespace(a=undef.x).a }}", "a member of"},
+    {"{% set n = namespace(a=undef.x) %}", "a member of"}, {"{% set n = undef.x %}", "a member of"},
+    {"{% set n = namespace() %}{% set n.a = undef.x %}", "a member of"},
+    {"{% if undef.x %}{% endif %}", "a member of"},
+    {"{% for m in undef.x %}{% endfor %}", "a member of"},
+    {"{% for m in 3 %}{% endfor %}", "a loop over what is no list"},
+    {"{% set n.a = 1 %}", "a member set of what is no namespace"},
+    {"{{ s is odd }}", "a test that is not known"}, {"{{ s | upper }}", "a filter that is not"},
+    {"{{ 1 | trim }}", "trim"}, {"{{ 3 | length }}", "a filter that is not known"},
+    {"{{ messages | tojson(indent=2) }}", "a filter with arguments"},
+    {"{{ messages[1:] | tojson }}", "tojson of a part"}, {"{{ undef | tojson }}", "tojson of what"},
+    {"{{ s.upper() }}", "a method that is not known"}, {"{{ s.strip('a') }}", "a method that is"},
+    {"{{ s.strip(a=1) }}", "a method with names"}, {"{{ n.get('a') }}", "a method that is not"},
+    {"{{ range(3) }}", "a function that is not known"}, {"{{ namespace(1) }}", "a function that"},
+    {"{{ raise_exception('no') }}", "an exception that it raises"},
+    {"{{ loop.index }}", "a member of what is undefined"},
+};
+
+static bool render(const char *text, const Json *with, Buffer *out, Error *e) {
+    Jinja *j = jinja_open(text, strlen(text), "t", e);
+    bool ok = j && jinja_render(j, with, out, e) && !jinja_why(j);
+    if (j && !ok) snprintf(e->text, sizeof e->text, "%s", jinja_why(j));
+    jinja_close(j);
+    return ok;
+}
+
+static void test_render(const Json *with) {
+    for (size_t i = 0; i < sizeof renders / sizeof *renders; i++) {
+        Buffer out = {0};
+        Error e = {{0}};
+        bool ok = render(renders[i].text, with, &out, &e) && buffer_puts(&out, "", &e);
+        CHECK(ok && strcmp(out.data, renders[i].want) == 0, "%s: got \"%s\" %s", renders[i].text,
+              ok ? out.data : "", e.text);
+        buffer_free(&out);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        Buffer out = {0};
+        Error e = {{0}};
+        bool ok = render(refused[i].text, with, &out, &e);
+        CHECK(!ok && strncmp(e.text, "t: chat_template: ", 18) == 0 &&
+                  strstr(e.text, refused[i].why),
+              "%s: got %s", refused[i].text, e.text);
+        buffer_free(&out);
+    }
+}
+
+/* n times `part`, between two others. */
+static void check_many(const char *begin, const char *part, size_t n, const char *end,
+                       const Json *with, const char *why) {
+    Buffer text = {0}, out = {0};
+    Error e = {{0}};
+    bool built = buffer_puts(&text, begin, &e);
+    for (size_t i = 0; i < n; i++) built = built && buffer_puts(&text, part, &e);
+    CHECK(built && buffer_puts(&text, end, &e), "memory");
+    bool ok = render(text.data, with, &out, &e);
+    CHECK(why ? !ok && strstr(e.text, why) : ok, "%zu times %s: %s", n, part, e.text);
+    buffer_free(&text);
+    buffer_free(&out);
+}
+
+/* What is too long, too deep or does not end. */
+static void test_limits(const Json *with) {
+    static const char *const twice = "{% set s = s + s %}";
+    check_many("", "{{1}}", 30000, "", with, NULL);
+    check_many("", "{{1}}", 33000, "", with, "too long");
+    check_many("{{ ", "(", 60, "1 }}", with, "an expression with");
+    check_many("{{ ", "(", 65, "1", with, "an expression is too deep");
+    check_many("{{ ", "not ", 65, "1", with, "an expression is too deep");
+    check_many("{{ [", "1,", 120, "] | length }}", with, NULL);
+    check_many("{{ [", "1,", 140, "] | length }}", with, "too many operands");
+    check_many("", "{% if 1 %}", 33, "", with, "its blocks are too deep");
+    check_many("", twice, 10, "{{ s }}", with, NULL);
+    check_many("", twice, 30, "{{ s }}", with, "too much text");
+    check_many("{% set t = 'x' %}", twice, 30, "{{ t ~ s }}", with, "too much text");
+    check_many("", "{% for m in messages %}", 12, "{% endfor %}{% endfor %}{% endfor %}"
+               "{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor "
+               "%}{% endfor %}{% endfor %}", with, "it does not end");
+    Buffer text = {0}, members = {0};
+    Error e;
+    bool ok = buffer_puts(&members, "{% set n = namespace() %}", &e);
+    for (int i = 0; i < 70; i++)
+        ok = ok && buffer_printf(&text, &e, "{%% set a%d = 1 %%}", i) &&
+             buffer_printf(&members, &e, "{%% set n.a%d = 1 %%}", i);
+    CHECK(ok, "memory");
+    check_many("", text.data, 1, "", with, "too many variables");
+    check_many("", members.data, 1, "", with, "too many variables");
+    check_many("{% for m in messages %}", "{% set n = namespace(a=1) %}", 20, "{% endfor %}", with,
+               "too many variables");
+    buffer_free(&text);
+    buffer_free(&members);
+}
+
+/* A template cut anywhere is never read behind its end. */
+static void test_cut(const Json *with) {
+    static const char text[] = QWEN25_TEMPLATE("Be.");
+    for (size_t n = 0; n < sizeof text; n++) {
+        char *copy = malloc(n + 1);
+        if (!copy) return;
+        memcpy(copy, text, n);
+        Buffer out = {0};
+        Error e = {{0}};
+        Jinja *j = jinja_open(copy, n, "t", &e);
+        CHECK(j && jinja_render(j, with, &out, &e), "cut at %zu: %s", n, e.text);
+        jinja_close(j);
+        buffer_free(&out);
+        free(copy);
+    }
+}
+
+/* ---- recognising ----------------------------------------------------------------------------- */
+
+#define LOOP(body) "{% for message in messages %}" body "{% endfor %}"
+#define ASK "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+#define MESSAGE "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+#define SYSTEM(text)                                                                               \
+    "{% if loop.first and message.role != 'system' %}{{ '<|im_start|>system\n" text               \
+    "<|im_end|>\n' }}{% endif %}"
+/* As one program for training writes them: the reply is opened behind every question. */
+#define TURNS(default)                                                                             \
+    default "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"       \
+    "{% set system_message = messages[0]['content'] %}{% else %}"                                  \
+    "{% set loop_messages = messages %}{% endif %}{% if system_message is defined %}"              \
+    "{{ '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}{% endif %}"                  \
+    "{% for message in loop_messages %}{% set content = message['content'] %}"                     \
+    "{% if message['role'] == 'user' %}{{ '<|im_start|>user\\n' + content + "                      \
+    "'<|im_end|>\\n<|im_start|>assistant\\n' }}{% elif message['role'] == 'assistant' %}"          \
+    "{{ content + '<|im_end|>' + '\\n' }}{% endif %}{% endfor %}"
+#define EARLY                                                                                      \
+    LOOP("{{ '<|im_start|>' + message.role + '\n' + message.content }}"                           \
+         "{% if add_generation_prompt or not loop.last %}{{ '<|im_end|>\n' }}{% endif %}")        \
+    "{% if add_generation_prompt and messages[-1].role != 'assistant' %}"                          \
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+typedef struct {
+    const char *text;
+    ChatFamily family;  /* CHAT_NONE: refused */
+    const char *system; /* expected, NULL: none; of what is refused a part of why */
+} Known;
+
+static const Known known[] = {
+    {LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
+    {LOOP(SYSTEM("Be a toy.") MESSAGE) ASK, CHAT_QWEN2, "Be a toy."},
+    {LOOP(SYSTEM("") MESSAGE) ASK, CHAT_QWEN2, ""},
+    {LOOP(SYSTEM("It\\'s \\\"x\\\" \\\\boxed{}.\\n!") MESSAGE) ASK, CHAT_QWEN2,
+     "It's \"x\" \\boxed{}.\n!"},
+    {LOOP(SYSTEM("You should think of tools.") MESSAGE) ASK, CHAT_QWEN2,
+     "You should think of tools."},
+    {"{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}"
+     "{% endif %}" LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
+    {EARLY, CHAT_QWEN15_EARLY, NULL},
+    {TURNS(""), CHAT_QWEN2, NULL},
+    {TURNS("{% set system_message = 'Be a toy.' %}"), CHAT_QWEN2, "Be a toy."},
+    {QWEN25_TEMPLATE("Be a toy."), CHAT_QWEN25, "Be a toy."},
+    {QWEN25_TEMPLATE(""), CHAT_QWEN25, ""},
+    /* tools in another way: without tools it is as good */
+    {"{% if tools %}{{ tools }}{% endif %}" LOOP(MESSAGE) ASK, CHAT_QWEN2, NULL},
+    /* refused */
+    {"", CHAT_NONE, "got \"\""},
+    {"{{ messages }}", CHAT_NONE, "as Python has it"},
+    {"{% include 'x' %}", CHAT_NONE, "the statement \"include\""},
+    {LOOP(MESSAGE), CHAT_NONE, "expected one that renders as Qwen's (ChatML), \"o<|im_end|>\\x0a"
+     "<|im_start|>\", got \"o<|im_end|>\\x0a\""},
+    {LOOP("[INST] {{ message['content'] }} [/INST]") ASK, CHAT_NONE, "got \"[INST] Hello"},
+    {LOOP(MESSAGE) ASK "{{ '<think>\n' }}", CHAT_NONE, "assistant\\x0a<think>"},
+    {"{{ bos_token + 'x' }}" LOOP(MESSAGE) ASK, CHAT_NONE, "arithmetic"},
+    {"<s>" LOOP(MESSAGE) ASK, CHAT_NONE, "got \"<s>"},
+    {"{{ '<|im_start|>system\nBe.<|im_end|>\n' }}" LOOP(MESSAGE) ASK, CHAT_NONE,
+     "got \"art|>system\\x0aBe.<|im_end|"},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim + "
+          "'<|im_end|>\n'}}") ASK, CHAT_NONE, "expected one"},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '\n<|im_end|>\n'}}")
+     ASK, CHAT_NONE, "got \"|>user\\x0aHello\\x0a<|im_end|"},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}}") ASK,
+     CHAT_NONE, "expected one"},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\nQuestion: ' + message['content'] + "
+          "'<|im_end|>\n'}}") ASK, CHAT_NONE, "Question: "},
+    {LOOP("{% if message.role == 'system' %}{{ '<|im_start|>system\nBe good.\n' + "
+          "message.content + '<|im_end|>\n' }}{% else %}" MESSAGE "{% endif %}") ASK, CHAT_NONE,
+     "Be good."},
+    {LOOP("{{'<|im_start|>' + message['role'] + '\n' + message['content'] }}{% if not loop.last %}"
+          "{{ '<|im_end|>\n'}}{% endif %}") ASK, CHAT_NONE, "expected one"},
+    {LOOP(MESSAGE) ASK "{{ 'Sure, ' if add_generation_prompt }}", CHAT_NONE, "Sure, "},
+    {LOOP(MESSAGE) "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}",
+     CHAT_NONE, "expected one"},
+    {LOOP(SYSTEM("This system message does not fit into the room.") MESSAGE) ASK, CHAT_NONE,
+     "unusable default system message, expected at most 31 bytes"},
+};
+
+static void check_known(const Toy *toy, const Known *k, size_t n, size_t i) {
+    Error e = {{0}};
+    char system[32];
+    ChatTemplate found;
+    bool ok = template_detect(k->text, n, toy->tok, &found, system, sizeof system, "t", &e, &e);
+    if (k->family == CHAT_NONE) {
+        CHECK(ok && found.family == CHAT_NONE && !strncmp(e.text, "t: chat_template: ", 18) &&
+                  strstr(e.text, k->system),
+              "template %zu: %s", i, e.text);
+        return;
+    }
+    CHECK(ok && found.family == k->family, "template %zu: %s", i, ok ? "family" : e.text);
+    CHECK(found.has_default_system == (k->system != NULL), "template %zu: a default or not", i);
+    CHECK(ok && !strcmp(system, k->system ? k->system : "") &&
+              found.default_system_len == strlen(system) && found.default_system == system,
+          "template %zu: %s", i, system);
+}
+
+/* With tools it has another default: its tools are not Qwen2.5's. And a NUL in a default. */
+static void test_detect(const Toy *toy) {
+    char text[] = QWEN25_TEMPLATE("Be a toy."), nul[] = LOOP(SYSTEM("Be ?.") MESSAGE) ASK;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        check_known(toy, &known[i], strlen(known[i].text), i);
+    *strstr(text, "toy.") = 'b';
+    check_known(toy, &(Known){text, CHAT_QWEN2, "Be a toy."}, strlen(text), 100);
+    *strchr(nul, '?') = 0;
+    check_known(toy, &(Known){nul, CHAT_NONE, "without a NUL"}, sizeof nul - 1, 101);
+}
+
+int main(void) {
+    Error e;
+    JsonDoc *doc = json_parse(context, sizeof context - 1, "context", &e);
+    CHECK(doc, "%s", e.text);
+    if (doc) {
+        test_render(json_root(doc));
+        test_limits(json_root(doc));
+        test_cut(json_root(doc));
+    }
+    json_free(doc);
+    Toy toy = toy_open(4);
+    if (toy.tok) test_detect(&toy);
+    toy_close(&toy);
+    return test_end("template");
+}
