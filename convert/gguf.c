@@ -310,14 +310,29 @@ static bool need_text(const Gguf *g, const char *key, const char *wanted, Error 
     return fail(e, g->path, key, "%s is not supported, expected %s", shown, wanted);
 }
 
-/* A switch that must be absent or off. */
-static bool need_off(const Gguf *g, const char *key, Error *e) {
+/* Has the string this very value? */
+static bool is_text(const Gguf *g, const char *key, const char *wanted) {
+    const Entry *v = find(g, key);
+    return v && !v->array && v->type == V_STRING &&
+           compare_bytes((const char *)v->data, v->bytes, wanted, strlen(wanted)) == 0;
+}
+
+/* A switch; *out is left alone when the key is absent. */
+static bool get_bool_if(const Gguf *g, const char *key, bool *out, Error *e) {
     const Entry *v = find(g, key);
     if (v == NULL) return true;
     if (v->array || v->type != V_BOOL) {
         return fail(e, g->path, key, "expected a bool, got type %s", value_type_name(v));
     }
-    return v->data[0] == 0 || fail(e, g->path, key, "true is not supported, expected false");
+    *out = v->data[0] != 0;
+    return true;
+}
+
+/* A switch that must be absent or off. */
+static bool need_off(const Gguf *g, const char *key, Error *e) {
+    bool on = false;
+    if (!get_bool_if(g, key, &on, e)) return false;
+    return !on || fail(e, g->path, key, "true is not supported, expected false");
 }
 
 static const Entry *get_array(const Gguf *g, const char *key, uint32_t type, const char *what,
@@ -969,9 +984,17 @@ static bool read_names(const Gguf *g, Source *s, Error *e) {
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
+/* An adapter has the architecture of its model, but few of its keys and none of its tensors. */
+static bool check_type(const Gguf *g, Error *e) {
+    const char *key = "general.type";
+    return !is_text(g, key, "adapter") ||
+           fail(e, g->path, key,
+                "this is an adapter, expected a model (--lora takes an adapter, as a PEFT folder)");
+}
+
 static bool read_all(Gguf *g, Source *s, Error *e) {
     ModelHeader *h = &s->header;
-    return read_head(g, e) && read_metadata(g, e) && check_split(g, e) &&
+    return read_head(g, e) && read_metadata(g, e) && check_split(g, e) && check_type(g, e) &&
            need_text(g, "general.architecture", "qwen2", e) && check_keys(g, e) &&
            read_infos(g, e) && read_parts(g, s, e) && sort_infos(g, e) &&
            read_config(g, &h->config, e) && read_tensors(g, s, e) && read_tokenizer(g, s, e) &&

@@ -8,6 +8,7 @@
  *
  * What would change the model's results and is not implemented is refused by its name, never
  * ignored. */
+#include <dirent.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -93,6 +94,9 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     if (field_get(c, "quantization_config"))
         return fail(e, file, "quantization_config",
                     "unsupported: expected the original model, not a GPTQ, AWQ or FP8 one");
+    if (field_get(c, "quantization"))
+        return fail(e, file, "quantization",
+                    "unsupported: expected the original model, not one quantized for MLX");
     const Json *act = field_get(c, "hidden_act");
     if (act && !json_is(act, "silu")) {
         field_show(act, shown, sizeof shown);
@@ -270,11 +274,51 @@ static bool read_sampling(const Json *g, ModelHeader *h, const char *file, Error
     return true;
 }
 
+/* ---- Both files ------------------------------------------------------------------------------ */
+
+/* The first of the folder's GGUF files, by name: of a model in several the one to be given. */
+static bool find_gguf(const char *folder, char *out, size_t room) {
+    static const char ending[] = ".gguf";
+    size_t m = sizeof ending - 1;
+    DIR *d = opendir(folder);
+    out[0] = 0;
+    for (struct dirent *f; d && (f = readdir(d)) != NULL;) {
+        size_t n = strlen(f->d_name);
+        if (n <= m || strcmp(f->d_name + n - m, ending) != 0) continue;
+        if (!out[0] || strcmp(f->d_name, out) < 0) snprintf(out, room, "%s", f->d_name);
+    }
+    if (d) closedir(d);
+    return out[0] != 0;
+}
+
+/* config.json; or, where there is none, an error with what to give instead of this folder. */
+static JsonDoc *open_config(Folder *f, Error *e) {
+    static const char name[] = "config.json";
+    char gguf[256];
+    if (exists(f, name)) return read_object(f, name, e);
+    if (exists(f, "adapter_config.json")) {
+        fail(e, f->folder, name,
+             "missing: this is an adapter, expected its model, and this folder behind --lora");
+        return NULL;
+    }
+    if (exists(f, "snapshots")) {
+        fail(e, f->folder, name,
+             "missing: this is a model in Hugging Face's cache, expected snapshots/COMMIT in it");
+        return NULL;
+    }
+    if (find_gguf(f->folder, gguf, sizeof gguf)) {
+        fail(e, f->folder, name, "missing: expected a model's folder, or the file %s in this one",
+             gguf);
+        return NULL;
+    }
+    return read_object(f, name, e); /* which says why it cannot be opened */
+}
+
 static bool read_settings(Folder *f, Source *s, Error *e) {
     ModelHeader *h = &s->header;
     h->defaults.bos = h->defaults.pad = -1;
     JsonDoc *generation;
-    JsonDoc *config = read_object(f, "config.json", e);
+    JsonDoc *config = open_config(f, e);
     if (!config) return false;
     bool ok = read_config(json_root(config), &h->config, f->path, e) &&
               read_optional(f, "generation_config.json", &generation, e);

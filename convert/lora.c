@@ -152,11 +152,26 @@ static bool take_part(Lora *l, const Source *s, const StTensor *t, const char *p
     return true;
 }
 
+/* Is there only the older form of an adapter's weights? file: the newer one's path. */
+static bool check_pickle(const char *dir, const char *file, Error *e) {
+    struct stat st;
+    Buffer pickle = {0};
+    if (lstat(file, &st) == 0) return true;
+    if (!buffer_printf(&pickle, e, "%s/adapter_model.bin", dir)) return false;
+    bool only = lstat(pickle.data, &st) == 0;
+    buffer_free(&pickle);
+    if (!only) return true;
+    return fail(e, dir, "adapter_model.safetensors",
+                "missing: there is only adapter_model.bin, a pickle (make safetensors with "
+                "save_pretrained(DIR, safe_serialization=True))");
+}
+
 static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
     Buffer path = {0};
     StFile st = {0};
     bool ok = buffer_printf(&path, e, "%s/adapter_model.safetensors", dir) &&
-              map_open(&l->map, path.data, e) && safetensors_read(&l->map, path.data, &st, e);
+              check_pickle(dir, path.data, e) && map_open(&l->map, path.data, e) &&
+              safetensors_read(&l->map, path.data, &st, e);
     for (size_t i = 0; ok && i < st.n; i++) ok = take_part(l, s, &st.tensors[i], path.data, e);
     for (size_t i = 0; ok && i < l->n_parts; i++)
         if (!l->parts[i].a != !l->parts[i].b)

@@ -1381,6 +1381,53 @@ static void test_odd_files(const Model *m) {
     }
 }
 
+/* Folders that hold no model, but something that leads to one. */
+static void test_other_folders(const Model *m) {
+    Source s;
+    Error e;
+    put_model(m);
+    CHECK(unlink(in_folder("config.json")) == 0, "unlink");
+    refuse_file("x.gguf.part", "", "config.json: cannot open: No such file");
+    refuse_file("b-00002-of-00002.gguf", "", "config.json: missing: expected a model's folder, or");
+    refuse_file("b-00001-of-00002.gguf", "", "or the file b-00001-of-00002.gguf in this one");
+    refuse_file("c.gguf", "", "or the file b-00001-of-00002.gguf in this one");
+    CHECK(mkdir(in_folder("snapshots"), 0700) == 0, "mkdir");
+    CHECK(!source_open(folder, &s, &e) &&
+              strstr(e.text, "config.json: missing: this is a model in Hugging Face's cache, "
+                             "expected snapshots/COMMIT in it"),
+          "%s", e.text);
+    refuse_file("adapter_config.json", "{}",
+                "config.json: missing: this is an adapter, expected its model, and this folder "
+                "behind --lora");
+    CHECK(rmdir(in_folder("snapshots")) == 0, "rmdir");
+    static const char *const made[] = {"x.gguf.part", "b-00001-of-00002.gguf",
+                                       "b-00002-of-00002.gguf", "c.gguf", "adapter_config.json"};
+    for (size_t i = 0; i < 5; i++) CHECK(unlink(in_folder(made[i])) == 0, "unlink");
+}
+
+/* An adapter whose weights are a pickle, and one that has none. */
+static void test_pickled_adapter(const Model *m) {
+    Source s;
+    Error e;
+    put_model(m);
+    put_adapter(LORA(""), LAYER_V, 32);
+    bool ok = source_open(folder, &s, &e);
+    CHECK(ok, "%s", e.text);
+    CHECK(unlink(in_folder("adapter_model.safetensors")) == 0, "unlink");
+    CHECK(ok && !lora_open(folder, &s, &e) &&
+              strstr(e.text, "adapter_model.safetensors: cannot open: No such file"),
+          "%s", e.text);
+    write_file("adapter_model.bin", "", 0, "PK\3\4", 4);
+    CHECK(ok && !lora_open(folder, &s, &e) &&
+              strstr(e.text, "adapter_model.safetensors: missing: there is only adapter_model.bin, "
+                             "a pickle (make safetensors with"),
+          "%s", e.text);
+    if (ok) source_close(&s);
+    CHECK(unlink(in_folder("adapter_config.json")) == 0 &&
+              unlink(in_folder("adapter_model.bin")) == 0,
+          "unlink");
+}
+
 /* The same of an adapter's settings, whose size is limited too. */
 static void test_odd_adapter(const Model *m) {
     static char large[(1u << 20) + 1];
@@ -1615,6 +1662,8 @@ int main(int argc, char **argv) {
     test_lora(&m);
     test_odd_files(&m);
     test_odd_adapter(&m);
+    test_other_folders(&m);
+    test_pickled_adapter(&m);
     test_cache_names();
     test_model_bin(&m);
     test_info(&m);

@@ -181,6 +181,8 @@ static const GgufCase values[] = {
     {.key = "tokenizer.ggml.add_bos_token", .type = BOOL + 1, .bits = 0},
     {.key = "qwen2.use_parallel_residual", .type = BOOL + 1, .bits = 1},
     {.key = "split.count", .type = U16 + 1, .bits = 1},
+    {.key = "general.type", .type = STRING + 1, .text = "model"},
+    {.key = "general.type", .type = U32 + 1, .bits = 1},
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_F16, .cut = 64},
     {.tensor = "output_norm.weight", .damage = TYPE, .value = SRC_BF16, .cut = 64},
     {.want = "magic: expected \"GGUF\", got something else", .n = 4, .patch = 0x58585858},
