@@ -94,7 +94,8 @@ typedef struct Source {
     size_t n_files;
     uint64_t seed;          /* random models: n_files == 0, rows are generated */
     char chat_note[256];    /* why header.chat_family is CHAT_NONE */
-    const char *note;       /* what was taken for granted, or NULL */
+    const char *note;       /* what was taken for granted, "; " between two; or NULL */
+    char notes[1024];       /* where note points: source_note */
 } Source;
 
 /* Open what path holds: a folder, a GGUF file, or a safetensors file with its folder around it. The
@@ -126,6 +127,14 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
 bool source_add_file(Source *s, const char *name, size_t n, Error *e);
 /* Count id, unless it is -1, among what ends an answer. `file` is for the error. */
 bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e);
+/* Add this text to the source's note. Two are said of folders and of GGUF files. */
+#define NOTE_BOS                                                                                   \
+    "add_bos_token is true: raw prompts should begin with the model's bos token, given with "      \
+    "--parse-special"
+#define NOTE_GREEDY                                                                                \
+    "nothing says how to sample: answers are greedy, unless --temp is given, with --top-p and "    \
+    "--top-k perhaps"
+void source_note(Source *s, const char *text);
 /* Fill in the header's template; the tokenizer section is finished. An unknown template is no
  * reason to refuse the model: raw prompts work, and chat_note tells the user. */
 bool source_set_template(Source *s, const char *text, size_t n, const char *file, Error *e);

@@ -855,16 +855,27 @@ static bool add_merges(const Gguf *g, TokenBuilder *b, Error *e) {
     return true;
 }
 
-static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
-    const char *pre = "tokenizer.ggml.pre";
-    if (!has(g, pre)) {
-        s->note =
-            "the file has no tokenizer.ggml.pre, like those from before April 2024: taken for "
-            "qwen2";
+/* Which pre-tokenizer. deepseek-r1-qwen is that of DeepSeek's models made from Qwen2.5: the same,
+ * but for a bos in front of every text, which is left to whoever writes a raw prompt. */
+static bool check_pre(const Gguf *g, Source *s, Error *e) {
+    const char *pre = "tokenizer.ggml.pre", *bos_key = "tokenizer.ggml.add_bos_token";
+    bool bos = false;
+    if (is_text(g, pre, "deepseek-r1-qwen")) {
+        if (!get_bool_if(g, bos_key, &bos, e)) return false;
+        if (bos) source_note(s, NOTE_BOS);
+        return true;
     }
-    if (!need_text(g, "tokenizer.ggml.model", "gpt2", e) ||
-        (has(g, pre) && !need_text(g, pre, "qwen2", e)) ||
-        !need_off(g, "tokenizer.ggml.add_bos_token", e) ||
+    if (!has(g, pre)) {
+        source_note(s, "the file has no tokenizer.ggml.pre, like those from before April 2024: "
+                       "taken for qwen2");
+    } else if (!need_text(g, pre, "qwen2", e)) {
+        return false;
+    }
+    return need_off(g, bos_key, e);
+}
+
+static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
+    if (!need_text(g, "tokenizer.ggml.model", "gpt2", e) || !check_pre(g, s, e) ||
         !need_off(g, "tokenizer.ggml.add_eos_token", e) ||
         !need_off(g, "tokenizer.ggml.add_space_prefix", e)) {
         return false;
@@ -896,7 +907,8 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
  * their template's default system message, which base and Math models do not have; Coder models
  * have it, and nearly the same values. Newer files have general.sampling.* keys, for all that is
  * not Hugging Face's default: where one is, nothing is taken for known. */
-static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
+static bool read_sampling(const Gguf *g, Source *s, Error *e) {
+    ModelHeader *h = &s->header;
     static const char instruct[] = "You are Qwen, created by Alibaba Cloud.";
     double temperature = 1, top_p = 1, min_p = 0, penalty = 1;
     int64_t top_k = 0;
@@ -919,6 +931,7 @@ static bool read_sampling(const Gguf *g, ModelHeader *h, Error *e) {
         !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e)) {
         return false;
     }
+    if (!says && !known && has(g, "tokenizer.chat_template")) source_note(s, NOTE_GREEDY);
     h->defaults.do_sample = known || (says && temperature > 0);
     h->defaults.temperature = (float)temperature;
     h->defaults.top_p = (float)top_p;
@@ -998,7 +1011,7 @@ static bool read_all(Gguf *g, Source *s, Error *e) {
            need_text(g, "general.architecture", "qwen2", e) && check_keys(g, e) &&
            read_infos(g, e) && read_parts(g, s, e) && sort_infos(g, e) &&
            read_config(g, &h->config, e) && read_tensors(g, s, e) && read_tokenizer(g, s, e) &&
-           read_template(g, s, e) && read_sampling(g, h, e) && read_ids(g, s, e) &&
+           read_template(g, s, e) && read_sampling(g, s, e) && read_ids(g, s, e) &&
            read_names(g, s, e);
 }
 

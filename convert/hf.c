@@ -7,7 +7,7 @@
  *   model.safetensors        or model.safetensors.index.json and the shards it lists
  *
  * What would change the model's results and is not implemented is refused by its name, never
- * ignored. */
+ * ignored; what would only choose other tokens from them is named in the source's note. */
 #include <dirent.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -220,6 +220,26 @@ static bool read_config(const Json *c, ModelConfig *m, const char *file, Error *
     return model_check_config(m, file, e);
 }
 
+/* Qwen2.5-1M was trained on up to original_max_position_embeddings; beyond that it needs its
+ * positions cut into chunks, which is not implemented: there the context ends. */
+static bool limit_context(const Json *c, Source *s, const char *file, Error *e) {
+    const Json *dual = field_get(c, "dual_chunk_attention_config");
+    uint32_t *context = &s->header.config.max_position_embeddings;
+    int64_t trained = 0;
+    char text[200];
+    if (!dual) return true;
+    if (!field_int(dual, "original_max_position_embeddings", 1, MAX_CONTEXT, &trained, file, e))
+        return false;
+    if (trained >= *context) return true;
+    snprintf(text, sizeof text,
+             "the context ends at %lld, what the model was trained on, not at %u: dual chunk "
+             "attention, which stretches it, is unsupported",
+             (long long)trained, *context);
+    source_note(s, text);
+    *context = (uint32_t)trained;
+    return true;
+}
+
 /* ---- generation_config.json ------------------------------------------------------------------ */
 
 static bool read_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char *file, Error *e) {
@@ -264,7 +284,8 @@ static bool read_sampling(const Json *g, ModelHeader *h, const char *file, Error
         !field_real(g, "repetition_penalty", 0.01, 100, &penalty, file, e) ||
         (field_get(g, "top_k") && !field_int(g, "top_k", -1, MAX_VOCAB, &top_k, file, e)))
         return false;
-    if (top_k < 0) top_k = 0; /* both are "off" somewhere */
+    if (sample && !json_get(g, "top_k")) top_k = 50; /* what transformers takes; null is off */
+    if (top_k < 0) top_k = 0;                        /* both are "off" somewhere */
     d->do_sample = sample;
     d->temperature = (float)temperature;
     d->top_p = (float)top_p;
@@ -272,6 +293,57 @@ static bool read_sampling(const Json *g, ModelHeader *h, const char *file, Error
     d->repetition_penalty = (float)penalty;
     d->top_k = (uint32_t)top_k;
     return true;
+}
+
+/* Settings that choose other tokens than those of read_sampling would, and are not implemented: a
+ * number above, below or other than this one, or anything but an empty list. */
+typedef struct {
+    const char *name;
+    enum { ABOVE, BELOW, NOT, GIVEN } when;
+    double off;
+} Ignored;
+static const Ignored ignored[] = {
+    {"no_repeat_ngram_size", ABOVE, 0},
+    {"encoder_no_repeat_ngram_size", ABOVE, 0},
+    {"num_beams", ABOVE, 1},
+    {"num_beam_groups", ABOVE, 1},
+    {"penalty_alpha", ABOVE, 0},
+    {"typical_p", BELOW, 1},
+    {"epsilon_cutoff", ABOVE, 0},
+    {"eta_cutoff", ABOVE, 0},
+    {"encoder_repetition_penalty", NOT, 1},
+    {"guidance_scale", NOT, 1},
+    {"bad_words_ids", GIVEN, 0},
+    {"force_words_ids", GIVEN, 0},
+    {"suppress_tokens", GIVEN, 0},
+    {"begin_suppress_tokens", GIVEN, 0},
+    {"forced_bos_token_id", GIVEN, 0},
+    {"forced_eos_token_id", GIVEN, 0},
+    {"sequence_bias", GIVEN, 0},
+    {"stop_strings", GIVEN, 0},
+};
+
+static bool is_asked(const Json *g, const Ignored *i) {
+    const Json *v = field_get(g, i->name);
+    if (!v) return false;
+    if (i->when == GIVEN) return (v->kind != JSON_ARRAY && v->kind != JSON_OBJECT) || v->n > 0;
+    if (v->kind != JSON_NUMBER) return true;
+    if (i->when == ABOVE) return v->number > i->off;
+    return i->when == BELOW ? v->number < i->off : v->number != i->off;
+}
+
+static bool note_ignored(const Json *g, Source *s, Error *e) {
+    Buffer text = {0};
+    size_t n = 0;
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof ignored / sizeof ignored[0]; i++)
+        if (is_asked(g, &ignored[i]))
+            ok = buffer_printf(&text, e, "%s%s",
+                               n++ ? ", " : "generation_config.json: ", ignored[i].name);
+    ok = ok && (n == 0 || buffer_puts(&text, n == 1 ? " is ignored" : " are ignored", e));
+    if (ok && n) source_note(s, text.data);
+    buffer_free(&text);
+    return ok;
 }
 
 /* ---- Both files ------------------------------------------------------------------------------ */
@@ -321,11 +393,12 @@ static bool read_settings(Folder *f, Source *s, Error *e) {
     JsonDoc *config = open_config(f, e);
     if (!config) return false;
     bool ok = read_config(json_root(config), &h->config, f->path, e) &&
+              limit_context(json_root(config), s, f->path, e) &&
               read_optional(f, "generation_config.json", &generation, e);
     if (ok) {
         const Json *g = generation ? json_root(generation) : NULL;
         uint32_t vocab = h->config.vocab_size;
-        ok = read_sampling(g, h, f->path, e) &&
+        ok = read_sampling(g, h, f->path, e) && note_ignored(g, s, e) &&
              read_token_ids(g, &h->defaults, vocab, f->path, e) &&
              read_token_ids(json_root(config), &h->defaults, vocab, file_in(f, "config.json"), e);
         json_free(generation);
@@ -530,6 +603,16 @@ static bool build_from_files(TokenBuilder *b, Folder *f, const Json *config, Err
     return ok;
 }
 
+/* Llama's class of tokenizer, which DeepSeek's models made from Qwen2.5 name, puts bos in front of
+ * every text where this is true, whatever tokenizer.json holds. Qwen's own class never does. */
+static void note_bos(const Json *config, Source *s) {
+    const Json *class = field_get(config, "tokenizer_class");
+    const Json *bos = field_get(config, "add_bos_token");
+    if (class && class->kind == JSON_STRING && strncmp(class->string, "Llama", 5) == 0 && bos &&
+        bos->kind == JSON_BOOL && bos->boolean)
+        source_note(s, NOTE_BOS);
+}
+
 /* config: tokenizer_config.json's root, or NULL */
 static bool read_tokenizer(Folder *f, const Json *config, Source *s, Error *e) {
     bool one_file = exists(f, "tokenizer.json");
@@ -547,6 +630,7 @@ static bool read_tokenizer(Folder *f, const Json *config, Source *s, Error *e) {
     }
     ok = ok && tokens_finish(b, &s->tokenizer, e);
     tokens_free(b);
+    note_bos(config, s);
     return ok;
 }
 
@@ -577,6 +661,7 @@ static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
     else
         snprintf(s->chat_note, sizeof s->chat_note,
                  "no chat_template.jinja, and none in tokenizer_config.json");
+    if (text.n && !exists(f, "generation_config.json")) source_note(s, NOTE_GREEDY);
     buffer_free(&text);
     return ok;
 }
@@ -636,8 +721,8 @@ static void tie_head(Source *s) {
     if (!s->header.config.tie_word_embeddings) return;
     if (head->offset && embedding->offset && !same_weights(s, embedding, head)) {
         s->header.config.tie_word_embeddings = 0;
-        s->note = "lm_head.weight is kept: it differs from the embedding that tie_word_embeddings "
-                  "says to use instead";
+        source_note(s, "lm_head.weight is kept: it differs from the embedding that "
+                       "tie_word_embeddings says to use instead");
         return;
     }
     if (!embedding->offset) {

@@ -144,6 +144,12 @@ bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e) {
     return true;
 }
 
+void source_note(Source *s, const char *text) {
+    size_t n = strlen(s->notes); /* there is room for all that one source can give rise to */
+    snprintf(s->notes + n, sizeof s->notes - n, "%s%s", n ? "; " : "", text);
+    s->note = s->notes;
+}
+
 /* A template of turns is of no use where these are no tokens: the tokenizer's files lack a part. */
 static bool check_turns(const Source *s, const char *text, size_t n, const Tokenizer *t, Error *e) {
     static const char *const marks[] = {"<|im_start|>", "<|im_end|>"};

@@ -194,6 +194,10 @@ static const FileCase file_cases[] = {
          "attention_factor: unsupported"),
     EDIT(CONFIG, "/rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"truncate\":false}",
          "truncate: false is unsupported"),
+    EDIT(CONFIG, "/dual_chunk_attention_config", "{}", "original_max_position_embeddings: missing"),
+    EDIT(CONFIG, "/dual_chunk_attention_config", "7", "original_max_position_embeddings: missing"),
+    EDIT(CONFIG, "/dual_chunk_attention_config", "{\"original_max_position_embeddings\":0}",
+         "original_max_position_embeddings: expected a whole number from 1"),
 
     /* generation_config.json */
     EDIT(GENERATION, "/temperature", "\"hot\"", "temperature: expected a number"),

@@ -489,6 +489,145 @@ static void test_cases(const Model *m) {
     }
 }
 
+/* top_k where it is not said, or switched off. */
+static void test_top_k(const Model *m) {
+    static const struct {
+        const char *from, *to;
+        uint32_t top_k;
+    } list[] = {{"\"top_k\":20,", "", 50},
+                {"\"top_k\":20", "\"top_k\":null", 0},
+                {"\"top_k\":20", "\"top_k\":0", 0},
+                {"\"do_sample\":true", "\"do_sample\":false", 20},
+                {"\"do_sample\":true,\"eos_token_id\":[262,260],\"pad_token_id\":260,"
+                 "\"temperature\":0.7,\n\"min_p\":0.1,\"top_p\":0.8,\"top_k\":20,",
+                 "", 0}};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        Source s;
+        Error e = {{0}};
+        put_model(m);
+        put_changed(m, GENERATION, list[i].from, list[i].to);
+        bool open = source_open(folder, &s, &e);
+        CHECK(open && s.header.defaults.top_k == list[i].top_k, "%s: %u, %s", list[i].to,
+              open ? s.header.defaults.top_k : 0, e.text);
+        if (open) source_close(&s);
+    }
+}
+
+/* What is done otherwise than the files say, or left to whoever uses the model, is noted. */
+static const struct {
+    int file;
+    const char *from, *to;
+    const char *note; /* NULL: none */
+} notes[] = {
+#define IS_IGNORED(name, value)                                                                    \
+    { GENERATION, "{", "{\"" name "\":" value ",", "generation_config.json: " name " is ignored" }
+#define IS_OFF(name, value)                                                                        \
+    { GENERATION, "{", "{\"" name "\":" value ",", NULL }
+#define TRAINED_ON(n)                                                                              \
+    "null,\"dual_chunk_attention_config\":{\"chunk_size\":9,"                                      \
+    "\"original_max_position_embeddings\":" n "}}"
+#define CLASS(name, bos)                                                                           \
+    { TOKENIZER_CONFIG, "{", "{\"tokenizer_class\":" name ",\"add_bos_token\":" bos ",", NULL }
+#define LLAMA(name)                                                                                \
+    { TOKENIZER_CONFIG, "{", "{\"tokenizer_class\":\"" name "\",\"add_bos_token\":true,", NOTE_BOS }
+    {GENERATION, "{", "{", NULL},
+    LLAMA("LlamaTokenizer"),
+    LLAMA("LlamaTokenizerFast"),
+    CLASS("\"LlamaTokenizerFast\"", "false"),
+    CLASS("\"LlamaTokenizerFast\"", "null"),
+    CLASS("\"LlamaTokenizerFast\"", "1"),
+    CLASS("\"Qwen2Tokenizer\"", "true"),
+    CLASS("7", "true"),
+    {TOKENIZER_CONFIG, "{", "{\"add_bos_token\":true,", NULL},
+    {TOKENIZER_CONFIG, "{", "{\"tokenizer_class\":\"LlamaTokenizer\",", NULL},
+    {CONFIG, "null}", TRAINED_ON("1024"),
+     "the context ends at 1024, what the model was trained on, not at 4096: dual chunk attention, "
+     "which stretches it, is unsupported"},
+    {CONFIG, "null}", TRAINED_ON("4096"), NULL},
+    {CONFIG, "null}", "null,\"dual_chunk_attention_config\":null}", NULL},
+    IS_IGNORED("no_repeat_ngram_size", "3"),
+    IS_OFF("no_repeat_ngram_size", "0"),
+    IS_OFF("no_repeat_ngram_size", "null"),
+    IS_IGNORED("no_repeat_ngram_size", "\"3\""),
+    IS_IGNORED("encoder_no_repeat_ngram_size", "2"),
+    IS_OFF("encoder_no_repeat_ngram_size", "0"),
+    IS_IGNORED("num_beams", "4"),
+    IS_OFF("num_beams", "1"),
+    IS_IGNORED("num_beam_groups", "2"),
+    IS_OFF("num_beam_groups", "1"),
+    IS_IGNORED("penalty_alpha", "0.6"),
+    IS_OFF("penalty_alpha", "0"),
+    IS_IGNORED("typical_p", "0.9"),
+    IS_OFF("typical_p", "1.0"),
+    IS_IGNORED("epsilon_cutoff", "3e-4"),
+    IS_OFF("epsilon_cutoff", "0.0"),
+    IS_IGNORED("eta_cutoff", "3e-4"),
+    IS_OFF("eta_cutoff", "0.0"),
+    IS_IGNORED("encoder_repetition_penalty", "0.5"),
+    IS_IGNORED("encoder_repetition_penalty", "1.5"),
+    IS_OFF("encoder_repetition_penalty", "1.0"),
+    IS_IGNORED("guidance_scale", "1.5"),
+    IS_OFF("guidance_scale", "1"),
+    IS_OFF("guidance_scale", "null"),
+    IS_IGNORED("bad_words_ids", "[[1]]"),
+    IS_OFF("bad_words_ids", "[]"),
+    IS_IGNORED("force_words_ids", "[[1]]"),
+    IS_IGNORED("suppress_tokens", "[1,2]"),
+    IS_IGNORED("begin_suppress_tokens", "[1]"),
+    IS_IGNORED("forced_bos_token_id", "0"),
+    IS_IGNORED("forced_eos_token_id", "[5]"),
+    IS_OFF("forced_eos_token_id", "null"),
+    IS_IGNORED("sequence_bias", "[[[1],-1.0]]"),
+    IS_OFF("sequence_bias", "{}"),
+    IS_IGNORED("stop_strings", "\"x\""),
+    {GENERATION, "{", "{\"num_beams\":2,\"stop_strings\":[\"x\"],\"typical_p\":0.9,",
+     "generation_config.json: num_beams, typical_p, stop_strings are ignored"},
+};
+
+static void test_notes(const Model *m) {
+    for (size_t i = 0; i < sizeof notes / sizeof notes[0]; i++) {
+        Source s;
+        Error e = {{0}};
+        put_model(m);
+        put_changed(m, notes[i].file, notes[i].from, notes[i].to);
+        bool open = source_open(folder, &s, &e);
+        CHECK(open, "%s: %s", notes[i].to, e.text);
+        if (!open) continue;
+        CHECK(notes[i].note ? s.note && !strcmp(s.note, notes[i].note) : s.note == NULL, "%s: %s",
+              notes[i].to, s.note ? s.note : "no note");
+        bool cut = notes[i].note && strstr(notes[i].note, "context ends");
+        CHECK(s.header.config.max_position_embeddings == (cut ? 1024 : 4096), "%s: the context",
+              notes[i].to);
+        source_close(&s);
+    }
+}
+
+/* No note is lost to a later one; and what chats without settings of sampling is greedy. */
+static void test_two_notes(const Model *m) {
+    Source s;
+    Error e = {{0}};
+    put_model(m);
+    put_changed(m, CONFIG, "null}", TRAINED_ON("1024"));
+    put_changed(m, GENERATION, "{", "{\"num_beams\":2,");
+    bool open = source_open(folder, &s, &e);
+    CHECK(open && s.note && strstr(s.note, "is unsupported; generation_config.json: num_beams is"),
+          "%s", open && s.note ? s.note : e.text);
+    if (open) source_close(&s);
+    put_model(m);
+    CHECK(unlink(in_folder("generation_config.json")) == 0, "unlink");
+    put_changed(m, TOKENIZER_CONFIG, "{",
+                "{\"tokenizer_class\":\"LlamaX\",\"add_bos_token\":true,");
+    open = source_open(folder, &s, &e);
+    CHECK(open && s.note && !strcmp(s.note, NOTE_BOS "; " NOTE_GREEDY) &&
+              !s.header.defaults.do_sample && s.header.defaults.top_k == 0,
+          "%s", open && s.note ? s.note : e.text);
+    if (open) source_close(&s);
+    put_changed(m, TOKENIZER_CONFIG, "\"chat_template\"", "\"other\"");
+    open = source_open(folder, &s, &e);
+    CHECK(open && s.note == NULL, "no template: %s", open ? s.note : e.text);
+    if (open) source_close(&s);
+}
+
 /* Where nothing names what ends an answer, the template does; without one nothing does. */
 static void test_no_eos(const Model *m) {
     Source s;
@@ -1647,6 +1786,9 @@ int main(int argc, char **argv) {
     test_types(&m);
     test_header(&m);
     test_cases(&m);
+    test_top_k(&m);
+    test_notes(&m);
+    test_two_notes(&m);
     test_no_eos(&m);
     test_added_beside(&m);
     test_tied(&m);

@@ -162,6 +162,9 @@ static const GgufCase yarn_all = {.key = "qwen2.rope.scaling.original_context_le
 static const GgufCase yarn = {
     .key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "yarn", .also = &yarn_all};
 
+static const GgufCase deepseek = {
+    .key = "tokenizer.ggml.pre", .type = STRING + 1, .text = "deepseek-r1-qwen"};
+
 static const char no_texts[8 * (GGUF_ROWS + 1)]; /* strings of no bytes */
 
 /* want NULL: opens */
@@ -224,6 +227,15 @@ static const GgufCase values[] = {
      .key = "tokenizer.ggml.add_bos_token",
      .type = BOOL + 1,
      .bits = 1},
+    {.want = "add_bos_token: expected a bool, got type u32",
+     .key = "tokenizer.ggml.add_bos_token",
+     .type = U32 + 1,
+     .also = &deepseek},
+    {.want = "add_eos_token: true is not",
+     .key = "tokenizer.ggml.add_eos_token",
+     .type = BOOL + 1,
+     .bits = 1,
+     .also = &deepseek},
     {.want = "add_eos_token: true is not",
      .key = "tokenizer.ggml.add_eos_token",
      .type = BOOL + 1,
@@ -389,6 +401,53 @@ static void test_no_pre(void) {
     bool ok = out && info_print(path, false, out, &e);
     if (out) fclose(out);
     CHECK(ok && strstr(text, "note:         the file has no tokenizer.ggml.pre"), "%s", text);
+}
+
+/* What a file leaves to be guessed, or to whoever uses the model, is noted: all of it. */
+static void test_notes(void) {
+    static const char pre[] = "the file has no tokenizer.ggml.pre", template[] = "{{ unknown }}";
+    const GgufCase bos = {.key = "tokenizer.ggml.add_bos_token", .type = BOOL + 1, .bits = 1};
+    const GgufCase off = {.key = "tokenizer.ggml.add_bos_token", .type = BOOL + 1, .bits = 0};
+    const GgufCase no_pre = {.key = "tokenizer.ggml.pre"};
+    const GgufCase top_p = {
+        .key = "general.sampling.top_p", .type = F32 + 1, .bits = bits_from_float(0.9f)};
+    const struct {
+        const char *template;
+        const GgufCase *more;
+        bool deepseek;
+        const char *first, *second; /* how these notes begin; NULL: none */
+    } list[] = {
+        {NULL, &bos, true, NOTE_BOS, NULL},
+        {NULL, &off, true, NULL, NULL},
+        {NULL, NULL, true, NULL, NULL},
+        {template, NULL, false, NOTE_GREEDY, NULL},
+        {template, &top_p, false, NULL, NULL},
+        {template, &no_pre, false, pre, NOTE_GREEDY},
+        {template, &bos, true, NOTE_BOS, NOTE_GREEDY},
+        {instruct_template, NULL, false, NULL, NULL},
+        {instruct_template, &no_pre, false, pre, NULL},
+    };
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        GgufCase more = {0}, type = deepseek, c = {0};
+        Source s;
+        Error e;
+        if (list[i].more) more = *list[i].more;
+        if (list[i].deepseek) more.also = &type;
+        if (list[i].template) {
+            c = (GgufCase){
+                .key = "tokenizer.chat_template", .type = STRING + 1, .text = list[i].template};
+        }
+        c.also = &more;
+        bool ok = open_case(&c, &s, &e);
+        CHECK(ok, "notes %zu: %s", i, e.text);
+        if (!ok) continue;
+        const char *first = list[i].first, *second = list[i].second;
+        CHECK(first ? s.note && strncmp(s.note, first, strlen(first)) == 0 : s.note == NULL,
+              "notes %zu: %s", i, s.note ? s.note : "none");
+        const char *two = s.note ? strstr(s.note, "; " NOTE_GREEDY) : NULL;
+        CHECK((two != NULL) == (second != NULL), "notes %zu: %s", i, s.note ? s.note : "none");
+        source_close(&s);
+    }
 }
 
 /* A file that ends in the padding behind a tensor. */
@@ -839,6 +898,7 @@ int main(int argc, char **argv) {
     test_values();
     test_yarn();
     test_no_pre();
+    test_notes();
     test_cut_padding();
     test_tokens();
     test_padding();
