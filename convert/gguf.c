@@ -669,10 +669,13 @@ static bool read_sizes(const Gguf *g, ModelConfig *c, Error *e) {
     return true;
 }
 
+/* YaRN without the context that it stretches, as Ollama's converter writes it, stretches the one
+ * that the file names, like llama.cpp. */
 static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
     const char *key = "qwen2.rope.scaling.type", *type = NULL;
     size_t n = 0;
     double factor = 0, usual = 0;
+    int64_t original = c->max_position_embeddings;
     c->rope_theta = 10000; /* what the format says when the key is absent */
     if (!get_real_if(g, "qwen2.rope.freq_base", 1, 1e12, &c->rope_theta, e)) return false;
     if (!has(g, key)) {
@@ -684,12 +687,14 @@ static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
     if (!need_text(g, key, "yarn", e) ||
         !get_real(g, "qwen2.rope.scaling.factor", 1, 1024, &factor, e) ||
         !get_real_if(g, "qwen2.rope.scaling.yarn_beta_fast", 32, 32, &usual, e) ||
-        !get_real_if(g, "qwen2.rope.scaling.yarn_beta_slow", 1, 1, &usual, e)) {
+        !get_real_if(g, "qwen2.rope.scaling.yarn_beta_slow", 1, 1, &usual, e) ||
+        !get_int_if(g, "qwen2.rope.scaling.original_context_length", 1, MAX_CONTEXT, &original,
+                    e)) {
         return false;
     }
     c->yarn_factor = (float)factor;
-    return get_u32(g, "qwen2.rope.scaling.original_context_length", 1, MAX_CONTEXT,
-                   &c->yarn_original_max_position_embeddings, e);
+    c->yarn_original_max_position_embeddings = (uint32_t)original;
+    return true;
 }
 
 static bool read_config(const Gguf *g, ModelConfig *c, Error *e) {
@@ -950,7 +955,8 @@ static bool read_unused_id(const Gguf *g, const char *key, uint32_t n_tokens, in
     return true;
 }
 
-/* Stop tokens: the file's, and both of Qwen's, since its models end a turn with either. */
+/* Stop tokens: the file's, and both of Qwen's, since its models end a turn with either. (For what
+ * chats source.c adds them too; here it is for files whose template is missing or unknown.) */
 static bool read_ids(const Gguf *g, Source *s, Error *e) {
     const char *key = "tokenizer.ggml.eos_token_id";
     ModelDefaults *d = &s->header.defaults;

@@ -67,10 +67,12 @@ static bool open_file(const char *path, Source *s, Error *e) {
 }
 
 /* Whoever answers in the template's turns ends them with <|im_end|>, whatever the settings of the
- * base model that it was trained from still say. */
+ * base model that it was trained from still say. <|endoftext|> ends an
+ * answer too, as the settings of Qwen's own models say and those of others forget. */
 static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
     if (s->header.chat_family == CHAT_NONE) return true;
-    return add_eos(&s->header.defaults, tokenizer_find(t, "<|im_end|>"), s->path, e);
+    return add_eos(&s->header.defaults, tokenizer_find(t, "<|im_end|>"), s->path, e) &&
+           add_eos(&s->header.defaults, tokenizer_find(t, "<|endoftext|>"), s->path, e);
 }
 
 /* What no reader checks alone: the tokenizer section as the engine will read it, and that ids,

@@ -636,7 +636,9 @@ static void test_no_eos(const Model *m) {
     put_changed(m, CONFIG, "\"eos_token_id\":262,", "");
     put_changed(m, GENERATION, "\"eos_token_id\":[262,260],", "");
     bool open = source_open(folder, &s, &e);
-    CHECK(open && s.header.defaults.n_eos == 1 && s.header.defaults.eos[0] == 262, "%s", e.text);
+    CHECK(open && s.header.defaults.n_eos == 2 && s.header.defaults.eos[0] == 262 &&
+              s.header.defaults.eos[1] == 260,
+          "%s", e.text);
     if (open) source_close(&s);
     put_changed(m, TOKENIZER_CONFIG, "\"chat_template\"", "\"other\"");
     open = source_open(folder, &s, &e);
@@ -909,7 +911,8 @@ static void test_template_list(const Model *m) {
     if (ok) source_close(&s);
 }
 
-/* A base model, where the end of a text ends an answer; with a template the end of a turn does. */
+/* A base model, where the end of a text ends an answer; with a template the end of a turn does. And
+ * the settings of a fine-tune that forget the end of a text. */
 static void test_stop_tokens(const Model *m) {
     char base[sizeof good_config];
     Source b;
@@ -928,6 +931,13 @@ static void test_stop_tokens(const Model *m) {
     ok = source_open(folder, &b, &e);
     CHECK(ok && b.header.defaults.n_eos == 1 && b.header.defaults.eos[0] == 260,
           "without a template: %s", e.text);
+    if (ok) source_close(&b);
+    put_model(m);
+    put_changed(m, GENERATION, "[262,260]", "262");
+    ok = source_open(folder, &b, &e);
+    CHECK(ok && b.header.defaults.n_eos == 2 && b.header.defaults.eos[0] == 262 &&
+              b.header.defaults.eos[1] == 260,
+          "with the end of a turn alone: %s", e.text);
     if (ok) source_close(&b);
 }
 

@@ -159,6 +159,10 @@ static const GgufCase yarn_all = {.key = "qwen2.rope.scaling.original_context_le
                                   .type = U32 + 1,
                                   .bits = 64,
                                   .also = &yarn_factor};
+static const GgufCase yarn_none = {.key = "qwen2.rope.scaling.original_context_length",
+                                   .type = U32 + 1,
+                                   .bits = 0,
+                                   .also = &yarn_factor};
 static const GgufCase yarn = {
     .key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "yarn", .also = &yarn_all};
 
@@ -302,11 +306,11 @@ static const GgufCase values[] = {
      .key = "qwen2.rope.scaling.type",
      .type = STRING + 1,
      .text = "yarn"},
-    {.want = "original_context_length: missing",
+    {.want = "original_context_length: expected 1 to",
      .key = "qwen2.rope.scaling.type",
      .type = STRING + 1,
      .text = "yarn",
-     .also = &yarn_factor},
+     .also = &yarn_none},
     {.want = "vocab_size: expected 264 to 264",
      .key = "qwen2.vocab_size",
      .type = U32 + 1,
@@ -386,6 +390,12 @@ static void test_yarn(void) {
     FILE *out = fmemopen(text, sizeof text - 1, "w");
     ok = out && info_print(path, false, out, &e);
     if (out) fclose(out);
+    GgufCase bare = yarn; /* as Ollama's converter writes it: the context that the file names */
+    bare.also = &yarn_factor;
+    CHECK(open_case(&bare, &s, &e) && c->yarn_factor == 4 &&
+              c->yarn_original_max_position_embeddings == 128,
+          "yarn alone: %s", e.text);
+    source_close(&s);
     CHECK(ok && strstr(text, "yarn 4 from 64, ") && strstr(text, "file type Q8_0"), "%s", text);
 }
 
