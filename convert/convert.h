@@ -94,8 +94,7 @@ typedef struct Source {
     size_t n_files;
     uint64_t seed;          /* random models: n_files == 0, rows are generated */
     char chat_note[256];    /* why header.chat_family is CHAT_NONE */
-    const char *note;       /* what was taken for granted, "; " between two; or NULL */
-    char notes[1024];       /* where note points: source_note */
+    char note[1024];        /* what was taken for granted, "; " between two: source_note */
 } Source;
 
 /* Open what path holds: a folder, a GGUF file, or a safetensors file with its folder around it. The

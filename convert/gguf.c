@@ -911,7 +911,7 @@ static bool read_template(const Gguf *g, Source *s, Error *e) {
  * 0.8, top_k 20, and repetition_penalty 1.1 (0.5B and 1.5B) or 1.05 (larger ones). They are told by
  * their template's default system message, which base and Math models do not have; Coder models
  * have it, and nearly the same values. Newer files have general.sampling.* keys, for all that is
- * not Hugging Face's default: where one is, nothing is taken for known. */
+ * not Hugging Face's default (of top_k: 50): where one is, nothing is taken for known. */
 static bool read_sampling(const Gguf *g, Source *s, Error *e) {
     ModelHeader *h = &s->header;
     static const char instruct[] = "You are Qwen, created by Alibaba Cloud.";
@@ -923,6 +923,7 @@ static bool read_sampling(const Gguf *g, Source *s, Error *e) {
     bool known = !says && h->chat_family == CHAT_QWEN25 &&
                  h->default_system_len >= sizeof instruct - 1 &&
                  memcmp(h->default_system, instruct, sizeof instruct - 1) == 0;
+    if (says) top_k = 50;
     if (known) {
         temperature = 0.7;
         top_p = 0.8;

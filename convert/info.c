@@ -157,7 +157,7 @@ static bool info_source(const char *path, bool verbose, FILE *out, Error *e) {
     else
         fprintf(out, "safetensors:  %zu file%s\n", s.n_files, s.n_files == 1 ? "" : "s");
     bool ok = print_facts(&f, path, verbose, out, e);
-    if (ok && s.note) fprintf(out, "note:         %s\n", s.note);
+    if (ok && s.note[0]) fprintf(out, "note:         %s\n", s.note);
     if (ok && s.chat_note[0]) fprintf(out, "note:         %s\n", s.chat_note);
     source_close(&s);
     return ok;

@@ -170,7 +170,7 @@ static void catch_signals(void) {
 
 static void print_notes(const Source *s, const Plan *p) {
     if (p->notes.n) fputs(p->notes.data, stderr);
-    if (s->note) fprintf(stderr, "note: %s\n", s->note);
+    if (s->note[0]) fprintf(stderr, "note: %s\n", s->note);
     if (s->chat_note[0])
         fprintf(stderr,
                 "note: no chat template that is known here, only raw prompts will work (%s)\n",

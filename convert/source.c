@@ -67,8 +67,8 @@ static bool open_file(const char *path, Source *s, Error *e) {
 }
 
 /* Whoever answers in the template's turns ends them with <|im_end|>, whatever the settings of the
- * base model that it was trained from still say. <|endoftext|> ends an
- * answer too, as the settings of Qwen's own models say and those of others forget. */
+ * base model that it was trained from still say. <|endoftext|> ends an answer too, as the settings
+ * of Qwen's own models say and those of others forget. */
 static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
     if (s->header.chat_family == CHAT_NONE) return true;
     return add_eos(&s->header.defaults, tokenizer_find(t, "<|im_end|>"), s->path, e) &&
@@ -147,9 +147,8 @@ bool add_eos(ModelDefaults *d, int32_t id, const char *file, Error *e) {
 }
 
 void source_note(Source *s, const char *text) {
-    size_t n = strlen(s->notes); /* there is room for all that one source can give rise to */
-    snprintf(s->notes + n, sizeof s->notes - n, "%s%s", n ? "; " : "", text);
-    s->note = s->notes;
+    size_t n = strlen(s->note); /* there is room for all that one source can give rise to */
+    snprintf(s->note + n, sizeof s->note - n, "%s%s", n ? "; " : "", text);
 }
 
 /* A template of turns is of no use where these are no tokens: the tokenizer's files lack a part. */

@@ -593,8 +593,8 @@ static void test_notes(const Model *m) {
         bool open = source_open(folder, &s, &e);
         CHECK(open, "%s: %s", notes[i].to, e.text);
         if (!open) continue;
-        CHECK(notes[i].note ? s.note && !strcmp(s.note, notes[i].note) : s.note == NULL, "%s: %s",
-              notes[i].to, s.note ? s.note : "no note");
+        CHECK(!strcmp(s.note, notes[i].note ? notes[i].note : ""), "%s: %s",
+              notes[i].to, s.note);
         bool cut = notes[i].note && strstr(notes[i].note, "context ends");
         CHECK(s.header.config.max_position_embeddings == (cut ? 1024 : 4096), "%s: the context",
               notes[i].to);
@@ -610,21 +610,21 @@ static void test_two_notes(const Model *m) {
     put_changed(m, CONFIG, "null}", TRAINED_ON("1024"));
     put_changed(m, GENERATION, "{", "{\"num_beams\":2,");
     bool open = source_open(folder, &s, &e);
-    CHECK(open && s.note && strstr(s.note, "is unsupported; generation_config.json: num_beams is"),
-          "%s", open && s.note ? s.note : e.text);
+    CHECK(open && strstr(s.note, "is unsupported; generation_config.json: num_beams is"),
+          "%s", open ? s.note : e.text);
     if (open) source_close(&s);
     put_model(m);
     CHECK(unlink(in_folder("generation_config.json")) == 0, "unlink");
     put_changed(m, TOKENIZER_CONFIG, "{",
                 "{\"tokenizer_class\":\"LlamaX\",\"add_bos_token\":true,");
     open = source_open(folder, &s, &e);
-    CHECK(open && s.note && !strcmp(s.note, NOTE_BOS "; " NOTE_GREEDY) &&
+    CHECK(open && !strcmp(s.note, NOTE_BOS "; " NOTE_GREEDY) &&
               !s.header.defaults.do_sample && s.header.defaults.top_k == 0,
-          "%s", open && s.note ? s.note : e.text);
+          "%s", open ? s.note : e.text);
     if (open) source_close(&s);
     put_changed(m, TOKENIZER_CONFIG, "\"chat_template\"", "\"other\"");
     open = source_open(folder, &s, &e);
-    CHECK(open && s.note == NULL, "no template: %s", open ? s.note : e.text);
+    CHECK(open && !s.note[0], "no template: %s", open ? s.note : e.text);
     if (open) source_close(&s);
 }
 
@@ -704,7 +704,7 @@ static void test_tied(Model *m) {
         if (!open) continue;
         uint32_t tied = ties[i].tied;
         CHECK(s.header.config.tie_word_embeddings == tied && s.n_tensors == 27 - tied &&
-                  (s.note == NULL) == (tied == 1),
+                  !s.note[0] == (tied == 1),
               "%zu: tied %u, %zu tensors", i, s.header.config.tie_word_embeddings, s.n_tensors);
         const uint8_t *embedding = s.files[0].data + s.tensors[0].offset;
         CHECK(memcmp(embedding, ties[i].head ? own : m->data.data, bytes) == 0,
