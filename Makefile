@@ -111,7 +111,7 @@ run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faul
 # libFuzzer (clang) on every parser, TIME seconds each, from seeds made by fuzz_seeds. What is of
 # interest is kept in build/fuzz/corpus; an input that fails is left as build/fuzz/FUZZ-crash-...
 TIME = 60
-FUZZ = json model safetensors gguf folder text messages cache prompts
+FUZZ = json model safetensors gguf folder text messages template cache prompts
 WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=lstat
 fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
 $(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)

@@ -145,7 +145,7 @@ Jinja *jinja_open(const char *text, size_t n, const char *file, Error *e);
  * spelled as Python's json.dumps spells them) as its variables. False when memory is short. */
 bool jinja_render(Jinja *j, const Json *context, Buffer *out, Error *e);
 /* Why the template could not be read or rendered: it raises an exception, uses what is not known
- * here, or does not end within a million steps. NULL: nothing was wrong. */
+ * here, or does not end within 100,000 steps. NULL: nothing was wrong. */
 const char *jinja_why(const Jinja *j);
 void jinja_close(Jinja *j); /* NULL is allowed */
 /* The family that renders as a template does (template.c), and its default system message:

@@ -16,8 +16,8 @@
 #define MAX_STACK 64     /* operands and operators that wait */
 #define MAX_BLOCKS 32    /* open tags inside each other */
 #define MAX_VARIABLES 64 /* visible at once */
-#define MAX_RUN 1000000  /* steps of one rendering */
-#define ARENA (1u << 20) /* bytes of strings that one rendering makes */
+#define MAX_RUN 100000   /* steps of one rendering */
+#define ARENA (1u << 18) /* bytes of strings that one rendering makes, and of what it prints */
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 

@@ -67,7 +67,7 @@ static bool compare(const Template *t, const ChatTemplate *as, const char *talk,
     const Json *ask = json_get(root, "add_generation_prompt");
     Buffer got = {0};
     ChatPrompt want = {0};
-    bool ok = jinja_render(t->jinja, root, &got, e) &&
+    bool ok = buffer_puts(&got, "", e) && jinja_render(t->jinja, root, &got, e) &&
               chat_render(as, t->tok, json_get(root, "messages"),
                           tools->kind == JSON_ARRAY ? tools : NULL, ask->boolean, false, t->file,
                           &want, e);

@@ -5,6 +5,7 @@
 
 #include "good_folder.h"
 #include "tiny.h"
+#include "qwen25_template.h"
 #include "tiny_gguf.h"
 
 static const char *good, *to;
@@ -182,11 +183,20 @@ static void seed_small(void) {
          "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}\n\n{\"id\":1}\n{"
          "\"prompt\":3}"),
         "\4{\"prompt\":\"a\",\"messages\":[]}\n{\"prompt\":\"\"}\nhello\n{\"prompt\":\"b\"}"};
+    static const char *const templates[] = {
+        QWEN25_TEMPLATE("Be."),
+        ("{%- set ns = namespace(a=1) -%}{# c #}{% for m in messages[1:] %}"
+         "{% set ns.a = ns.a + 1 %}{{ loop.index0 % 2 ~ m['role'] }}{% if not loop.last %}"
+         "{{ m.get('x') or 'y' }}{% endif %}{% endfor %}"
+         "{{ ns.a if ns.a is defined else [1, (2, 3)] }}\n"),
+        ("{% if 'a' in messages[0].content.strip() and n >= -1 %}{{ tools | tojson }}{% elif n %}"
+         "{{ 1 * 2 }}{% else %}{{ raise_exception(\"no\") }}{% endif %}")};
     char name[8];
     for (size_t i = 0; i < 4; i++) {
         snprintf(name, sizeof name, "%zu", i);
         seed("prompts", name, prompts[i], 1, prompts[i] + 1, strlen(prompts[i] + 1));
         if (i < 3) seed("json", name, "", 0, json[i], strlen(json[i]));
+        if (i < 3) seed("template", name, "", 0, templates[i], strlen(templates[i]));
         if (i < 3) seed("messages", name, "", 0, messages[i], strlen(messages[i]));
         seed("text", name, "", 0, text[i], strlen(text[i]));
     }
