@@ -1,5 +1,5 @@
-/* fuzz_messages.c: conversations as JSON, rendered by every family. No special token may come out of
- * what a message says. */
+/* fuzz_messages.c: conversations as JSON, rendered by every family. No special token may come out
+ * of what a message says. */
 #include "../chat.h"
 #include "fuzz.h"
 #include "good_folder.h"
