@@ -596,6 +596,8 @@ static const BinCase bin_cases[] = {
      "name: not terminated", false, 0},
     {"quant without an end", FILE_START, offsetof(ModelHeader, quant), 16, UINT64_MAX,
      "quant: not terminated", false, 0},
+    {"quant with a comma", FILE_START, offsetof(ModelHeader, quant), 1, ',',
+     "quant: expected no quote, comma or backslash", false, 0},
     {"source without an end", FILE_START, offsetof(ModelHeader, source), 128, UINT64_MAX,
      "source: not terminated", false, 0},
     {"converter without an end", FILE_START, offsetof(ModelHeader, converter), 32, UINT64_MAX,

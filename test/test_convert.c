@@ -358,6 +358,8 @@ static const Case cases[] = {
      "\"use_sliding_window\":true,\"max_window_layers\":2", OPENS}, /* it has 2 layers */
     {CONFIG, "\"use_sliding_window\":false",
      "\"use_sliding_window\":true,\"max_window_layers\":1", "use_sliding_window: true"},
+    {CONFIG, "\"use_sliding_window\":false",
+     "\"use_sliding_window\":true,\"max_window_layers\":\"all\"", "max_window_layers: expected"},
     {CONFIG, "null}", "null,\"rope_parameters\":{\"rope_theta\":1e6}}", OPENS},
     {CONFIG, "null}", "null,\"rope_parameters\":{\"rope_theta\":1e5}}",
      "rope_theta: is 1e+06, and 100000 beside"},
