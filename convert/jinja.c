@@ -251,8 +251,11 @@ static bool literal(Parser *p, bool *known) {
     if (p->kind == TEXT) return add_value(p, string_value(p->text, p->n));
     if (p->kind == NUMBER && p->n <= 9) {
         int64_t i = 0;
-        for (size_t k = 0; k < p->n && is_digit(p->text[k]); k++) i = 10 * i + (p->text[k] - '0');
-        return is_digit(p->text[p->n - 1]) ? add_value(p, integer(i)) : unreadable(p, "number");
+        for (size_t k = 0; k < p->n; k++) {
+            if (!is_digit(p->text[k])) return unreadable(p, "a number");
+            i = 10 * i + (p->text[k] - '0');
+        }
+        return add_value(p, integer(i));
     }
     *known = false;
     return true;

@@ -139,7 +139,7 @@ static const struct {
     {"{{ a. }}", "a name with"}, {"{{ a | 'x' }}", "a name with"}, {"{{ a[] }}", "an index"},
     {"{{ a[1, 2] }}", "an expression with \",\""}, {"{{ a[1:2:3] }}", "a step with"},
     {"{{ (1:2) }}", "an expression with \":\""}, {"{{ [,] }}", "an expression with"},
-    {"{{ 1234567890 }}", "an expression with"}, {"{{ 1a }}", "number \"1a\""},
+    {"{{ 1234567890 }}", "an expression with"}, {"{{ 1a2 }}", "a number \"1a2\""},
     {"{{ f(a=) }}", "an expression with"}, {"{{ f(a=not) }}", "an argument"},
     {"{{ 1 if 2 else }}", "an expression with"}, {"{{ 1 else 2 }}", "an expression with"},
     {"{{ a ? b }}", "an expression with \"?\""}, {"{{ {} }}", "an expression with \"{\""},
