@@ -2931,6 +2931,25 @@ static bool is_test_list(const char *text) {
     return n > 0 && text[n] >= '0' && text[n] <= '9' && text[strspn(text, "0123456789@,bgpt")] == 0;
 }
 
+/* What other programs call things, and what there is of them here. */
+static const struct {
+    const char *names, *here;
+} other_names[] = {
+    {"-m|--model", "MODEL stands by itself"},
+    {"--n-predict|--predict", "here it is -n"},
+    {"--ctx-size", "here it is -c"},
+    {"--temperature", "here it is --temp"},
+    {"--top_k", "here it is --top-k"},
+    {"--top_p", "here it is --top-p"},
+    {"-sys|--system-prompt", "here it is -s"},
+    {"-e|--escape", "texts are taken as they are; bash writes a new line as $'\\n'"},
+    {"-d", "--bench tg128@4096 generates behind 4096 tokens"},
+    {"-o", "here it is --format"},
+    {"-ngl|--n-gpu-layers", "there is no GPU here"},
+    {"-no-cnv|--no-cnv|--no-conversation", "-p answers once, --raw without the chat template"},
+    {"-i|-cnv|--interactive|--conversation", "without a prompt it is a chat"},
+};
+
 static const Option *option_find(const char *word) {
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
@@ -2940,6 +2959,18 @@ static const Option *option_find(const char *word) {
             return o;
     }
     return NULL;
+}
+
+/* The word is no option: tell what it may stand for. */
+static bool no_option(const char *word, Error *e) {
+    char name[32];
+    size_t n = strcspn(word, "=");
+    const char *hint = "--help lists them";
+    snprintf(name, sizeof name, "%.*s", (int)min_size(n, sizeof name - 1), word);
+    for (size_t i = 0; i < sizeof other_names / sizeof *other_names; i++)
+        if (choice_index(other_names[i].names, name) >= 0) hint = other_names[i].here;
+    return fail(e, NULL, word, "no such option (%s)%s", hint,
+                word[n] ? "; values stand behind a space" : "");
 }
 
 /* Store the value of an option; `word` is the option as the user wrote it. */
@@ -2990,15 +3021,13 @@ static bool options_parse(int argc, char **argv, Options *to, Error *e) {
         if (names_follow || word[0] != '-' || word[1] == 0) {
             if (to->model) return fail(e, NULL, word,
                                        "a second model, after %s (-p TEXT asks the model; tests of "
-                                       "--bench are separated by commas)",
+                                       "--bench look like pp512,tg128)",
                                        to->model);
             to->model = word;
             continue;
         }
         const Option *o = option_find(word);
-        if (!o)
-            return fail(e, NULL, word, "no such option (--help lists them)%s",
-                        strchr(word, '=') ? "; values stand behind a space" : "");
+        if (!o) return no_option(word, e);
         if (seen[o - option_table] && o->kind != OPT_LIST)
             return fail(e, NULL, word, "given twice");
         seen[o - option_table] = true;
@@ -3029,8 +3058,14 @@ static bool options_check(const Options *o, Error *e) {
     if (modes > 1)
         return fail(e, NULL, NULL,
                     "expected one of --render, --tokenize, --verify, --bench and --perplexity");
+    if (o->bench && (prompts > 0 || o->max_tokens != UNSET))
+        return fail(e, NULL, "--bench",
+                    "expected tests instead of a prompt or -n: pp512 reads 512 tokens, tg256 "
+                    "generates 256");
     if (prompts > 0 && modes > o->render + o->tokenize)
-        return fail(e, NULL, NULL, "--verify, --bench and --perplexity read no prompt");
+        return fail(e, NULL, NULL, "--verify and --perplexity read no prompt");
+    if (o->max_tokens != UNSET && modes > 0)
+        return fail(e, NULL, "--max-tokens", "goes with a prompt to answer");
     if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
     if (o->cache && !is_file_name(o->cache))
         return fail(e, NULL, "--cache", "expected a file name, got \"%s\"", o->cache);

@@ -672,15 +672,49 @@ option_tests() {
         done
     done <"$scratch/options"
     refuse 2 "-n 1.5" "$qwen" "$model" -p a -n 1.5
-    refuse 2 "an unknown option" "$qwen" "$model" --temperature 1
+    refuse 2 "an unknown option" "$qwen" "$model" --wrong 1
+    says "an unknown option" '^qwen: --wrong: no such option \(--help lists them\)$'
+    while read -r name hint; do
+        refuse 2 "another program's $name" "$qwen" "$model" "$name" 1
+        says "another program's $name" "^qwen: $name: no such option \\(.*$hint"
+    done <<'END'
+-m MODEL stands by itself
+--predict here it is -n\)
+--ctx-size here it is -c\)
+--temperature here it is --temp\)
+--top_p here it is --top-p\)
+-sys here it is -s\)
+-e bash writes a new line as \$'\\n'\)
+-d tg128@4096
+-o --format
+-ngl no GPU
+-no-cnv --raw
+-i without a prompt it is a chat
+END
     refuse 2 "an unknown letter" "$qwen" "$model" -x
     refuse 2 "an option with =" "$qwen" "$model" --temp=1
     says "an option with =: what to do" 'values stand behind a space'
+    refuse 2 "another program's option with =" "$qwen" "$model" --ctx-size=9
+    says "another program's option with =" 'here it is -c\); values stand behind a space'
     run 0 "-- before the model" "$qwen" -p a -n 1 -- "$model"
     refuse 2 "a name behind --" "$qwen" "$model" -p a -- -n 1
     for mode in --verify --bench '--perplexity x'; do
         # shellcheck disable=SC2086 # a list of arguments
         refuse 2 "a prompt for $mode" "$qwen" "$model" -p a $mode
+        # shellcheck disable=SC2086
+        refuse 2 "-n for $mode" "$qwen" "$model" -n 9 $mode
+    done
+    for mode in --render --tokenize; do
+        refuse 2 "-n for $mode" "$qwen" "$model" -p a -n 9 $mode
+    done
+    for given in '-p 512' '-n 256'; do
+        # shellcheck disable=SC2086
+        refuse 2 "$given --bench" "$qwen" "$model" $given --bench
+        says "$given --bench: the tests" 'pp512 reads 512 tokens, tg256 generates 256$'
+    done
+    for test in 512 PP512; do
+        refuse 2 "--bench $test" "$qwen" "$model" --bench $test
+        says "--bench $test: a test" "^qwen: $test: a second model, .* like pp512,tg128"
     done
     refuse 2 "--stats -" "$qwen" "$model" -p a --stats -
     refuse 2 "--cache -" "$qwen" "$model" -p a --cache -
