@@ -3229,6 +3229,17 @@ static void drop_line_end(Buffer *text) {
 /* For messages: what -f, --messages or --prompts names. */
 static const char *input_name(const char *file) { return strcmp(file, "-") == 0 ? "stdin" : file; }
 
+static bool is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (!strchr(" \t\r\n", text[i]) || text[i] == 0) return false;
+    return true;
+}
+
+/* Blanks alone are no question; --raw and --tokenize take them as they are. */
+static bool is_no_prompt(const Options *o, const char *text, size_t n) {
+    return n == 0 || (!o->raw && !o->tokenize && is_blank(text, n));
+}
+
 /* Read the text of -f, --messages, --prompts, --perplexity or stdin before the model is opened:
  * while a pipe is waited for, ^C ends the program. -p stands alone, or behind the text of -f.
  * Returns an exit status. */
@@ -3245,8 +3256,10 @@ static int read_prompt(const Options *o, Buffer *text, Error *e) {
         drop_byte_order_mark(text);
         drop_line_end(text);
     }
-    bool empty = file && text->n == 0 && !o->messages && !o->perplexity;
-    if (empty || (o->prompt && o->prompt[0] == 0)) {
+    bool empty = false; /* lines of --prompts are looked at one by one */
+    if (file && !o->messages && !o->perplexity)
+        empty = o->prompts ? text->n == 0 : is_no_prompt(o, text->data, text->n);
+    if (empty || (o->prompt && is_no_prompt(o, o->prompt, strlen(o->prompt)))) {
         fail(e, empty ? input_name(file) : NULL, "prompt", "is empty");
         return 2;
     }
@@ -3557,12 +3570,6 @@ typedef struct {
     bool show; /* progress: stderr is a terminal, which the answers do not go to */
 } Batch;
 
-static bool is_blank(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (!strchr(" \t\r", text[i]) || text[i] == 0) return false;
-    return true;
-}
-
 /* Take the next line, without its end. */
 static const char *batch_line(Batch *b, size_t *n) {
     const Buffer *all = &b->program->text;
@@ -3598,7 +3605,8 @@ static bool render_json_line(const Program *p, const Json *root, const char *whe
         return fail(e, where, "messages", "--raw leaves no place for a conversation");
     if (messages) return render_conversation(p, root, true, where, out, e);
     if (text->kind != JSON_STRING) return fail(e, where, "prompt", "expected a string");
-    if (text->string_len == 0) return fail(e, where, "prompt", "is empty");
+    if (is_no_prompt(&p->options, text->string, text->string_len))
+        return fail(e, where, "prompt", "is empty");
     return render_text(p, text->string, text->string_len, out, e);
 }
 
@@ -4346,7 +4354,7 @@ static int chat_loop(Chat *c, Error *e) {
     Line line = {0};
     int status = 0;
     while (!c->quit && chat_read(c, &text, &line, e)) {
-        if (text.n == 0) continue;
+        if (is_blank(text.data, text.n)) continue;
         RunStats st = {0};
         bool ok =
             c->command ? chat_command(c, &text, e) : chat_answer(c, text.data, text.n, &st, e);

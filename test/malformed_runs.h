@@ -97,6 +97,7 @@ static const struct {
     {"{\"prompt\":3}", "prompt: expected a string"},
     {"{\"prompt\":[\"hello\"]}", "prompt: expected a string"},
     {"{\"prompt\":\"\"}", "prompt: is empty"},
+    {"{\"prompt\":\" \\t\\n\"}", "prompt: is empty"},
     {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "prompt"},
     {"{\"messages\":null}", "messages: expected an array"},
     {"{\"messages\":\"hello\"}", "messages: expected an array"},

@@ -222,13 +222,18 @@ prompt_tests() {
     ask "--raw" "$model" -p 'hello the world' --seed 7 -n 30 -t 1 --raw
     differ "--raw changes the answer" "$hash" "$want"
     says "--raw: no template" '^prompt [1-9] tokens'
-    for prompt in '' '
-'; do
-        printf '%s' "$prompt" >"$scratch/empty.txt"
+    for prompt in '' '\n' '  ' ' \t\n\n  '; do
+        printf '%b' "$prompt" >"$scratch/empty.txt"
         refuse 2 "an empty prompt" "$qwen" "$model" -f "$scratch/empty.txt"
     done
     refuse 2 "an empty -p" "$qwen" "$model" -p ''
+    refuse 2 "a -p of blanks" "$qwen" "$model" -p '  '
     refuse 2 "an empty pipe" "$qwen" "$model"
+    refuse 2 "a pipe of blanks" "$qwen" "$model" <"$scratch/empty.txt"
+    says "a pipe of blanks" '^qwen: stdin: prompt: is empty$'
+    ask "--raw of blanks" "$model" -p '  ' --raw -n 3
+    run 0 "--tokenize of blanks" "$qwen" "$model" -f "$scratch/empty.txt" --tokenize
+    check "--tokenize of blanks" test "$(wc -w <"$out")" -gt 0
     refuse 1 "a missing prompt file" "$qwen" "$model" -f "$scratch/none"
     refuse 2 "an empty -p behind a file" "$qwen" "$model" -p '' -f "$scratch/prompt.txt"
     refuse 2 "two prompts" "$qwen" "$model" -p a --messages "$scratch/prompt.txt"

@@ -308,6 +308,8 @@ static void test_commands(void) {
     ask_for(&t, "/save /nonexistent/folder/file", "/nonexistent/folder");
     ask(&t, "", reply);
     CHECK(reply[0] == 0, "an empty line is not answered: %s", reply);
+    ask(&t, "  ", reply);
+    CHECK(reply[0] == 0, "blanks are not answered: %s", reply);
     chat_close(&t);
 }
 
