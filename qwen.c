@@ -2730,9 +2730,10 @@ static const Option option_table[] = {
     {OPT_TEXT, "prompts", 0, "FILE", AT(prompts), 0, 0,
      "answer every line of this file (- is stdin), several at a time, each with one line of JSON "
      "in "
-     "the same order. A line is a prompt; or, when the first one begins with {, a JSON object with "
-     "prompt (a text) or messages (and tools), whose other members are ignored. A line that cannot "
-     "be answered gets an error in its "
+     "the same order. A line is a prompt; or, when the first one begins with { or [{, JSON: an "
+     "array of messages, or an object with prompt (a text) or messages (and tools), or with a body "
+     "that has them, as in OpenAI's batches; other members are ignored. A line that cannot be "
+     "answered gets an error in its "
      "place, and the exit status is 1. Line i (from 0) has the seed of --seed plus i"},
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
@@ -3588,19 +3589,29 @@ static size_t count_lines(const Buffer *text) {
     return n;
 }
 
-/* JSON lines are told by the first line that is not blank. */
-static bool is_json_lines(const Buffer *text) {
-    for (size_t i = 0; i < text->n; i++)
-        if (!is_blank(text->data + i, 1) && text->data[i] != '\n') return text->data[i] == '{';
-    return false;
+static size_t skip_blanks(const Buffer *text, size_t i) {
+    while (i < text->n && is_blank(text->data + i, 1)) i++;
+    return i;
 }
 
-/* {"prompt": TEXT} or {"messages": [...], "tools": [...]}; other members are ignored. */
+/* JSON lines are told by how the first line that is not blank begins: with {, or with [ and {. */
+static bool is_json_lines(const Buffer *text) {
+    size_t i = skip_blanks(text, 0);
+    if (i < text->n && text->data[i] == '[') i = skip_blanks(text, i + 1);
+    return i < text->n && text->data[i] == '{';
+}
+
+/* {"prompt": TEXT}, {"messages": [...], "tools": [...]}, the array alone, or one of the two objects
+ * as the body of a line for OpenAI's batches. Other members are ignored. */
 static bool render_json_line(const Program *p, const Json *root, const char *where, ChatPrompt *out,
                              Error *e) {
-    const Json *text = json_get(root, "prompt"), *messages = json_get(root, "messages");
-    if (root->kind != JSON_OBJECT || !text == !messages)
-        return fail(e, where, NULL, "expected an object with either prompt or messages");
+    const Json *body = json_get(root, "body");
+    if (body && !json_get(root, "prompt") && !json_get(root, "messages")) root = body;
+    const Json *tools, *text = json_get(root, "prompt"),
+                       *messages = conversation_messages(root, &tools);
+    if ((root->kind != JSON_OBJECT && root->kind != JSON_ARRAY) || !text == !messages)
+        return fail(e, where, NULL,
+                    "expected an object with either prompt or messages, or an array of messages");
     if (messages && p->options.raw)
         return fail(e, where, "messages", "--raw leaves no place for a conversation");
     if (messages) return render_conversation(p, root, true, where, out, e);

@@ -118,6 +118,24 @@ continued_tests() {
 
 # ---- Files ---------------------------------------------------------------------------------------
 
+# Lines that are arrays of messages, and those of OpenAI's batches.
+array_tests() {
+    run 0 "a conversation" "$qwen" "$model" --messages "$scratch/messages.json" --temp 0 -n 5
+    want=$(sed 's/.*| //' "$err") text=$(cat "$scratch/messages.json")
+    messages=${text#*: } messages=${messages%\}}
+    printf '%s\n' "" " [ ${messages#?}" "$messages" "$text" '{"prompt": "hello"}' \
+        "{\"custom_id\": \"a\", \"method\": \"POST\", \"body\": $text}" \
+        '{"body": {"model": "b", "prompt": "hello"}}' '{"prompt": "hello", "body": 3}' \
+        >"$scratch/arrays.jsonl"
+    run 1 "arrays" "$qwen" "$model" --prompts "$scratch/arrays.jsonl" --temp 0 -n 5
+    whole_lines "arrays"
+    for i in 1 2 3 4 5 6 7; do same "arrays: line $i" "$(member hash "$(line $i)")" "$want"; done
+    printf '[1] is a text\n[{"role": "user"\n' >"$scratch/bracket.txt"
+    run 0 "a bracket in a text" "$qwen" "$model" --prompts "$scratch/bracket.txt" --temp 0 -n 5
+    run 1 "--raw" "$qwen" "$model" --prompts "$scratch/arrays.jsonl" --raw -n 1
+    same "--raw: conversations" "$(grep -c 'messages: --raw leaves no place' "$out")" 4
+}
+
 file_tests() {
     printf 'hello\n\nworld\r\n \t\n%s\nthe' "$(head -c 3000 /dev/zero | tr '\0' 'x')" \
         >"$scratch/mixed.txt"
@@ -174,6 +192,7 @@ END
     sed 1q "$scratch/two.jsonl" >"$scratch/messages.json"
     run 0 "-s" "$qwen" "$model" --messages "$scratch/messages.json" -s 'Be brief.' --temp 0 -n 5
     same "-s goes to --messages" "$(sed 's/.*| //' "$err")" "$want"
+    array_tests
     run 0 "--stats" "$qwen" "$model" --prompts "$scratch/one.jsonl" --temp 0 -n 5 --ignore-eos \
         --stats "$scratch/stats.json"
     check "--stats: the tokens of all" grep -q '"generated_tokens":5,' "$scratch/stats.json"
