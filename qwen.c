@@ -3294,6 +3294,14 @@ static bool check_roles(const Program *p, const Json *messages, const char *file
     return true;
 }
 
+/* OpenAI's newer name of the system, which no template knows, becomes the old one. */
+static void rename_developers(const Json *messages) {
+    for (const Json *m = messages->child; m; m = m->next) {
+        Json *role = (Json *)json_get(m, "role"); /* the tree is the caller's alone */
+        if (json_is(role, "developer")) role->string = "system", role->string_len = 6;
+    }
+}
+
 /* With `answer` the prompt ends where an answer begins; without, it is a chat, which goes on and
  * has no tools. */
 static bool render_conversation(const Program *p, const Json *root, bool answer, const char *file,
@@ -3302,6 +3310,7 @@ static bool render_conversation(const Program *p, const Json *root, bool answer,
     if (!messages) return fail(e, file, "messages", "expected an array, got nothing");
     if (!answer && tools && tools->n > 0)
         return fail(e, file, "tools", "expected none, a chat has only messages");
+    rename_developers(messages);
     if (!check_roles(p, messages, file, e)) return false;
     return chat_render(&p->model.chat, p->model.tokenizer, messages, answer ? tools : NULL, answer,
                        p->options.parse_special, file, out, e);

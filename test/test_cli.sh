@@ -340,6 +340,33 @@ END
     same "--render --raw" "$(tail -n 1 "$out")" 'ids: 268'
 }
 
+# "developer" is another name of "system", first in a conversation and behind, in each family.
+developer_tests() {
+    cp -r "$tiny" "$scratch/qwen2"
+    printf %s '{"eos_token":"<|im_end|>","chat_template":"{% for message in messages %}' \
+        "{{'<|im_start|>' + message['role'] + '\\\\n' + message['content'] + '<|im_end|>\\\\n'}}" \
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\\\n' }}" \
+        '{% endif %}"}' \
+        >"$scratch/qwen2/tokenizer_config.json"
+    run 0 "a model without tools" "$convert" "$scratch/qwen2" -o "$scratch/qwen2.bin"
+    for role in system developer; do
+        cat >"$scratch/$role.json" <<END
+[{"role": "$role", "content": "A"}, {"role": "user", "content": "B"},
+ {"role": "$role", "content": [{"type": "text", "text": "C"}]}, {"role": "user", "content": "D"}]
+END
+        printf '{"messages": %s, "tools": [{"name": "f"}]}' "$(cat "$scratch/$role.json")" \
+            >"$scratch/$role-tools.json"
+    done
+    for what in "$model " "$model -tools" "$scratch/qwen2.bin "; do
+        file=${what% *} kind=${what##* }
+        run 0 "system$kind" "$qwen" "$file" --messages "$scratch/system$kind.json" --render
+        cp "$out" "$scratch/expected"
+        run 0 "developer$kind" "$qwen" "$file" --messages "$scratch/developer$kind.json" --render
+        check "developer$kind is system, $file" cmp "$out" "$scratch/expected"
+    done
+    file=$scratch/messages.json
+}
+
 messages_tests() {
     file=$scratch/messages.json
     cat >"$file" <<'END'
@@ -367,9 +394,10 @@ END
         printf '%s' "$bad" >"$file"
         refuse 1 "--messages '$bad'" "$qwen" "$model" --messages "$file"
     done
-    echo '[{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}]' >"$file"
+    echo '[{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}]' >"$file"
     refuse 1 "a role that the template leaves out" "$qwen" "$model" --messages "$file"
-    says "which role" 'messages\[1\].role: expected .*, got "developer"'
+    says "which role" 'messages\[1\].role: expected .*, got "robot"'
+    developer_tests
     printf '\357\273\277[{"role": "user", "content": "hello the world"}]' >"$file"
     ask "--messages behind a byte order mark" "$model" --messages "$file" --seed 7 -n 30 -t 1
     same "--messages behind a byte order mark" "$hash" "$want"

@@ -399,7 +399,7 @@ static void test_files(void) {
     write_file("junk.json", "[{\"role\": \"user\", \"content\": ");
     write_file("tools.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
                              "\"tools\": [{\"name\": \"f\"}]}");
-    write_file("role.json", "[{\"role\": \"developer\", \"content\": \"a\"}]");
+    write_file("role.json", "[{\"role\": \"robot\", \"content\": \"a\"}]");
     write_file("marked.json", "\xef\xbb\xbf[{\"role\": \"user\", \"content\": \"a\"}]");
     ask_for(&t, "/set verbose", "");
     save_nothing(&t);
@@ -412,8 +412,8 @@ static void test_files(void) {
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
     load_from(&t, "marked.json", "loaded");
-    write_file("parts.json", "[{\"role\": \"system\", \"content\": [{\"type\": \"text\", \"text\": "
-                             "\"Be \"}, {\"type\": \"text\", \"text\": \"odd.\"}]}]");
+    write_file("parts.json", "[{\"role\": \"developer\", \"content\": ["
+                             "{\"type\": \"text\", \"text\": \"Be \"}, {\"type\": \"text\", \"text\": \"odd.\"}]}]");
     load_from(&t, "parts.json", "loaded");
     ask_for(&t, "/show system", "Be odd.\n");
     ask_for(&t, "/clear", "");
