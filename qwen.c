@@ -3843,6 +3843,11 @@ static int run_batch(Program *p) {
 
 /* ---- 14. Chat -------------------------------------------------------------------------------- */
 
+/* A point of a conversation, to go back to. */
+typedef struct {
+    size_t ids, text, messages; /* the lengths of these */
+} Mark;
+
 /* A conversation on a terminal. `prompt.ids` is all that was said so far, as the ids that the model
  * has read and written, so nothing is computed twice; `messages` is the same as JSON, for /save.
  * Answers, and what /show and /? tell, go to stdout; prompts, notes and errors to stderr. */
@@ -3850,6 +3855,7 @@ typedef struct {
     Program *program;
     ChatPrompt prompt;
     size_t begin;           /* prompt.ids.n when nothing was said yet */
+    Mark asked;             /* behind the last question; {0}: none that can be answered again */
     Buffer messages;        /* {"role":...,"content":...},... without the brackets */
     Buffer system;          /* the system message set by the user */
     char *stops[MAX_STOPS]; /* (n_stops) those that /set added; the options point to them */
@@ -3874,6 +3880,7 @@ static const char chat_help[] =
     "                           text that ends the answer, or without a text forgets all of them\n"
     "/set verbose, /set quiet   statistics after each answer, or not\n"
     "/show info                 the model;  also: /show parameters, /show system, /show template\n"
+    "/regen                     drop the last answer, and answer the question again\n"
     "/clear                     forget the conversation\n"
     "/save FILE, /load FILE     write or read the conversation as JSON messages\n"
     "/bye, /exit                leave (as do ^D and the end of input)\n"
@@ -3881,6 +3888,16 @@ static const char chat_help[] =
     "\"\"\"                        begins and ends a text of several lines, also after /set "
     "system\n"
     "^C                         stops an answer; a second one leaves\n";
+
+static Mark chat_mark(const Chat *c) {
+    return (Mark){c->prompt.ids.n, c->prompt.text.n, c->messages.n};
+}
+
+static void chat_rewind(Chat *c, Mark to) {
+    c->prompt.ids.n = to.ids;
+    c->prompt.text.n = to.text;
+    c->messages.n = to.messages;
+}
 
 /* Note a message for /save: JSON is UTF-8, so the text is made that. */
 static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
@@ -3898,6 +3915,7 @@ static bool chat_reset(Chat *c, Error *e) {
     chat_prompt_free(&c->prompt);
     buffer_free(&c->messages);
     c->prompt = (ChatPrompt){0};
+    c->asked = (Mark){0};
     bool ok = !c->has_system || chat_note(c, "system", c->system.data, c->system.n, e);
     ok = ok && start_conversation(c->program, c->has_system ? c->system.data : NULL, c->system.n,
                                   &c->prompt, e);
@@ -3908,6 +3926,7 @@ static bool chat_reset(Chat *c, Error *e) {
 /* A new system message. In a conversation that has begun it is one more message, as in ollama. */
 static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
     const Program *p = c->program;
+    c->asked = (Mark){0};
     c->system.n = 0;
     c->has_system = true;
     if (!buffer_add(&c->system, text, n, e)) return false;
@@ -3933,7 +3952,8 @@ typedef struct {
     ChatPrompt prompt;
     Buffer messages, system;
     bool has_system;
-    size_t begin; /* as in Chat */
+    size_t begin; /* this one and the next: as in Chat */
+    Mark asked;
 } Loaded;
 
 /* The text of a message's content: it is one, or an array of parts that have some. */
@@ -3945,6 +3965,30 @@ static bool content_text(const Json *content, Buffer *out, Error *e) {
         const Json *t = json_get(part, "text");
         if (t && t->kind == JSON_STRING) ok = buffer_add(out, t->string, t->string_len, e);
     }
+    return ok;
+}
+
+/* The question of a file: its last message, or the one before where that is an answer. By itself
+ * the answer's turn is as many tokens: no merge reaches across turns. */
+static bool loaded_question(const Program *p, const Json *messages, Loaded *to, Error *e) {
+    const Json *last = messages->child, *before = NULL;
+    Buffer text = {0};
+    ChatPrompt turn = {0};
+    bool ok = true;
+    for (; last->next; last = last->next) before = last;
+    to->asked = (Mark){to->prompt.ids.n, to->prompt.text.n, to->messages.n};
+    if (json_is(json_get(last, "role"), "assistant") && !json_get(last, "tool_calls")) {
+        ok = content_text(json_get(last, "content"), &text, e) &&
+             chat_turn(&p->model.chat, p->model.tokenizer, "assistant", text.data ? text.data : "",
+                       text.n, p->options.parse_special, &turn, e);
+        to->asked.ids -= turn.ids.n;
+        to->asked.text -= turn.text.n;
+        to->asked.messages -= last->source_len + (before ? 2 : 0); /* ",\n" */
+        last = before;
+    }
+    if (!json_is(json_get(last, "role"), "user")) to->asked = (Mark){0};
+    chat_prompt_free(&turn);
+    buffer_free(&text);
     return ok;
 }
 
@@ -3964,6 +4008,7 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
                      (content->kind == JSON_STRING || content->kind == JSON_ARRAY);
     if (to->has_system) ok = content_text(content, &to->system, e);
     if (to->has_system && !first->next) to->begin = to->prompt.ids.n;
+    ok = ok && loaded_question(p, messages, to, e);
     json_free(doc);
     return ok;
 }
@@ -3973,9 +4018,10 @@ static bool chat_load(Chat *c, const char *path, Error *e) {
     Loaded new = {.has_system = false};
     bool ok = chat_parse(c->program, path, &new, e);
     if (ok) {
-        Loaded old = {c->prompt, c->messages, c->system, c->has_system, c->begin};
+        Loaded old = {c->prompt, c->messages, c->system, c->has_system, c->begin, c->asked};
         c->prompt = new.prompt;
         c->begin = new.begin;
+        c->asked = new.asked;
         c->messages = new.messages;
         c->system = new.system;
         c->has_system = new.has_system;
@@ -4189,8 +4235,8 @@ static void chat_warn_context(const Chat *c) {
                 ctx);
 }
 
-/* What there is to say about an answer. */
-static void chat_report(const Chat *c, const RunStats *st) {
+/* What there is to say about an answer; again: by /regen. */
+static void chat_report(const Chat *c, const RunStats *st, bool again) {
     const GenerateOptions *o = &c->program->generate;
     bool limit = o->max_tokens >= 0 && st->n_generated >= (size_t)o->max_tokens;
     if (c->verbose) print_stats(c->program, st);
@@ -4201,32 +4247,55 @@ static void chat_report(const Chat *c, const RunStats *st) {
                       : "(ended after %zu tokens: the context is full)\n",
                 st->n_generated);
     if (st->finish == FINISH_INTERRUPT && st->n_generated == 0)
-        fprintf(stderr, "\n(stopped before the answer; the question is forgotten)\n");
+        fprintf(stderr, "\n(stopped before the answer; %s)\n",
+                again ? "/regen asks again" : "the question is forgotten");
+}
+
+/* Answer the question that the conversation ends with; *began: something was. */
+static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
+    Program *p = c->program;
+    const Model *m = &p->model;
+    Output out = {
+        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    program_sampling(p); /* a new seed, unless one was asked for */
+    bool ok = chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
+              generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
+              chat_keep_answer(c, &out, e);
+    *began = ok && (st->finish != FINISH_INTERRUPT || st->n_generated > 0);
+    if (out.all.n > 0)
+        printf("\n\n");
+    else if (*began && st->finish == FINISH_INTERRUPT)
+        printf("\n"); /* behind the terminal's ^C */
+    fflush(stdout);
+    output_close(&out);
+    return ok;
 }
 
 /* The user said text[0..n): answer it. When that fails, or is stopped before the answer begins, the
  * conversation is as it was. */
 static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error *e) {
-    Program *p = c->program;
-    const Model *m = &p->model;
-    size_t ids_before = c->prompt.ids.n, text_before = c->prompt.text.n,
-           messages_before = c->messages.n;
-    Output out = {
-        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
-    program_sampling(p); /* a new seed, unless one was asked for */
-    bool ok = chat_turn(&m->chat, m->tokenizer, "user", text, n, p->options.parse_special,
-                        &c->prompt, e) &&
-              chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
-              generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
-              chat_note(c, "user", text, n, e) && chat_keep_answer(c, &out, e);
-    if (out.all.n > 0) printf("\n\n");
-    fflush(stdout);
-    if (!ok || (st->finish == FINISH_INTERRUPT && st->n_generated == 0)) {
-        c->prompt.ids.n = ids_before;
-        c->prompt.text.n = text_before;
-        c->messages.n = messages_before;
-    }
-    output_close(&out);
+    const Program *p = c->program;
+    Mark before = chat_mark(c);
+    bool began = false;
+    bool ok = chat_turn(&p->model.chat, p->model.tokenizer, "user", text, n,
+                        p->options.parse_special, &c->prompt, e) &&
+              chat_note(c, "user", text, n, e);
+    Mark asked = chat_mark(c);
+    ok = ok && chat_reply(c, st, &began, e);
+    if (began)
+        c->asked = asked;
+    else
+        chat_rewind(c, before);
+    return ok;
+}
+
+/* /regen. When it fails, or is stopped before the answer begins, the question waits for another. */
+static bool chat_regenerate(Chat *c, RunStats *st, Error *e) {
+    bool began;
+    if (c->asked.ids == 0) return fail(e, NULL, "/regen", "there is nothing to answer again");
+    chat_rewind(c, c->asked);
+    bool ok = chat_reply(c, st, &began, e);
+    if (!began) chat_rewind(c, c->asked);
     return ok;
 }
 
@@ -4376,14 +4445,16 @@ static int chat_loop(Chat *c, Error *e) {
     while (!c->quit && chat_read(c, &text, &line, e)) {
         if (is_blank(text.data, text.n)) continue;
         RunStats st = {0};
-        bool ok =
-            c->command ? chat_command(c, &text, e) : chat_answer(c, text.data, text.n, &st, e);
+        bool again = c->command && after_word(text.data, "/regen"), answers = again || !c->command;
+        bool ok = again        ? chat_regenerate(c, &st, e)
+                  : c->command ? chat_command(c, &text, e)
+                               : chat_answer(c, text.data, text.n, &st, e);
         report_drafter(c->program);
         if (!ok)
             complain(e, 1);
-        else if (!c->command)
-            chat_report(c, &st);
-        if (!c->command) chat_warn_context(c);
+        else if (answers)
+            chat_report(c, &st, again);
+        if (answers) chat_warn_context(c);
         line.seen = st.finish == FINISH_INTERRUPT; /* then the next ^C leaves */
         interrupts = line.seen;
         if (st.not_finite) {

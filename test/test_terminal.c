@@ -412,8 +412,9 @@ static void test_files(void) {
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
     load_from(&t, "marked.json", "loaded");
-    write_file("parts.json", "[{\"role\": \"developer\", \"content\": ["
-                             "{\"type\": \"text\", \"text\": \"Be \"}, {\"type\": \"text\", \"text\": \"odd.\"}]}]");
+    write_file("parts.json",
+               "[{\"role\": \"developer\", \"content\": [{\"type\": \"text\", \"text\": \"Be \"}, "
+               "{\"type\": \"text\", \"text\": \"odd.\"}]}]");
     load_from(&t, "parts.json", "loaded");
     ask_for(&t, "/show system", "Be odd.\n");
     ask_for(&t, "/clear", "");
@@ -474,6 +475,69 @@ static void test_late_system(void) {
     save_to(&t, "late.json");
     check_file("late.json", "\"content\": \"hello\"}");
     check_file("late.json", "{\"role\": \"system\", \"content\": \"Be long.\"}]");
+    chat_close(&t);
+}
+
+static void lacks(const char *name, const char *unwanted) {
+    Buffer b = {0};
+    Error e;
+    bool ok = read_file(in_folder(name), 1 << 20, &b, &e);
+    CHECK(ok && !memmem(b.data, b.n, unwanted, strlen(unwanted)), "%s holds no %s, but:\n%.*s",
+          name, unwanted, (int)b.n, b.data ? b.data : "");
+    buffer_free(&b);
+}
+
+/* The last question again: the answer that a chat with these parameters would have given at first,
+ * with nothing read again, and in place of the old one. */
+static void test_regen(void) {
+    char first[4096], second[4096], other[4096], want[4096], line[80];
+    size_t prompt, cached, answer, prompt2, cached2, answer2;
+    const char *const again = "there is nothing to answer again";
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "20");
+    ask_for(&t, "/regen", again);
+    ask_for(&t, "/?", "/regen");
+    ask_for(&t, "/set verbose", "");
+    ask(&t, "hello", first);
+    ask(&t, "and then?", second);
+    read_stats(second, &prompt, &cached, &answer);
+    ask(&t, "/regen", want);
+    read_stats(want, &prompt2, &cached2, &answer2);
+    CHECK(prompt2 == prompt && cached2 == prompt - 1 && answer2 == answer,
+          "again: %zu, %zu, %zu tokens of %zu, %zu", prompt2, cached2, answer2, prompt, answer);
+    size_t n = strcspn(second, "\n");
+    CHECK(n > 10 && strncmp(want, second, n) == 0, "again, it says\n%s not\n%s", want, second);
+    ask_for(&t, "/set quiet", "");
+    ask_for(&t, "/set parameter temperature 2", "");
+    ask_for(&t, "/set parameter seed 7", "");
+    ask(&t, "/regen", other);
+    CHECK(strncmp(other, second, n) != 0, "it says the same: %s", other);
+    save_to(&t, "regen.json");
+    snprintf(line, sizeof line, "%.8s", second);
+    lacks("regen.json", line);
+    check_file("regen.json", "{\"role\": \"user\", \"content\": \"and then?\"},\n"
+                             "{\"role\": \"assistant\"");
+    ask_for(&t, "/set system \"Be brief.\"", "");
+    ask_for(&t, "/regen", again);
+    ask_for(&t, "/clear", "");
+    ask_for(&t, "/regen", again);
+    /* What a file ends with: an answer, or a question. */
+    load_from(&t, "regen.json", "loaded");
+    ask_for(&t, "/set parameter temperature 0", "");
+    ask(&t, "/regen", other);
+    CHECK(strncmp(other, second, n) == 0, "loaded, it says\n%s not\n%s", other, second);
+    save_to(&t, "regen.json");
+    check_file("regen.json", "{\"role\": \"user\", \"content\": \"and then?\"},\n"
+                             "{\"role\": \"assistant\"");
+    ask_for(&t, "/clear", "");
+    write_file("regen.json", "[{\"role\": \"user\", \"content\": \"hello\"}]");
+    load_from(&t, "regen.json", "loaded");
+    ask(&t, "/regen", other);
+    n = strcspn(first, "\n");
+    CHECK(strncmp(other, first, n) == 0, "loaded, it says\n%s not\n%s", other, first);
+    write_file("regen.json", "[{\"role\": \"user\", \"content\": \"a\"}, "
+                             "{\"role\": \"system\", \"content\": \"b\"}]");
+    load_from(&t, "regen.json", "loaded");
+    ask_for(&t, "/regen", again);
     chat_close(&t);
 }
 
@@ -549,6 +613,7 @@ static void test_interrupt_reading(void) {
     type_bytes(&t, "\003", 1);
     expect(&t, "the question is forgotten)", NULL, 0);
     expect(&t, PROMPT, NULL, 0);
+    ask_for(&t, "/regen", "there is nothing to answer again");
     CHECK(ioctl(t.fd, TIOCSWINSZ, &narrow) == 0, "a narrow terminal: %s", strerror(errno));
     type_long(&t);
     usleep(700000);
@@ -560,6 +625,29 @@ static void test_interrupt_reading(void) {
     ask_for(&t, "hello", "\n");
     save_to(&t, "forgotten.json");
     check_file("forgotten.json", "[{\"role\": \"user\", \"content\": \"hello\"}");
+    chat_close(&t);
+}
+
+/* ... and while /regen reads it: the question stays. */
+static void test_interrupt_regen(void) {
+    enum { N = 30000 };
+    static char text[N + 100];
+    const char *const head = "[{\"role\": \"user\", \"content\": \"";
+    size_t n = strlen(head);
+    memcpy(text, head, n);
+    memset(text + n, 'y', N);
+    memcpy(text + n + N, "\"}]", 4);
+    write_file("question.json", text);
+    CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
+    load_from(&t, "question.json", "loaded");
+    type_line(&t, "/regen");
+    expect(&t, " of 300", NULL, 0);
+    type_bytes(&t, "\003", 1);
+    expect(&t, "(stopped before the answer; /regen asks again)", NULL, 0);
+    expect(&t, PROMPT, NULL, 0);
+    save_to(&t, "stopped.json");
+    lacks("stopped.json", "assistant");
+    check_file("stopped.json", "yyy\"}]");
     chat_close(&t);
 }
 
@@ -604,6 +692,8 @@ static void test_full_context(void) {
           "the conversation is as it was");
     buffer_free(&a);
     buffer_free(&b);
+    /* What was refused is forgotten: the last question is the one before. */
+    ask_for(&t, "/regen", "tokens: the context is full)");
     ask_for(&t, "/clear", "");
     ask_for(&t, "/set parameter num_predict 3", "");
     ask_for(&t, "hello", "(ended after 3 tokens: num_predict)");
@@ -653,6 +743,7 @@ static void test_draft(void) {
                                  "again",
                                  "/set parameter stop e",
                                  "go on",
+                                 "/regen",
                                  "/set parameter num_predict 7",
                                  "hello"};
     enum { N = sizeof lines / sizeof lines[0] };
@@ -746,9 +837,11 @@ int main(void) {
         test_files();
         test_no_chat();
         test_late_system();
+        test_regen();
         test_interrupt_prompt();
         test_interrupt_answer();
         test_interrupt_reading();
+        test_interrupt_regen();
         test_end_of_input();
         test_full_context();
         test_loop();
