@@ -54,7 +54,7 @@ usage() {
   --draft FILE         a much smaller model.bin with the same tokenizer, which guesses tokens for
                        ./qwen: the same answers, sooner
   --run NAME           name the run (default: the date and five characters)
-  --results DIR        where runs are kept (default results)
+  --results DIR        where runs are kept (default results); RUN may be the path of one in there
   --html FILE          where --report writes its page
 
 OPENAI_API_KEY is sent to the server if it is set.
@@ -1369,7 +1369,7 @@ make_report() {
 
 results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set=''
 profile=rbyf seed=1 threads='' draft='' auto=0 context_first=0 html='' n_ctx='' repeat_text=''
-shuffle='' reading=''
+shuffle='' reading='' folder=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "$NO_COLOR" ] && [ "$TERM" != dumb ]; then
@@ -1395,9 +1395,25 @@ profile_name() {
 }
 run_name() {
     case $1 in '' | -* | .* | *[!A-Za-z0-9._-]* | repeats)
-        die 2 "expected a run's name, got \"$1\""
+        die 2 "expected a run's name, got \"$1\" (letters, digits, . _ and -, no . or - in front)"
         ;;
     esac
+}
+# old_run RUN: the name of a run that is there, in $old. RUN may be a path of it, as this prints it:
+# results/RUN.csv, results/RUN.log, results/RUN/. $folder is where such paths are.
+old_run() {
+    old=${1%/}
+    case $old in
+    */*)
+        at=$(CDPATH='' cd -- "${old%/*}/" 2>/dev/null && pwd -P) ||
+            die 2 "$1: there is no such run"
+        [ "${folder:-$at}" = "$at" ] || die 2 "$1: expected a run in $folder"
+        folder=$at
+        old=${old##*/}
+        case $1 in *.csv) old=${old%.csv} ;; *.log) old=${old%.log} ;; esac
+        ;;
+    esac
+    run_name "$old"
 }
 
 mode_set() {
@@ -1425,13 +1441,13 @@ while [ $# -gt 0 ]; do
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;
-    --resume) need "$@"; run_name "$2"; mode_set resume; run=$2; shift ;;
+    --resume) need "$@"; old_run "$2"; mode_set resume; run=$old; shift ;;
     --score | --report) mode_set "${1#--}" ;;
     -h | --help) usage; exit 0 ;;
     -*) die 2 "$1: no such option (--help lists them)" ;;
     *)
         case $mode in
-        score | report) run_name "$1"; runs="$runs $1" ;;
+        score | report) old_run "$1"; runs="$runs $old" ;;
         *)
             [ -z "$model" ] ||
                 die 2 "$1: a second model, after $model (one run for each, then --report)"
@@ -1464,6 +1480,8 @@ for option in $given; do
 done
 [ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
 profile_name --profile "$profile"
+[ -z "$folder" ] || [ "$folder" = "$(CDPATH='' cd -- "$results/" 2>/dev/null && pwd -P)" ] ||
+    die 2 "expected runs in $results (--results DIR sets it), got one in $folder"
 case $0 in */*) again=$(quoted "$0") ;; *) again=./run_bench.sh ;; esac
 [ "$results" = results ] || again="$again --results $(quoted "$results")"
 case $results in /* | .*) ;; *) results=./$results ;; esac # awk takes r=1/x.csv for no file

@@ -533,6 +533,26 @@ sh "$scratch/link" --results "$results" --report first >"$scratch/out" 2>&1
 same "called by a link" $? 0
 bench --report nothing >"$scratch/out" 2>&1
 same "a run that is not there" $? 2
+# A run's name may be a path of its files, in the folder of the results.
+mkdir -p "$results/first" "$scratch/elsewhere"
+touch "$results/first.log" "$scratch/elsewhere/first.csv"
+for path in first.csv first.log first/ first; do
+    bench --report "$results/$path" second >"$scratch/out" 2>&1
+    same "--report of $path: status" $? 0
+    check "--report of $path" has "$scratch/out" "^  A .* (run first,"
+done
+(cd "$results" && sh "$bench" --report ./first.csv --results .) >"$scratch/out" 2>&1
+same "--report of a path, then --results" $? 0
+bench --report "$scratch/elsewhere/first.csv" >"$scratch/out" 2>&1
+same "a path elsewhere" "$?$(sed 's/ (.*//' "$scratch/out")" "2run_bench: expected runs in $results"
+bench --report "$results/first.csv" "$scratch/elsewhere/first.csv" >"$scratch/out" 2>&1
+same "a path elsewhere, behind another" \
+    "$?$(cat "$scratch/out")" "2run_bench: $scratch/elsewhere/first.csv: expected a run in $results"
+bench --report "$results/none/first.csv" >"$scratch/out" 2>&1
+same "a path of nothing" "$?" 2
+bench --report "two words" >"$scratch/out" 2>&1
+same "what makes a name" "$?$(sed 's/.*got//' "$scratch/out")" \
+    "2 \"two words\" (letters, digits, . _ and -, no . or - in front)"
 mkdir "$scratch/page.html.new"
 bench --report first --html "$scratch/page.html" >"$scratch/out" 2>&1
 same "a page that cannot be written" "$?$(sed -n 's/^run_bench: //p' "$scratch/out")" \
