@@ -1345,10 +1345,11 @@ score_repeat() {
 
 make_report() {
     if [ $# -eq 0 ]; then
-        for file in "$results"/*.csv; do
-            [ "$file" = "$results/repeats.csv" ] || { [ -f "$file" ] && set -- "$@" "$file"; }
+        for file in "$results"/*.csv; do # a run that was left at once has no row
+            [ "$file" = "$results/repeats.csv" ] || [ ! -f "$file" ] ||
+                [ -z "$(sed -n 2p "$file")" ] || set -- "$@" "$file"
         done
-        [ $# -gt 0 ] || die 2 "--report: there are no runs in $results"
+        [ $# -gt 0 ] || die 2 "--report: there are no runs with a row in $results"
     else
         for run; do
             [ -f "$results/$run.csv" ] || die 2 "--report $run: there is no such run in $results"

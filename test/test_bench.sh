@@ -571,7 +571,9 @@ for one in a:4 b:3 c:3; do
     done
 done
 printf '1,again,0,\r\n' >>"$results/a.csv"
+sed 1q "$results/a.csv" >"$results/none.csv"
 bench --report >"$scratch/out" 2>&1
+check "a run without a row is left out" has "$scratch/out" "^3 runs"
 check "of several pairs some look different by luck" has "$scratch/out" \
     "^A - B: .* p = 0.031 (0.031): may be chance\$"
 check "a task's second row does not count" has "$scratch/out" "^total of 30  *24  *18  *18\$"
@@ -702,6 +704,7 @@ refused() { # STATUS TEXT ARGS...
 }
 fresh
 [ -f "$here/../demo/demo.bin" ] || refused 2 "expected a model"
+refused 2 "there are no runs with a row in $results" --report
 refused 2 "no such option" --wrong
 refused 2 "expected rbyf or model" --profile best x
 refused 2 "no such set" "$scratch/model.bin" --auto --prompts nowhere
