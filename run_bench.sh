@@ -1361,9 +1361,10 @@ make_report() {
     html=${html:-$results/report.html}
     case $html in -*) html=./$html ;; esac
     { true >"$html.new"; } 2>/dev/null || die 1 "$html.new: cannot be written"
-    HTML=$html.new awk -f "$programs/csv.awk" -f "$programs/report.awk" "$@" &&
+    report=$(HTML=$html.new awk -f "$programs/csv.awk" -f "$programs/report.awk" "$@") &&
         mv "$html.new" "$html" || die 1 "$html: the report failed"
-    say "$html"
+    trap - PIPE # head may have read enough: that ends this without a word
+    { say "$report" && say "$html"; } 2>/dev/null || die 1 "the report could not be printed"
 }
 
 # ---- The command line ----------------------------------------------------------------------------

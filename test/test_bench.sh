@@ -518,7 +518,7 @@ check "runs of different prompts are marked" has "$scratch/out" "more than chanc
 check "a small p is not 0" has "$scratch/out" "p = 0.000[1-9] "
 mkdir -p "$scratch/slow" && cat >"$scratch/slow/awk" <<END
 #!/bin/sh
-case " \$* " in *report.awk*) echo reading && sleep 20 ;; esac
+case " \$* " in *report.awk*) echo reading >&2 && sleep 20 ;; esac
 exec $(command -v awk) "\$@"
 END
 chmod +x "$scratch/slow/awk"
@@ -528,6 +528,18 @@ PATH=$scratch/slow:$PATH pty "$scratch/votes" "$scratch/out" sh "$bench" --resul
 same "^C in --report: status" "$?" 130
 same "^C in --report has no run to go on with" "$(sed -n 's/^run_bench: //p' "$scratch/out")" \
     "stopped$cr"
+rm "$results/report.html"
+for shell in sh bash; do
+    { "$shell" "$bench" --results "$results" --report 2>"$scratch/err"; } | sed 1q >"$scratch/out"
+    check "$shell: --report for sed 1q" has "$scratch/out" "^[0-9]* runs, 14 tasks"
+    same "$shell: --report for sed 1q: no complaint" "$(cat "$scratch/err")" ""
+done
+check "--report for sed 1q: the page is whole" has "$results/report.html" "</html>"
+if [ -c /dev/full ]; then
+    bench --report >/dev/full 2>"$scratch/err"
+    same "--report on a full disk" "$?$(cat "$scratch/err")" \
+        "1run_bench: the report could not be printed"
+fi
 ln -sf "$bench" "$scratch/link"
 sh "$scratch/link" --results "$results" --report first >"$scratch/out" 2>&1
 same "called by a link" $? 0
