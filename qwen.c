@@ -2729,12 +2729,11 @@ static const Option option_table[] = {
      "more, as the official template does"},
     {OPT_TEXT, "prompts", 0, "FILE", AT(prompts), 0, 0,
      "answer every line of this file (- is stdin), several at a time, each with one line of JSON "
-     "in "
-     "the same order. A line is a prompt; or, when the first one begins with { or [{, JSON: an "
-     "array of messages, or an object with prompt (a text) or messages (and tools), or with a body "
-     "that has them, as in OpenAI's batches; other members are ignored. A line that cannot be "
-     "answered gets an error in its "
-     "place, and the exit status is 1. Line i (from 0) has the seed of --seed plus i"},
+     "in the same order. A line is a prompt; or, when the first one begins with { or [{, JSON: "
+     "an array of messages, or an object with prompt (a text) or messages (and tools), or with a "
+     "body that has them, as in OpenAI's batches; other members are ignored. A line that cannot "
+     "be answered gets an error in its place, and the exit status is 1. Line i (from 0) has the "
+     "seed of --seed plus i"},
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
      "let text that spells a special token, like <|im_end|>, become it"},
