@@ -409,6 +409,41 @@ static void test_together(Engine *engine, int64_t max) {
     }
 }
 
+/* Numbers of one sequence are not finite in the pass in which another ends, which stays whole. */
+static void test_other_fails(Engine *engine) {
+    enum { LAST = 4 };
+    Session sessions[2];
+    Run runs[2], *both[2] = {&runs[0], &runs[1]};
+    RunStats st[2];
+    Output out[2] = {{.keep = true}, {.keep = true}};
+    Ids prompts[2] = {{0}, {0}};
+    GenerateOptions options[2];
+    Error e = {{0}};
+    bool ok = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        make_prompt(&prompts[i], 1 + i, 20);
+        options[i] = case_options(&cases[1], (Guesses){0, 0});
+        options[i].max_tokens = i ? 100 : LAST;
+        ok = ok && session_open(&sessions[i], engine, &e);
+        sessions[i].seq = i;
+        ok = ok && run_open(&runs[i], &sessions[i], &prompts[i], &options[i], &out[i], &st[i], &e);
+    }
+    while (ok && st[0].n_generated + 1 < LAST) ok = runs_step(both, 2, &e);
+    CHECK(ok && runs[0].going && runs[1].going, "%s", e.text);
+    memset(engine->caches[1].k, 0xff, engine->caches[1].k_plane);
+    CHECK(!runs_step(both, 2, &e) && strstr(e.text, "not a finite number"), "%s", e.text);
+    CHECK(!runs[0].going && !runs[0].failed && st[0].n_generated == LAST && runs[1].failed &&
+              !runs[1].going,
+          "the one that ended: %zu tokens", st[0].n_generated);
+    memset(engine->caches[1].k, 0, engine->caches[1].k_plane);
+    for (uint32_t i = 0; i < 2; i++) {
+        run_close(&runs[i], !runs[i].failed, &e);
+        output_close(&out[i]);
+        ids_free(&prompts[i]);
+        session_close(&sessions[i]);
+    }
+}
+
 /* Logits behind tokens that another sequence has read are those of reading them oneself. */
 static void test_copy(Engine *engine) {
     size_t bytes = engine->model->config->vocab_size * sizeof(float);
@@ -701,6 +736,7 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         session_close(&s);
         test_together(&engine, 20);
         test_together(&engine, 90);
+        test_other_fails(&engine);
         test_copy(&engine);
         test_interrupted(&m, &engine);
         test_load_early(&m, path);
