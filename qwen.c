@@ -3855,6 +3855,8 @@ typedef struct {
     ChatPrompt prompt;
     size_t begin;           /* prompt.ids.n when nothing was said yet */
     Mark asked;             /* behind the last question; {0}: none that can be answered again */
+    int64_t seed;           /* --seed when that was answered, and ... */
+    uint64_t again;         /* ... how often it was answered again with that one */
     Buffer messages;        /* {"role":...,"content":...},... without the brackets */
     Buffer system;          /* the system message set by the user */
     char *stops[MAX_STOPS]; /* (n_stops) those that /set added; the options point to them */
@@ -3879,7 +3881,8 @@ static const char chat_help[] =
     "                           text that ends the answer, or without a text forgets all of them\n"
     "/set verbose, /set quiet   statistics after each answer, or not\n"
     "/show info                 the model;  also: /show parameters, /show system, /show template\n"
-    "/regen                     drop the last answer, and answer the question again\n"
+    "/regen                     drop the last answer, and answer the question again; where a seed\n"
+    "                           was set, with the next one\n"
     "/clear                     forget the conversation\n"
     "/save FILE, /load FILE     write or read the conversation as JSON messages\n"
     "/bye, /exit                leave (as do ^D and the end of input)\n"
@@ -4256,7 +4259,8 @@ static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
     const Model *m = &p->model;
     Output out = {
         .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
-    program_sampling(p); /* a new seed, unless one was asked for */
+    program_sampling(p); /* a new seed, unless one was asked for: then that and those behind it */
+    p->generate.sampler.seed += c->again;
     bool ok = chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
               generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
               chat_keep_answer(c, &out, e);
@@ -4276,6 +4280,8 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
     const Program *p = c->program;
     Mark before = chat_mark(c);
     bool began = false;
+    c->seed = p->options.seed;
+    c->again = 0;
     bool ok = chat_turn(&p->model.chat, p->model.tokenizer, "user", text, n,
                         p->options.parse_special, &c->prompt, e) &&
               chat_note(c, "user", text, n, e);
@@ -4292,6 +4298,8 @@ static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error
 static bool chat_regenerate(Chat *c, RunStats *st, Error *e) {
     bool began;
     if (c->asked.ids == 0) return fail(e, NULL, "/regen", "there is nothing to answer again");
+    c->again = c->seed == c->program->options.seed ? c->again + 1 : 0;
+    c->seed = c->program->options.seed;
     chat_rewind(c, c->asked);
     bool ok = chat_reply(c, st, &began, e);
     if (!began) chat_rewind(c, c->asked);

@@ -511,6 +511,11 @@ static void test_regen(void) {
     ask_for(&t, "/set parameter seed 7", "");
     ask(&t, "/regen", other);
     CHECK(strncmp(other, second, n) != 0, "it says the same: %s", other);
+    ask(&t, "/regen", want);
+    CHECK(strncmp(other, want, n) != 0, "with the next seed it says the same: %s", other);
+    ask_for(&t, "/set parameter seed 8", "");
+    ask(&t, "/regen", other);
+    CHECK(strncmp(other, want, n) == 0, "with seed 8 it says\n%s not\n%s", other, want);
     save_to(&t, "regen.json");
     snprintf(line, sizeof line, "%.8s", second);
     lacks("regen.json", line);
