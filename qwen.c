@@ -2848,7 +2848,7 @@ static void print_wrapped(const char *text, size_t margin) {
     size_t column = margin;
     while (*text) {
         size_t len = strcspn(text, " ");
-        if (column + 1 + len > 100 && column > margin) {
+        if (column + 1 + len > 80 && column > margin) {
             printf("\n%*s", (int)margin, "");
             column = margin;
         } else if (column > margin) {
@@ -2868,17 +2868,15 @@ static void print_help(void) {
         "qwen.c %s: Qwen2.5 on a CPU\n\n"
         "  ./qwen MODEL                     chat on a terminal\n"
         "  echo TEXT | ./qwen MODEL         answer a pipe: stdout gets the answer alone\n"
-        "  ./qwen MODEL -p TEXT             answer TEXT\n\n"
-        "MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or system, "
-        "2 wrong\n"
-        "command line, 3 numbers that are not finite, 130 after ^C. QWEN_ISA=NAME forces an "
-        "instruction\n"
-        "set of those that --version lists; QWEN_LOOKUP=N guesses N tokens of each pass from what "
-        "was\n"
-        "said before (0: none) instead of as many as pay, QWEN_DRAFT=N those of --draft. The "
-        "answer is\n"
-        "the same either way.\n",
+        "  ./qwen MODEL -p TEXT             answer TEXT\n\n",
         QWEN_VERSION);
+    print_wrapped("MODEL is a model.bin made by ./convert/convert. Exit status: 0, 1 bad file or "
+                  "system, 2 wrong command line, 3 numbers that are not finite, 130 after ^C. "
+                  "QWEN_ISA=NAME forces an instruction set of those that --version lists; "
+                  "QWEN_LOOKUP=N guesses N tokens of each pass from what was said before (0: none) "
+                  "instead of as many as pay, QWEN_DRAFT=N those of --draft. The answer is the "
+                  "same either way.",
+                  0);
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         char left[64], range[64], help[640];

@@ -683,7 +683,7 @@ option_tests() {
     run 0 "--help" "$qwen" --help
     cp "$out" "$scratch/help"
     check "--help: no blanks behind lines" test -z "$(grep ' $' "$scratch/help")"
-    check "--help: lines of up to 100 columns" test -z "$(grep -E '.{101}' "$scratch/help")"
+    check "--help: lines of up to 80 columns" test -z "$(grep -E '.{81}' "$scratch/help")"
     # name;argument;low;high of every option with a value
     # shellcheck disable=SC2016 # the backquotes are Markdown
     flag='`\(-., \)\{0,1\}--\([a-z-]*\) \([^`]*\)`' range='\([^ ]*\)\( to \)\{0,1\}\([^ ]*\)'
