@@ -4,9 +4,9 @@
 # never ran are in BUILD/gcov/*.gcov, marked #####.
 build=$(cd "$1" && pwd) root=$(dirname "$0")/..
 rm -rf "$build/gcov" && mkdir -p "$build/gcov" || exit 1
-files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/lora.c
-convert/plan.c convert/quant.c convert/safetensors.c convert/source.c convert/tokens.c
-convert/write.c convert/info.c convert/main.c'
+files='base.c json.c model.c tokenizer.c chat.c convert/gguf.c convert/hf.c convert/jinja.c
+convert/lora.c convert/plan.c convert/quant.c convert/safetensors.c convert/source.c
+convert/template.c convert/tokens.c convert/write.c convert/info.c convert/main.c'
 
 # numbers FROM TO FILE...: "LINES-RUN LINES BRANCHES-TAKEN BRANCHES" of a source file, its lines
 # from FROM to TO. Where it was compiled into several programs, what one of them executed counts.
