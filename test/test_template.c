@@ -18,69 +18,87 @@ static const struct {
 } renders[] = {
     {"a {{ 'b' }} c",
      "a b c"},
-    {"{{ \"q\\\"\" }}{{ 'it\\'s \\\\ \\n \\t \\r \\z' }}",
-     "q\"it's \\ \n \t \r \\z"},
-    {"{{ 12 }}{{ true }}{{ None }}{{ false }}{{ none }}{{ True }}{{ False }}{{ undef }}",
-     "12TrueNoneFalseNoneTrueFalse"},
-    {"{{ 1 + 2 * 3 - 4 % 3 }} {{ 2 - 1 - 1 }} {{ -3 % 2 }} {{ (1 + 2) * 3 }}",
-     "6 0 1 9"},
-    {"{{ 'a' ~ 1 ~ none ~ true ~ undef }}",
-     "a1NoneTrue"},
-    {"{{ 'a' + 'b' }}",
-     "ab"},
-    {"{{ 1 < 2 }}{{ 2 <= 1 }}{{ 1 > 2 }}{{ 2 >= 2 }}{{ 1 == true }}{{ 'a' == 'a' }}{{ 'a' != '"
-     "b' }}{{ none == none }}{{ undef == undef }}{{ messages == 1 }}",
-     "TrueFalseFalseTrueTrueTrueTrueTrueTrueFalse"},
-    {"{{ not true or 'x' and 'y' }}{{ '' or 0 or none or 'z' }}{{ not not 1 }}{{ tools and 'so"
-     "me' }}{{ empty and 1 }}|",
-     "yzTruesome|"},
-    {"{{ 'a' if n else 'b' }}{{ 'a' if empty }}{{ 1 if no else 2 if no else 3 }}|",
-     "a3|"},
-    {"{{ 'b' in 'abc' }}{{ 'x' not in 'abc' }}{{ '' in s }}{{ 2 in [1, 2] }}{{ 'q' in ('a', 'b"
-     "') }}{{ 'role' in messages[0] }}{{ 'tool' in ['user', 'tool',] }}",
-     "TrueTrueTrueTrueFalseTrueTrue"},
-    {"{{ s is defined }}{{ undef is defined }}{{ undef is undefined }}{{ none is none }}{{ s i"
-     "s not string }}{{ messages[0] is mapping }}{{ yes is true }}{{ no is false }}{{ yes is b"
-     "oolean }}{{ n is integer }}{{ n is number }}{{ s is sequence }}{{ n is iterable }}",
-     "TrueFalseTrueTrueFalseTrueTrueTrueTrueTrueTrueTrueFalse"},
-    {"{{ messages[0].role }}{{ messages[-1]['role'] }}{{ messages[9] }}{{ messages[0].none }}{"
-     "{ s.x }}",
-     "systemtool"},
-    {"{% for m in messages[1:] %}{{ m.role }} {% endfor %}{% for m in messages[:-2] %}{{ m.rol"
-     "e }} {% endfor %}{% for m in messages[1:3] %}{{ m.role }} {% endfor %}{% for m in messag"
-     "es[-9:2] %}{{ m.role }} {% endfor %}{% for m in messages[3:1] %}x{% endfor %}{% for m in"
-     " [1, 2, 3][1:] %}{{ m }}{% endfor %}{{ messages[:]|length }}",
-     "user assistant tool system user user assistant system user 234"},
-    {"{{ tools | tojson }}{{ 'a\"\\n' | tojson }}{{ none | tojson }}{{ true | tojson }}{{ fals"
-     "e | tojson }}{{ 3 | tojson }}{{ messages[2].tool_calls[0].function.arguments | tojson }}",
-     "[{\"name\": \"t\", \"p\": [1, \"\xc3\xa4""\"]}]\"a\\\"\\n\"nulltruefalse3{\"x\": 1}"},
-    {"[{{ ' a ' | trim }}][{{ ' a '.strip() }}][{{ ' a '.lstrip() }}][{{ ' a '.rstrip() }}]{{ "
-     "messages | length }}{{ tools | count }}{{ 3 | string }}{{ none | safe }}{{ [1, 2] | firs"
-     "t }}{{ [1, 2] | last }}{{ ' x'|trim + 'y' }}",
-     "[a][a][a ][ a]413None12xy"},
-    {"{{ s.startswith('te') }}{{ s.startswith('x') }}{{ s.endswith('xt') }}{{ s.endswith('text"
-     "text') }}{{ messages[0].get('role') }}{{ messages[0].get('nothing') }}",
-     "TrueFalseTrueFalsesystemNone"},
-    {"{% if n == 3 %}a{% elif n %}b{% else %}c{% endif %}{% if no %}a{% elif yes %}b{% else %}"
-     "c{% endif %}{% if no %}a{% elif no %}b{% else %}c{% endif %}{% if no %}a{% endif %}",
+    {"{{ \"q\\\"\" }}{{ 'it\\'s \\\\ \\n \\t \\r' }}",
+     "q\"it's \\ \n \t \r"},
+    {"{{ 12 }}{{ true }}{{ None }}{{ false }}{{ none }}{{ True }}{{ False }}{{ undef }}{{ -12 }}"
+     "{{ 90 }}",
+     "12TrueNoneFalseNoneTrueFalse-1290"},
+    {"{{ 1 + 2 - 4 % 3 }} {{ 2 - 1 - 1 }} {{ 7 % 4 % 2 }} {{ 9 % (1 + 3) }} {{ 0 % 3 }} {{ 7 - 2"
+     " + 1 }}",
+     "2 0 1 1 0 6"},
+    {"{{ 'a' ~ 1 ~ none ~ true ~ undef }} {{ 1 ~ 5 % 3 }}",
+     "a1NoneTrue 12"},
+    {"{{ 'a' + 'b' }}{{ '' + 'c' }}",
      "abc"},
-    {"{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.revindex }}{{ loop.revin"
-     "dex0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.previtem.role if not loop"
-     ".first }}{{ loop.nextitem.role if not loop.last }}{{ loop.x }}\n{% endfor %}",
-     "1043TrueFalse4user\n2132FalseFalse4systemassistant\n3221FalseFalse4usertool\n4310FalseTr"
-     "ue4assistant\n"},
-    {"{% for m in messages %}{% for t in tools %}{{ t.name }}{{ loop.index }}{% endfor %}{{ lo"
-     "op.index }}{% endfor %}{% for m in [] %}x{% endfor %}",
-     "t11t12t13t14"},
-    {"{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }}{% endfor %}{{ x }}{% if"
-     " true %}{% set x = 9 %}{% endif %}{{ x }}",
-     "222219"},
-    {"{% set ns = namespace(a=1, b='x') %}{% for m in messages %}{% set ns.a = ns.a + 1 %}{% e"
-     "ndfor %}{{ ns.a }}{{ ns.b }}{{ ns.c }}{% set ns.d = 4 %}{{ ns.d }}{% set two = namespace"
-     "() %}{% set two.a = 7 %}{{ ns.a }}{{ two.a }}",
-     "5x457"},
+    {"{{ 1 < 2 }}{{ 2 < 2 }}{{ 2 <= 1 }}{{ 2 <= 2 }}{{ 1 > 2 }}{{ 2 > 2 }}{{ 2 >= 2 }}{{ 1 >= 2 "
+     "}}{{ 1 + 1 > 1 }}",
+     "TrueFalseFalseTrueFalseFalseTrueFalseTrue"},
+    {"{{ 1 == true }}{{ 0 == true }}{{ 'a' == 'a' }}{{ 'a' != 'b' }}{{ 'a' == 'ab' }}{{ none == "
+     "none }}{{ undef == undef }}{{ none == undef }}{{ messages == 1 }}{{ [] == [] }}{{ messages"
+     " != [] }}{{ (1 == 1) == true }}",
+     "TrueFalseTrueTrueFalseTrueTrueFalseFalseTrueTrueTrue"},
+    {"{{ not true or 'x' and 'y' }}{{ '' or 0 or none or 'z' }}{{ not not 1 }}{{ tools and 'some"
+     "' }}{{ empty and 1 }}{{ 1 or 2 and 0 }}{{ not 1 == 2 }}{{ not messages[0] }}{{ 1 and not 0"
+     " }}{{ not [] }}|",
+     "yzTruesome1TrueFalseTrueTrue|"},
+    {"{{ 'a' if n else 'b' }}{{ 'a' if empty }}{{ 1 if no else 2 if no else 3 }}{{ (1 if yes) + "
+     "1 }}{{ 'o' if 0 or 1 else 'p' }}{{ 1 if yes else 2 if no else 3 }}|",
+     "a32o1|"},
+    {"{{ 'b' in 'abc' }}{{ 'x' not in 'abc' }}{{ '' in s }}{{ 2 in [1, 2] }}{{ 'q' in ('a', 'b')"
+     " }}{{ 'role' in messages[0] }}{{ 'x' in messages[0] }}{{ 'tool' in ['user', 'tool',] }}{{ "
+     "1 in undef }}{{ none in [none] }}{{ true in [false, true] }}{{ not 1 in [1] }}{{ 1 in [] }"
+     "}",
+     "TrueTrueTrueTrueFalseTrueFalseTrueFalseTrueTrueFalseFalse"},
+    {"{{ s is defined }}{{ undef is defined }}{{ none is none }}{{ s is none }}{{ s is not strin"
+     "g }}{{ messages[0] is mapping }}{{ messages is mapping }}{{ s is sequence }}{{ n is iterab"
+     "le }}{{ messages is iterable }}{{ messages[0] is iterable }}{{ undef is sequence }}{{ not "
+     "s is defined }}{{ 1 is string }}{{ undef is not defined }}",
+     "TrueFalseTrueFalseFalseTrueFalseTrueFalseTrueTrueTrueFalseFalseTrue"},
+    {"{{ messages[0].role }}{{ messages[-1]['role'] }}{{ messages[9] }}{{ messages[-9] }}{{ mess"
+     "ages[4] }}{{ messages[0].none }}{{ s.x }}{{ messages[-4].role }}{{ messages.x }}",
+     "systemtoolsystem"},
+    {"{% for m in messages[1:] %}{{ m.role }} {% endfor %}{% for m in messages[:-2] %}{{ m.role "
+     "}} {% endfor %}{% for m in messages[1:3] %}{{ m.role }} {% endfor %}{% for m in messages[-"
+     "9:2] %}{{ m.role }} {% endfor %}{% for m in messages[3:1] %}x{% endfor %}{% for m in [1, 2"
+     ", 3][1:] %}{{ m }}{% endfor %}{{ messages[:]|length }}{{ messages[-1:]|length }}{{ message"
+     "s[2:9]|length }}{{ messages[:-9]|length }}{{ messages[9:]|length }}",
+     "user assistant tool system user user assistant system user 2341200"},
+    {"{{ tools | tojson }}{{ messages[2].tool_calls[0].function.arguments | tojson }}",
+     "[{\"name\": \"t\", \"p\": [1, \"\303\244\"]}]{\"x\": 1}"},
+    {"[{{ ' a ' | trim }}][{{ '\\n a\\t'.strip() }}][{{ '  '.strip() }}]{{ messages | length }}{"
+     "{ [1, 2] | first }}{{ [1, 2] | last }}{{ ' x'|trim + 'y' }}{{ undef|length }}{{ []|first }"
+     "}{{ tools[0].p|last }}",
+     "[a][a][]412xy0\303\244"},
+    {"{{ s.startswith('te') }}{{ s.startswith('x') }}{{ s.startswith('texts') }}{{ s.startswith("
+     "'text') }}{{ messages[0].get('role') }}{{ messages[0].get('nothing') }}",
+     "TrueFalseFalseTruesystemNone"},
+    {"{% if n == 3 %}a{% elif n %}b{% else %}c{% endif %}{% if no %}a{% elif yes %}b{% else %}c{"
+     "% endif %}{% if no %}a{% elif no %}b{% else %}c{% endif %}{% if no %}a{% endif %}{% if no "
+     "%}a{% elif no %}b{% endif %}{% if no %}a{% elif no %}b{% elif yes %}{% if yes %}d{% else %"
+     "}e{% endif %}{% endif %}f",
+     "abcdf"},
+    {"{% for m in messages %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ "
+     "loop.previtem.role if not loop.first }}{{ loop.nextitem.role if not loop.last }}{{ 'n' if "
+     "loop.nextitem is defined }}{{ 'p' if loop.previtem is defined }}{{ 'l' if loop }}\n{% endf"
+     "or %}",
+     "10TrueFalseusernl\n21FalseFalsesystemassistantnpl\n32FalseFalseusertoolnpl\n43FalseTrueass"
+     "istantpl\n"},
+    {"{% for m in messages %}{% for t in tools %}{{ t.name }}{{ loop.index }}{% endfor %}{{ loop"
+     ".index }}{% endfor %}{% for m in [] %}x{% endfor %}{% for m in undef %}x{% endfor %}{% for"
+     " m in [none, true, 'x', 4] %}{{ m }}{% endfor %}",
+     "t11t12t13t14NoneTruex4"},
+    {"{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }}{% endfor %}{{ x }}{% if t"
+     "rue %}{% set x = 9 %}{% endif %}{{ x }}{% for x in [5] %}{{ x }}{% endfor %}{{ x }}",
+     "22221959"},
+    {"{% set ns = namespace(a=1, b='x') %}{% for m in messages %}{% set ns.a = ns.a + 1 %}{% end"
+     "for %}{{ ns.a }}{{ ns.b }}{{ ns.c }}{% set ns.d = 4 %}{{ ns.d }}{% set two = namespace() %"
+     "}{% set two.a = 7 %}{{ ns.a }}{{ two.a }}{{ ns['b'] }}{{ 1 if ns }}{% set a = 8 %}{{ ns.a "
+     "}}",
+     "5x457x15"},
     {"{# a #}b{#- c -#}\n d {#+ e +#}\n",
      "bd "},
+    {"{#-#}\n\n{#--#}\n x",
+     "x"},
     {"  {% if yes %}\n  a\n  {% endif %}\nb {% if yes %} c {% endif %}\n  d{{ 1 }}\n",
      "  a\nb  c   d1"},
     {"x \n {%- if yes -%} \n y \n{%- endif -%}\n z",
@@ -99,15 +117,20 @@ static const struct {
      ""},
     {"\n{% if yes %}\n\n{% endif %}\n",
      "\n\n"},
+    {"a\r\n{% if yes %}\r\nb\rc{{ 'd\r\ne' }}\r\n{% endif %}\r\n\r\n",
+     "a\nb\ncd\ne\n"},
+    {"a\034\f{%- if 1 %}\v {% endif %}",
+     "a\v "},
+    {"{{ raise_exception('no') if no else 'fine' }}{{ messages[9].x if no else 'ok' }}{{ undef.x"
+     ".y if undef else '-' }}{{ yes or undef.x.y }}{{ no and undef.x }}",
+     "fineok-TrueFalse"},
+    {"{{ [1, 'a'] is sequence }}{{ (1, 2)|length }}{{ (1,)|length }}{{ []|length }}{{ (3) }}",
+     "True2103"},
+    {"{{ messages[1]['con' + 'tent'] }}{{ messages[n - 3].role }}{{ messages[1 if yes else 2].ro"
+     "le }}",
+     "a'b\nsystemuser"},
     {"{% generation %}x{% endgeneration %}",
      "x"},
-    {"{{ raise_exception('no') if no else 'fine' }}{{ messages[9].x if no else 'ok' }}{{ undef"
-     ".x.y if undef else '-' }}{{ yes or undef.x.y }}",
-     "fineok-True"},
-    {"{{ [1, 'a'] is sequence }}{{ (1, 2)|length }}{{ ()|length }}{{ (3) }}",
-     "True203"},
-    {"{{ messages[1]['con' + 'tent'] }}{{ messages[n - 3].role }}",
-     "a'b\nsystem"},
 };
 
 /* What is refused, and part of why. */
@@ -128,27 +151,45 @@ static const struct {
     {"{% if yes %}{% endfor %}", "expected a for before"},
     {"{% for m in messages %}{% else %}{% endfor %}", "expected an if before elif or else"},
     {"{% if yes %}{% else %}{% else %}{% endif %}", "expected an if before elif or else"},
-    {"{% elif yes %}", "expected an if before elif or else"},
-    {"{{ 1", "a tag does not end"}, {"{{", "a tag does not end"}, {"{{ 'a }}", "a text does not"},
-    {"{{ 'a\\", "a text does not end"}, {"{# a", "a comment does not end"},
+    {"{% elif yes %}", "expected an if before elif or else"}, {"{{ 1", "a tag does not end"},
+    {"{{", "a tag does not end"}, {"{{ 'a }}", "a text does not"},
+    {"{{ 'a\\", "an escape that is not"}, {"{{ 'a", "a text does not end"},
+    {"{{ '\\u0041' }}", "an escape that is not known"}, {"{# a", "a comment does not end"},
     {"{% if", "a tag does not end"}, {"{{ }}", "an expression with \"\""},
     {"{{ 1 1 }}", "an expression with \"1\""}, {"{{ ) }}", "an expression with \")\""},
     {"{{ (1 }}", "an expression with"}, {"{{ [1) }}", "an expression with"},
     {"{{ 1 + }}", "an expression with"}, {"{{ a b }}", "an expression with \"b\""},
-    {"{{ a not b }}", "not \"b\""}, {"{{ a is 1 }}", "a test \"1\""},
-    {"{{ a. }}", "a name with"}, {"{{ a | 'x' }}", "a name with"}, {"{{ a[] }}", "an index"},
-    {"{{ a[1, 2] }}", "an expression with \",\""}, {"{{ a[1:2:3] }}", "a step with"},
+    {"{{ a not b }}", "not \"b\""}, {"{{ a is 1 }}", "a test \"1\""}, {"{{ a. }}", "an expression"},
+    {"{{ a | 'x' }}", "an expression"}, {"{{ a[] }}", "an expression"},
+    {"{{ a[1, 2] }}", "an expression with \",\""}, {"{{ a[1:2:3] }}", "an expression with \":\""},
     {"{{ (1:2) }}", "an expression with \":\""}, {"{{ [,] }}", "an expression with"},
     {"{{ 1234567890 }}", "an expression with"}, {"{{ 1a2 }}", "a number \"1a2\""},
-    {"{{ f(a=) }}", "an expression with"}, {"{{ f(a=not) }}", "an argument"},
-    {"{{ 1 if 2 else }}", "an expression with"}, {"{{ 1 else 2 }}", "an expression with"},
-    {"{{ a ? b }}", "an expression with \"?\""}, {"{{ {} }}", "an expression with \"{\""},
+    {"{{ f(a=) }}", "an expression with"}, {"{{ f(a=not) }}", "an expression"},
+    {"{{ f(a=1, 2) }}", "an argument before \")\""}, {"{{ f(a=b=1) }}", "an expression with \"=\""},
+    {"{{ (a=1) }}", "an expression with \"=\""}, {"{{ a[1:2, 3] }}", "an expression with \",\""},
+    {"{{ (1 + ) }}", "an expression with \")\""}, {"{{ () }}", "an expression with \")\""},
+    {"{{ 1 if 2 if 3 else 4 }}", "an expression with \"if\""}, {"{{ 1 + not 2 }}", "not"},
+    {"{% if 1 if 2 else 3 %}{% endif %}", "an expression with \"if\""},
+    {"{% if 0 %}{% elif 1 if 2 %}{% endif %}", "an expression with \"if\""},
+    {"{% for m in messages if m %}{% endfor %}", "an expression with \"if\""},
+    {"{{ 2 == 2 == 2 }}", "a comparison of a comparison"},
+    {"{{ 1 not in 2 < 3 }}", "a comparison of"}, {"{{ -s }}", "a minus before \"s\""},
+    {"{{ 2 * 3 }}", "an expression with \"*\""}, {"{{ 1 if 2 else }}", "an expression with"},
+    {"{{ 1 else 2 }}", "an expression with"}, {"{{ a ? b }}", "an expression with \"?\""},
+    {"{{ {} }}", "an expression with \"{\""},
     {"{% if yes 1 %}{% endif %}", "an expression with \"1\""},
     /* when it is rendered */
-    {"{{ (1 + ) }}", "an operand is missing"}, {"{{ messages }}", "as Python has it"},
-    {"{{ messages[0] }}", "as Python has it"}, {"{{ undef.x }}", "a member of what is undefined"},
-    {"{{ 'a' + 1 }}", "arithmetic"}, {"{{ 1 + none }}", "arithmetic"}, {"{{ -s }}", "arithmetic"},
-    {"{{ 1 % 0 }}", "a remainder by zero"}, {"{{ 'a' < 'b' }}", "an order of what are no numbers"},
+    {"{{ messages }}", "as Python has it"}, {"{{ messages[0] }}", "as Python has it"},
+    {"{{ undef.x }}", "a member of what is undefined"}, {"{{ 'a' + 1 }}", "arithmetic"},
+    {"{{ 1 + none }}", "arithmetic"}, {"{{ 1 % 0 }}", "a remainder of or by"},
+    {"{{ -1 % 2 }}", "a remainder of or by"}, {"{{ 'a' < 'b' }}", "arithmetic"},
+    {"{{ messages == messages }}", "a comparison of lists"},
+    {"{{ messages[0] in messages }}", "a comparison of lists"},
+    {"{{ [undef] }}", "a list of what is"}, {"{{ [[]] }}", "a list of what is no"},
+    {"{{ messages[undef:] }}", "a part of what is no list"},
+    {"{{ messages[:'a'] }}", "a part of what is no list"}, {"{{ undef[1:] }}", "a part of what is"},
+    {"{{ undef[1] }}", "an index into"},
+    {"{% for m in tools %}{{ loop.cycle }}{% endfor %}", "loop that is"},
     {"{{ 1 in 2 }}", "in of what is"}, {"{{ 1 not in 2 }}", "in of what is"},
     {"{{ s[0] }}", "an index into what has none"}, {"{{ messages[undef] }}", "an index into"},
     {"{{ s[1:] }}", "a part of what is no list"}, {"{{ messages['a':] }}", "a part of what"},
@@ -167,12 +208,15 @@ static const struct {
     {"{% for m in 3 %}{% endfor %}", "a loop over what is no list"},
     {"{% set n.a = 1 %}", "a member set of what is no namespace"},
     {"{{ s is odd }}", "a test that is not known"}, {"{{ s | upper }}", "a filter that is not"},
-    {"{{ 1 | trim }}", "trim"}, {"{{ 3 | length }}", "a filter that is not known"},
+    {"{{ 1 | trim }}", "a filter that"}, {"{{ s | tojson }}", "a filter that is not known"},
+    {"{{ 3 | length }}", "a filter that is not known"},
     {"{{ messages | tojson(indent=2) }}", "a filter with arguments"},
-    {"{{ messages[1:] | tojson }}", "tojson of a part"}, {"{{ undef | tojson }}", "tojson of what"},
+    {"{{ messages[1:] | tojson }}", "a filter that is"}, {"{{ undef | tojson }}", "a filter that"},
     {"{{ s.upper() }}", "a method that is not known"}, {"{{ s.strip('a') }}", "a method that is"},
-    {"{{ s.strip(a=1) }}", "a method with names"}, {"{{ n.get('a') }}", "a method that is not"},
+    {"{{ s.strip(a=1) }}", "a method that is"}, {"{{ s.startswith(1) }}", "a method that is"},
+    {"{{ messages[0].get(1) }}", "a method that is"}, {"{{ n.get('a') }}", "a method that is not"},
     {"{{ range(3) }}", "a function that is not known"}, {"{{ namespace(1) }}", "a function that"},
+    {"{{ 3000000000 + 1 }}", "an expression"}, {"{{ namespace() }}", "as Python has it"},
     {"{{ raise_exception('no') }}", "an exception that it raises"},
     {"{{ loop.index }}", "a member of what is undefined"},
 };
@@ -227,8 +271,8 @@ static void test_limits(const Json *with) {
     check_many("{{ ", "(", 60, "1 }}", with, "an expression with");
     check_many("{{ ", "(", 65, "1", with, "an expression is too deep");
     check_many("{{ ", "not ", 65, "1", with, "an expression is too deep");
-    check_many("{{ [", "1,", 120, "] | length }}", with, NULL);
-    check_many("{{ [", "1,", 140, "] | length }}", with, "too many operands");
+    check_many("{{ [", "1,", 64, "] | length }}", with, NULL);
+    check_many("{{ [", "1,", 65, "] | length }}", with, "too many operands");
     check_many("", "{% if 1 %}", 33, "", with, "its blocks are too deep");
     check_many("", twice, 10, "{{ s }}", with, NULL);
     check_many("", twice, 30, "{{ s }}", with, "too much text");
@@ -236,6 +280,15 @@ static void test_limits(const Json *with) {
     check_many("", "{% for m in messages %}", 12, "{% endfor %}{% endfor %}{% endfor %}"
                "{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor "
                "%}{% endfor %}{% endfor %}", with, "it does not end");
+    /* long texts that are looked at again and again, and that are printed */
+    check_many("{% set s = '", "0123456789abcdef", 20000, "' %}{{ '' if 'x' in s }}", with, NULL);
+    check_many("{% set s = '", "0123456789abcdef", 20000, "' %}{% for m in messages %}"
+               "{{ '' if 'x' in s }}{{ '' if 'y' in s }}{% endfor %}", with, "it does not end");
+    check_many("{% set aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", 60000, " = 1 %}", with, NULL);
+    check_many("{% for m in messages %}{% set aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", 60000,
+               " = 1 %}{% endfor %}", with, "it does not end");
+    check_many("{{ '", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with, NULL);
+    check_many("{{ 'a", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with, "it does not end");
     Buffer text = {0}, members = {0};
     Error e;
     bool ok = buffer_puts(&members, "{% set n = namespace() %}", &e);
