@@ -439,8 +439,12 @@ int main(void) {
         test_cut(json_root(doc));
     }
     json_free(doc);
-    Toy toy = toy_open(4);
+    Toy toy = toy_open(4), bare = toy_open(1);
     if (toy.tok) test_detect(&toy);
+    if (bare.tok)
+        check_known(&bare, &(Known){LOOP(MESSAGE) ASK, CHAT_NONE, "the tokenizer has no"},
+                    sizeof LOOP(MESSAGE) ASK - 1, 102);
     toy_close(&toy);
+    toy_close(&bare);
     return test_end("template");
 }
