@@ -636,12 +636,9 @@ static void test_interrupt_reading(void) {
 /* ... and while /regen reads it: the question stays. */
 static void test_interrupt_regen(void) {
     enum { N = 30000 };
-    static char text[N + 100];
-    const char *const head = "[{\"role\": \"user\", \"content\": \"";
-    size_t n = strlen(head);
-    memcpy(text, head, n);
-    memset(text + n, 'y', N);
-    memcpy(text + n + N, "\"}]", 4);
+    static char question[N + 1], text[N + 100];
+    memset(question, 'y', N);
+    snprintf(text, sizeof text, "[{\"role\": \"user\", \"content\": \"%s\"}]", question);
     write_file("question.json", text);
     CHAT(t, "endless.bin", "--temp", "0", "-n", "5");
     load_from(&t, "question.json", "loaded");
