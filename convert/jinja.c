@@ -594,8 +594,10 @@ Jinja *jinja_open(const char *text, size_t n, const char *file, Error *e) {
     if (!j) return NULL;
     j->file = file;
     j->text = copy_lines(text, &n, e);
-    Parser p = {.j = j, .at = j->text, .end = j->text + n, .e = e};
-    if (j->text && (parse(&p) || j->why.text[0])) return j;
+    if (j->text) {
+        Parser p = {.j = j, .at = j->text, .end = j->text + n, .e = e};
+        if (parse(&p) || j->why.text[0]) return j;
+    }
     jinja_close(j);
     return NULL;
 }
