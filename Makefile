@@ -13,6 +13,11 @@
 #
 # Objects and test programs live in build/, so that instrumented builds stand beside the plain one.
 
+# As many jobs as there are processors; `make -j1` for one.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN || echo 1)
+endif
+
 CC ?= cc
 WARN = -Wall -Wextra -Wconversion -Wshadow -Wvla -Wformat=2 -Wstrict-prototypes
 # CFLAGS is yours. What is added to it is needed, and -Ofast is taken for -O3, because all
@@ -36,12 +41,13 @@ SANITIZE_fuzz = $(SANITIZE_asan) -fsanitize=fuzzer-no-link -Wno-pass-failed
 FLAGS += $(SANITIZE_$(SAN)) $(if $(OMP),-fopenmp -DQWEN_OMP)
 
 COMMON = $(addprefix $(B)/,base.o model.o json.o tokenizer.o chat.o)
+KERNELS = $(patsubst %.c,$(B)/%.o,$(wildcard kernels/*.c))
 CONVERT_PARTS = $(patsubst %.c,$(B)/%.o,$(filter-out convert/main.c,$(wildcard convert/*.c)))
 TESTS = $(patsubst test/%.c,$(B)/%,$(wildcard test/test_*.c))
 
 all: $(QWEN) $(CONVERT)
 
-$(QWEN): $(B)/qwen.o $(B)/kernels.o $(COMMON)
+$(QWEN): $(KERNELS) $(B)/qwen.o $(COMMON)
 	$(CC) $(FLAGS) -o $@ $^ $(LDLIBS)
 $(CONVERT): $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 	$(CC) $(FLAGS) -o $@ $^ $(LDLIBS)
@@ -49,17 +55,18 @@ $(CONVERT): $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 $(B)/%.o: %.c
 	@mkdir -p $(dir $@)
 	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
-# With variables in its debugging information kernels.c takes twice the time to compile.
-$(B)/kernels.o: EXTRA += -g1
+# With variables in their debugging information the kernels take twice the time to compile.
+$(KERNELS): EXTRA += -g1
 # The kernels with what this processor may lack. (-Wno-psabi: gcc would tell how it passes vectors.)
 ifdef EMULATE
-$(B)/kernels.o: EXTRA += -O1 -Wno-psabi
-$(B)/kernels.o: test/emulate.c
+$(KERNELS): EXTRA += -O1 -Wno-psabi
+$(B)/kernels/avxvnni.o $(B)/kernels/avx512.o: EXTRA += -include test/avx512.h
+$(B)/kernels/select.o: test/emulate.c
 	@mkdir -p $(dir $@)
 	$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 endif
 $(B)/test_% $(B)/golden $(B)/bench_kernels $(B)/make_tiny: EXTRA += -Wno-unused-function
-$(B)/test_%: test/test_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+$(B)/test_%: test/test_%.c $(KERNELS) $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 # Both programs with calls of libc that can be made to fail (faults.c, test_faults.c)
 FAULTS = malloc calloc realloc posix_memalign strdup strndup mmap open read write pwrite fsync \
@@ -70,20 +77,20 @@ $(B)/faults/%: test/faults.c
 	@mkdir -p $(dir $@)
 	$(CC) $(FLAGS) -Wno-shadow -o $@ $(filter-out test/faults.c,$^) $< \
 	    $(FAULTS:%=-Wl$(comma)--wrap=%) $(LDLIBS)
-$(B)/faults/qwen: $(B)/qwen.o $(B)/kernels.o $(COMMON)
+$(B)/faults/qwen: $(B)/qwen.o $(KERNELS) $(COMMON)
 $(B)/faults/convert: $(B)/convert/main.o $(CONVERT_PARTS) $(COMMON)
 # The same in one process, and buffers that are always full
 $(B)/test_memory: LDLIBS += $(FAULTS:%=-Wl$(comma)--wrap=%) -Wl,--wrap=buffer_add \
     -Wl,--wrap=buffer_puts,--wrap=buffer_printf,--wrap=ids_add,--wrap=pack_panel
 # Files that lie in memory
 $(B)/test_mutate $(B)/test_finite: LDLIBS += -Wl,--wrap=map_open,--wrap=map_close
-$(B)/fuzz_seeds: test/fuzz_seeds.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+$(B)/fuzz_seeds: test/fuzz_seeds.c $(KERNELS) $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -Wno-unused-function -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
-$(B)/golden: test/golden.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+$(B)/golden: test/golden.c $(KERNELS) $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
 $(B)/make_tiny: test/make_tiny.c $(B)/base.o $(B)/model.o $(B)/json.o
 	$(CC) $(FLAGS) -MMD -MP -o $@ $< $(filter %.o,$^) $(LDLIBS)
--include $(wildcard $(B)/*.d $(B)/convert/*.d)
+-include $(wildcard $(B)/*.d $(B)/convert/*.d $(B)/kernels/*.d)
 
 # The first minute: the demo model (demo/README.md), from its checkpoint to answers. One thread: the
 # model is so small that a second one would mostly be waited for. Votes are asked for on a terminal.
@@ -99,10 +106,10 @@ test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/conve
 
 # The long forms of the tests; also: what the tests execute
 check-long: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
-	@sh test/check_long.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
+	+@sh test/check_long.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
 coverage: ; @$(MAKE) --no-print-directory SAN=cov run-coverage
 run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
-	@rm -f $(B)/*.gcda $(B)/convert/*.gcda
+	@rm -f $(B)/*.gcda $(B)/convert/*.gcda $(B)/kernels/*.gcda
 	@QUICK=1 sh test/run.sh $(B) $(QWEN) $(CONVERT) none >$(B)/test.log 2>&1 || cat $(B)/test.log
 	@QUICK=1 sh test/test_cli.sh $(QWEN) $(CONVERT) none $(B)/scratch >>$(B)/test.log 2>&1 || \
 	    cat $(B)/test.log
@@ -114,7 +121,7 @@ TIME = 60
 FUZZ = json model safetensors gguf folder text messages template cache prompts
 WRAP_FILES = -Wl,--wrap=map_open,--wrap=map_close,--wrap=read_file,--wrap=lstat
 fuzz: ; @$(MAKE) --no-print-directory SAN=fuzz CC=clang $(FUZZ:%=run-fuzz-%)
-$(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(B)/kernels.o $(COMMON) $(CONVERT_PARTS)
+$(FUZZ:%=$(B)/fuzz_%): $(B)/fuzz_%: test/fuzz_%.c $(KERNELS) $(COMMON) $(CONVERT_PARTS)
 	$(CC) $(FLAGS) -Wno-unused-function -fsanitize=fuzzer $(WRAP_FILES) -MMD -MP -o $@ $< \
 	    $(filter-out $(WITHOUT_$*),$(filter %.o,$^)) $(LDLIBS)
 WITHOUT_text = $(B)/tokenizer.o
@@ -136,7 +143,7 @@ check-golden: all $(B)/golden
 # One clang-tidy per file, on all processors. cppcheck takes a cast of a cast (float)(int8_t)
 # for a statement, the address of a float for an array, %u of a #define for wrong, and an Error that
 # only a failure fills for uninitialized.
-TIDY = $(wildcard *.c convert/*.c test/*.c)
+TIDY = $(wildcard *.c convert/*.c kernels/*.c test/*.c)
 lint: cppcheck $(addprefix tidy-,$(TIDY))
 	shellcheck .ci/run run_bench.sh demo/evaluate docs/compare.sh test/*.sh
 	sh test/style.sh

@@ -9,8 +9,8 @@
  *   Part III  the program   11 options     12 prompts and statistics     13 many prompts
  *                           14 chat        15 bench    16 perplexity and verify    17 main
  *
- * The arithmetic itself is in kernels.c, behind the table that kernels.h describes; text <-> ids in
- * tokenizer.c; conversations -> ids in chat.c.
+ * The arithmetic itself is in kernels/, behind the table that kernels/kernels.h describes; text <->
+ * ids in tokenizer.c; conversations -> ids in chat.c.
  *
  * Letters in shapes: T tokens of a batch, H hidden_size, F intermediate_size, D head_dim, A query
  * heads, B key-value heads, G = A / B, V vocab_size, L layers. Matrices are (rows, cols), row-major
@@ -43,7 +43,7 @@
 #endif
 
 #include "chat.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "model.h"
 
 #define QWEN_VERSION "0.1"

@@ -1,4 +1,4 @@
-/* avx512.h: what kernels.c uses of AVX-512 and of the int8 dot product, in C, for a processor with
+/* avx512.h: what kernels/ uses of AVX-512 and of the int8 dot product, in C, for a processor with
  * AVX2 alone (emulate.c). Each is as Intel's Intrinsics Guide describes it. */
 #include <immintrin.h>
 #include <math.h>
@@ -245,7 +245,7 @@ SOFT_DOT(soft_vpdpbusd_512, 64, uint8_t, int8_t, 4)
 SOFT_DOT(soft_vpdpwssd_256, 32, int16_t, int16_t, 2)
 SOFT_DOT(soft_vpdpwssd_512, 64, int16_t, int16_t, 2)
 
-/* What kernels.c gives its compiler, and how it sums: see there. */
+/* What kernels/x86.h gives the compiler, and how it sums: see there. */
 #define AVX2_SET "avx2,fma,f16c"
 #define AVX_VNNI_SET AVX2_SET
 #define AVX512_SET AVX2_SET

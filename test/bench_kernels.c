@@ -1,12 +1,12 @@
 /* bench_kernels.c: how fast the kernels are, against what the memory gives in the same run.
  *
- *     make && cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c build/plain/kernels.o \
+ *     make && cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c build/plain/kernels/*.o \
  *         build/plain/base.o -lm -lpthread -o bench
  *     ./bench [table [MiB of weights [threads]]]
  *
  * Best of several rounds for each figure; reads and matmuls take turns, so that what disturbs one
  * disturbs the other. Random weights, a 2048-column matrix. Not part of the tests. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 #include <math.h>
 #include <pthread.h>

@@ -1,6 +1,5 @@
-/* emulate.c: kernels.c for a processor that has AVX2 and lacks AVX-VNNI, AVX-512 or AMX, so that
- * their tables can be tested there. `make EMULATE=1` links every program with this instead of
- * kernels.c.
+/* emulate.c: kernels/select.c for a processor that has AVX2 and lacks AVX-VNNI, AVX-512 or AMX, so
+ * that their tables can be tested there. `make EMULATE=1` links every program with this instead.
  *
  * Instructions of AVX-VNNI and AVX-512 are C instead, in the source already (avx512.h).
  *
@@ -44,7 +43,7 @@ static long permit_amx(long call, long request, long feature) {
 #undef _xgetbv
 #define _xgetbv(which) (0xe6 | (which))
 #define syscall permit_amx
-#include "kernels.c"
+#include "kernels/select.c"
 
 /* ---- Tiles ----------------------------------------------------------------------------------- */
 

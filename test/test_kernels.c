@@ -5,7 +5,7 @@
  * tolerance, so that the contract itself means what it should; weights come from model.h's
  * panel_weight. (3) Every other table against the scalar one: the same bits. Where a result is NaN,
  * any NaN will do: which of several NaNs comes through an operation is not defined. */
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "test.h"
 
 #include <math.h>

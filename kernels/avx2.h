@@ -1,7 +1,6 @@
-/* avx2.h: the primitives on AVX2's vectors, for two islands: kernels.c includes this once for AVX2
- * and once, with AVX_VNNI defined, for processors that also have the int8 dot product (AVX-VNNI:
- * Intel's Core since 2021, which have no AVX-512). These differ in how products are summed, and not
- * in the sums. */
+/* avx2.h: the primitives on AVX2's vectors, for two islands: avx2.c, and, with AVX_VNNI defined,
+ * avxvnni.c for processors that also have the int8 dot product (AVX-VNNI: Intel's Core since 2021,
+ * which have no AVX-512). These differ in how products are summed, and not in the sums. */
 
 typedef struct {
     __m256 a, b;

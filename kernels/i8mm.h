@@ -1,7 +1,7 @@
 /* i8mm.h: several tokens at once with ARM's int8 matrix product (FEAT_I8MM, "i8mm" in Linux).
  *
- * kernels.c includes this once, behind the NEON island, whose vectors and helpers it uses; the
- * table at the end is that island's with the functions below in place of its own.
+ * neon.c includes this at its end: it uses that island's vectors and helpers, and the table below
+ * is that island's with functions from here in place of its own.
  *
  * smmla multiplies two rows of eight columns with two tokens of eight columns: four sums of eight
  * products, twice what the dot product does in one instruction, and exact like its. It wants eight
@@ -118,7 +118,7 @@ INLINE void woven_panel(Type type, const uint8_t *panel, const Operand *a, size_
 
 INLINE void matmul_woven(Type type, const Panels *w, const Operand *a, float *y) {
     if (a->n_tok <= TILE_TOKENS) { /* these read panels as they lie in memory */
-        table.matmul[type](w, a, y);
+        neon_kernels.matmul[type](w, a, y);
         return;
     }
     for (size_t p = 0; p < w->n; p++, y += outputs_size(a))
@@ -155,7 +155,7 @@ TARGET static uint64_t i8mm_dot_all(uint32_t rounds) {
 /* ---- The table ------------------------------------------------------------------------------- */
 
 /* Everything else as NEON does it. */
-static const Kernels table_i8mm = {
+const Kernels i8mm_kernels = {
     .name = "i8mm",
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = i8mm_q8, [TYPE_Q5] = i8mm_q5, [TYPE_Q6] = i8mm_q6,
@@ -163,4 +163,3 @@ static const Kernels table_i8mm = {
                [TYPE_Q4_0] = i8mm_q4_0},
     .dot_all = i8mm_dot_all,
 };
-static const Kernels *const table_of_i8mm = &table_i8mm;

@@ -1,7 +1,7 @@
 /* lanes.h: every kernel, written once on vectors of 16 lanes.
  *
- * kernels.c includes this file once per instruction set (an "island"), each time behind three types
- * and a few dozen one-line primitives on them:
+ * Each island (island.h) includes this file once, behind three types and a few dozen one-line
+ * primitives on them:
  *
  *   Lanes   16 floats
  *   Sums    16 int32
@@ -16,7 +16,7 @@
  *
  * The functions named in Kernels come in its order; the table itself is at the end. INLINE
  * functions take their small counts and the type as constants, so that every loop over them unrolls
- * and every choice is made by the compiler. No include guard: it is meant to be included again. */
+ * and every choice is made by the compiler. */
 
 /* ---- Parts of 16 lanes ----------------------------------------------------------------------- */
 
@@ -835,6 +835,12 @@ INLINE void float_values(size_t n, const Attend *a, const float *e, size_t n_key
     UNROLL for (size_t i = 0; i < n; i++) lanes_store(out + i * columns + d, acc[i]);
 }
 
+/* How many keys from `first` on a row of tokens at `pos` and behind sees; row: token * G + head. */
+static size_t row_keys(uint32_t pos, uint32_t n_heads, size_t row, size_t first) {
+    size_t end = pos + row / n_heads + 1;
+    return end > first ? end - first : 0;
+}
+
 /* Token by token. */
 TARGET static void attend_f32(const Attend *a) {
     const size_t dim = a->head_dim, columns = kv_columns(a->head_dim);
@@ -867,6 +873,21 @@ TARGET static void attend_f32(const Attend *a) {
  * Rows meet WORD_KEYS keys, then their values. What comes from memory is asked for a part ahead:
  * with the keys their values, with exponentials and values the keys of the next part. */
 
+/* The scratch of attend with int16 keys. Rows of `scores` are a line longer than they need to be,
+ * so that they do not all fall into the same sets of the first-level cache. */
+typedef struct {
+    int16_t q[ATTEND_ROWS][MAX_HEAD_DIM];
+    float scores[ATTEND_ROWS][WORD_KEYS + 16];
+    int16_t weights[ATTEND_ROWS][WORD_KEYS];
+    int32_t sums[8][MAX_HEAD_DIM]; /* weights times values, of a tile of rows */
+    float q_scale[ATTEND_ROWS], v_scale[WORD_KEYS];
+    uint32_t sees[ATTEND_ROWS]; /* keys of this part */
+    float now_max[ATTEND_ROWS], now_sum[ATTEND_ROWS];
+    float before[ATTEND_ROWS], now[ATTEND_ROWS]; /* factors of what was found, and of what is */
+} WordsScratch;
+_Static_assert(sizeof(WordsScratch) <= ATTEND_BYTES, "room for the scratch");
+#define WORDS_NORM 32767.0f
+
 /* The low 16 bits of each lane: x scale, to the nearest int16. */
 INLINE Sums words_round(Lanes x, Lanes scale) {
     return lanes_bits(lanes_fma(x, scale, lanes_set1(0x1.8p23f)));
@@ -892,6 +913,19 @@ INLINE float words_of(int16_t *w, const float *x, size_t n) {
 /* How many blocks of 16 keys, or of 16 columns, a tile takes side by side: two where registers
  * allow it, so that more sums are under way. */
 #define WIDE (TILE_TOKENS > 2 ? 2 : 1)
+
+/* What attend() asks memory for, in streams that take turns: where pages are small, the processor's
+ * own prefetcher needs several under way. */
+#define FETCH_STREAMS 4
+typedef struct {
+    const uint8_t *at[FETCH_STREAMS]; /* the next line of each, the one whose turn it is first */
+} FetchStreams;
+
+static FetchStreams streams_cut(const uint8_t *at, size_t bytes) {
+    FetchStreams f;
+    for (size_t i = 0; i < FETCH_STREAMS; i++) f.at[i] = at + i * (bytes / FETCH_STREAMS);
+    return f;
+}
 
 /* Ask for the next n lines. */
 INLINE void streams_fetch(FetchStreams *f, size_t n) {
@@ -1229,6 +1263,9 @@ TARGET static float kernel_exp_sum(float *x, uint32_t n, float max, float scale)
     return lanes_sum(sum);
 }
 
+/* How far ahead of itself read_all fetches, in each stream. */
+#define READ_AHEAD 1088
+
 TARGET static uint64_t kernel_read_all(const void *p, size_t bytes) {
     const uint8_t *b = p;
     size_t quarter = bytes / 4 / LINE_BYTES * LINE_BYTES;
@@ -1287,19 +1324,16 @@ TARGET static uint64_t kernel_dot_all(uint32_t rounds) {
 
 /* ---- The table ------------------------------------------------------------------------------- */
 
-/* What tables made from this one (amx.h, i8mm.h) have from it. */
+/* The members of an island's Kernels: those that a table made from it (amx.h, i8mm.h) has as well,
+ * and those that it replaces. */
 #define PLAIN_MATMULS [TYPE_F32] = matmul_f32, [TYPE_F16] = matmul_f16, [TYPE_BF16] = matmul_bf16
 #define SAME_KERNELS                                                                               \
     .quantize = kernel_quantize, .attend = {attend_words, attend_f32}, .join = kernel_join,        \
     .words = kernel_words, .rmsnorm = kernel_rmsnorm, .rope = kernel_rope,                         \
     .silu_mul = kernel_silu_mul, .add = kernel_add, .max_finite = kernel_max_finite,               \
     .exp_sum = kernel_exp_sum, .read_all = kernel_read_all
-
-static const Kernels table = {
-    .name = STRING(ISLAND),
-    SAME_KERNELS,
-    .matmul = {PLAIN_MATMULS, [TYPE_Q8] = matmul_q8, [TYPE_Q5] = matmul_q5, [TYPE_Q6] = matmul_q6,
-               [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1, [TYPE_Q4] = matmul_q4,
-               [TYPE_Q4_0] = matmul_q4_0},
-    .dot_all = kernel_dot_all,
-};
+#define OWN_KERNELS                                                                                \
+    .matmul = {PLAIN_MATMULS,         [TYPE_Q8] = matmul_q8,     [TYPE_Q5] = matmul_q5,            \
+               [TYPE_Q6] = matmul_q6, [TYPE_Q5_0] = matmul_q5_0, [TYPE_Q5_1] = matmul_q5_1,        \
+               [TYPE_Q4] = matmul_q4, [TYPE_Q4_0] = matmul_q4_0},                                  \
+    .dot_all = kernel_dot_all

@@ -20,8 +20,8 @@
 
 #include "model.h"
 
-#define GROUP_TOKENS 16 /* tokens that lie interleaved in an Operand */
-#define STREAMS 2       /* panels that one token reads in lock-step: a pair of Panels */
+#define GROUP_TOKENS 16        /* tokens that lie interleaved in an Operand */
+#define STREAMS 2              /* panels that one token reads in lock-step: a pair of Panels */
 #define DOT_ROUND_OPS 65536    /* multiplications and additions of one round of dot_all() */
 #define PROMPT_RUN 512         /* tokens that prompt_matmul takes weights to bf16 for, at once */
 #define PROMPT_COLS 512        /* columns of a piece */

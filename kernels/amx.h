@@ -1,7 +1,7 @@
 /* amx.h: what the matrix unit of Intel's CPUs since 2023 (AMX) does better than AVX-512.
  *
- * kernels.c includes this once, behind the AVX-512 island, whose vectors and helpers it uses; the
- * table at the end is that island's with the functions below in place of its own.
+ * avx512.c includes this at its end: it uses that island's vectors and helpers, and the table below
+ * is that island's with functions from here in place of its own.
  *
  * AMX has eight tiles, tmm0..7, of up to 16 rows of up to 64 bytes, and an instruction that adds
  * the product of two tiles to a third: C (M x N) += A (M x K) B (K x N), where a row of B holds,
@@ -203,7 +203,7 @@ INLINE void panel_pair_tokens(Type type, size_t np, const uint8_t *panel, ptrdif
 
 INLINE void amx_exact(Type type, const Panels *w, const Operand *a, float *y) {
     if (a->n_tok <= TILE_TOKENS) { /* these read panels as they lie in memory */
-        table.matmul[type](w, a, y);
+        avx512_kernels.matmul[type](w, a, y);
         return;
     }
     size_t shape = 0;
@@ -701,7 +701,7 @@ TARGET static uint64_t amx_dot_all(uint32_t rounds) {
 /* ---- The table ------------------------------------------------------------------------------- */
 
 /* Everything else as AVX-512 does it. */
-static const Kernels table_amx = {
+const Kernels amx_kernels = {
     .name = "amx",
     SAME_KERNELS,
     .matmul = {PLAIN_MATMULS, [TYPE_Q8] = amx_q8, [TYPE_Q5] = amx_q5, [TYPE_Q6] = amx_q6,
@@ -719,4 +719,3 @@ static const Kernels table_amx = {
     .prompt_attend = amx_prompt_attend,
     .dot_all = amx_dot_all,
 };
-static const Kernels *const table_of_amx = &table_amx;
