@@ -106,7 +106,7 @@ test: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/conve
 
 # The long forms of the tests; also: what the tests execute
 check-long: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
-	+@sh test/check_long.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
+	@sh test/check_long.sh $(B) $(QWEN) $(CONVERT) $(GOLDEN)
 coverage: ; @$(MAKE) --no-print-directory SAN=cov run-coverage
 run-coverage: all $(TESTS) $(B)/golden $(B)/make_tiny $(B)/faults/qwen $(B)/faults/convert
 	@rm -f $(B)/*.gcda $(B)/convert/*.gcda $(B)/kernels/*.gcda

@@ -5,6 +5,7 @@ build=$1 qwen=$2 convert=$3 golden=$4
 case $qwen in */*) ;; *) qwen=./$qwen ;; esac
 case $convert in */*) ;; *) convert=./$convert ;; esac
 export QWEN="$qwen" CONVERT="$convert"
+unset MAKEFLAGS MAKELEVEL # the steps call make anew
 logs=$build/long
 mkdir -p "$logs"
 failed=0 begin=$(date +%s)
