@@ -137,17 +137,13 @@ void source_note(Source *s, const char *text);
 /* Fill in the header's template; the tokenizer section is finished. An unknown template is no
  * reason to refuse the model: raw prompts work, and chat_note tells the user. */
 bool source_set_template(Source *s, const char *text, size_t n, const char *file, Error *e);
-/* The part of Jinja that chat templates are written in (jinja.c). NULL when memory is short. */
-typedef struct Jinja Jinja;
-Jinja *jinja_open(const char *text, size_t n, const char *file, Error *e);
-/* Append what it renders with the members of `context` (an object, whose lists and objects are
- * spelled as Python's json.dumps spells them) as its variables. False when memory is short. */
-bool jinja_render(Jinja *j, const Json *context, Buffer *out, Error *e);
-/* Why the template could not be read or rendered: it raises an exception, uses what is not known
- * here, or does not end within 100,000 steps (long texts that it looks at count as more). NULL:
- * nothing was wrong. */
-const char *jinja_why(const Jinja *j);
-void jinja_close(Jinja *j); /* NULL is allowed */
+/* Append what a chat template renders (jinja.c has the part of Jinja that they are written in) with
+ * the members of `context` (an object, whose lists and objects are spelled as Python's json.dumps
+ * spells them) as its variables. *why: "", or why it could not be rendered: it raises an exception,
+ * uses what is not known here, or does not end within 100,000 steps (long texts that it looks at
+ * count as more). False when memory is short. */
+bool jinja_render(const char *text, size_t n, const char *file, const Json *context, Buffer *out,
+                  Error *why, Error *e);
 /* The family that renders as a template does (template.c), and its default system message:
  * NUL-terminated in `system`, at most room bytes with the NUL. CHAT_NONE when none does: *why then
  * says what is different. False when memory is short. */

@@ -3,28 +3,28 @@
  * transformers has it). What is not known here is refused, never guessed. In this order:
  *
  *   Values         what expressions are made of
- *   Steps          what a template becomes: texts to print, expressions in postfix order, jumps
- *   Tokens         names, numbers, quoted texts and signs of a tag
- *   Expressions    into postfix order: operators wait on a stack for their operands
- *   Statements     if, for and set into jumps; open ones wait on a stack for their end
- *   Tags           and the text between them
- *   Memory         of a rendering: variables, loops, texts that it makes
+ *   Rendering      its state, errors and limits
+ *   Memory         texts, lists and variables
  *   Operations     what operators, tests, filters and methods give
- *   Rendering      one step after the other
+ *   Tokens         names, numbers, quoted texts and signs of a tag
+ *   Expressions    computed as they are read: operators wait on a stack for their operands
+ *   Statements     if, for and set; open ones wait on a stack for their end
+ *   Tags           and the text between them
  *
- * Nothing recurs. An expression has no side effects, so both sides of "and", "or" and "if else" are
- * computed; what is wrong in one of them (WRONG: a member of what is undefined, an unknown filter)
- * matters only where it is printed, kept or decides something. */
+ * A template is rendered as it is read: a loop goes back to its body for every element, and what an
+ * if passes over, or a loop over nothing, is read too, but not rendered. So all of it has to be
+ * known here. Nothing recurs. An expression has no side effects, so both sides of "and", "or" and
+ * "if else" are computed; what is wrong in one of them (WRONG: a member of what is undefined, an
+ * unknown filter) matters only where it is printed, kept or decides something. */
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "convert.h"
 
-#define MAX_STEPS 65536
 #define MAX_STACK 64     /* operands, and operators that wait for theirs */
 #define MAX_BLOCKS 32    /* open tags inside each other */
 #define MAX_VARIABLES 64 /* visible at once */
-#define MAX_RUN 100000   /* steps of one rendering; 16 bytes that one looks at count as one more */
+#define MAX_STEPS 100000 /* what one rendering reads and computes */
 #define ARENA (1u << 18) /* bytes of texts that one rendering makes, and of what it prints */
 
 /* ---- Values ---------------------------------------------------------------------------------- */
@@ -38,16 +38,18 @@ typedef enum {
     WRONG, UNDEFINED, NONE, BOOLEAN, INTEGER, STRING, ARRAY, OBJECT, LOOP, NAMESPACE
 } Kind;
 
-typedef struct {
+typedef struct Value {
     Kind kind;
-    int64_t number;   /* BOOLEAN, INTEGER; LOOP, NAMESPACE: which one */
-    Text text;        /* STRING; WRONG: what is wrong; ARRAY, OBJECT: its source, NULL: has none */
-    const Json *json; /* OBJECT; ARRAY: its first element */
-    size_t count;     /* ARRAY: elements */
+    int64_t number;           /* BOOLEAN, INTEGER; LOOP, NAMESPACE: which one */
+    Text text;                /* STRING; WRONG: what is wrong; ARRAY, OBJECT: source, NULL: none */
+    const Json *json;         /* OBJECT; ARRAY: its first element ... */
+    const struct Value *made; /* ... or, when the template made the list, its elements */
+    size_t count;             /* ARRAY: elements */
 } Value;
 
 static const Value undefined = {.kind = UNDEFINED}, none = {.kind = NONE};
 
+static bool is_space(char c) { return (c >= '\t' && c <= '\r') || (c >= '\x1c' && c <= ' '); }
 static Text text_of(const char *words) { return (Text){words, strlen(words)}; }
 static bool equal_texts(Text a, Text b) { return compare_bytes(a.at, a.n, b.at, b.n) == 0; }
 static bool same(Text text, const char *word) { return equal_texts(text, text_of(word)); }
@@ -56,625 +58,6 @@ static Value string(Text text) { return (Value){.kind = STRING, .text = text}; }
 static Value integer(int64_t i) { return (Value){.kind = INTEGER, .number = i}; }
 static Value boolean(bool b) { return (Value){.kind = BOOLEAN, .number = b}; }
 static Value wrong(const char *why) { return (Value){.kind = WRONG, .text = text_of(why)}; }
-
-/* ---- Steps ----------------------------------------------------------------------------------- */
-
-typedef enum {
-    PRINT_TEXT,   /* text */
-    PRINT,        /* value -> */
-    JUMP,         /* to a step */
-    JUMP_UNLESS,  /* condition -> */
-    LOOP_BEGIN,   /* list -> */
-    LOOP_NEXT,    /* `text` is its next element; behind the last one a jump */
-    STORE,        /* value -> variable `text` */
-    STORE_MEMBER, /* value -> member `text` of the namespace that the step's value names */
-    PUSH,         /* -> the step's value; this and all below give one value */
-    LOAD,         /* -> variable `text` */
-    ATTRIBUTE,    /* object -> its member `text` */
-    INDEX,        /* object, index -> */
-    SLICE,        /* list, from, to -> */
-    MAKE_LIST,    /* values -> */
-    CALL,         /* arguments -> what function `text` gives: values, then names with values */
-    METHOD,       /* object, arguments -> */
-    FILTER,       /* the same */
-    TEST,         /* value -> boolean */
-    NOT, OR, AND, EQUAL, UNEQUAL, IN, NOT_IN, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL,
-    ADD, SUBTRACT, MODULO, JOIN,
-    CHOOSE        /* yes, condition, no -> */
-} Operation;
-
-typedef struct {
-    Operation op;
-    size_t takes; /* values from the stack */
-    size_t named; /* of the arguments: those with a name, two values each */
-    size_t to;    /* of a jump */
-    Text text;
-    Value value;
-} Step;
-
-struct Jinja {
-    char *text;       /* all of it, with the escapes of quoted texts replaced */
-    const char *file; /* not owned */
-    Step *steps;
-    size_t n_steps, room;
-    Error why; /* what cannot be read or rendered; "": nothing */
-};
-
-/* An operator, or an open bracket, that waits for its operands. */
-typedef enum {
-    WHOLE,                 /* the expression itself */
-    OPERATOR, IF,          /* IF: for an else */
-    PAREN, TUPLE, LIST,    /* ( before and behind a comma, [ */
-    ITEM, ITEM_TO,         /* [ of an index, and behind its colon */
-    ARGUMENTS, NAMED_VALUE /* ( of a call, and behind name= */
-} WaitingKind;
-typedef struct {
-    WaitingKind kind;
-    int rank; /* of OPERATOR and IF: the higher binds first */
-    Step step;
-} Waiting;
-
-/* An open statement. */
-typedef enum { FOR, IF_BRANCH, ELSE_BRANCH } BlockKind;
-typedef struct {
-    BlockKind kind;
-    bool elif;   /* an if in the else of the block below: both end together */
-    size_t jump; /* the step that jumps to its end, or to its else */
-} Block;
-
-typedef enum { END, NAME, NUMBER, QUOTED, SIGN } TokenKind;
-
-typedef struct {
-    Jinja *j;
-    char *at, *end;    /* what is not read yet; *end is 0 */
-    const char *close; /* what ends this tag */
-    TokenKind kind;    /* the token at hand */
-    Text token;
-    Waiting waiting[MAX_STACK];
-    size_t n_waiting, depth; /* depth: of the stack of values, behind the latest step */
-    Block blocks[MAX_BLOCKS];
-    size_t n_blocks;
-    Error *e;
-} Parser;
-
-static bool want(const Parser *p, bool there, const char *why) {
-    return there || fail(&p->j->why, p->j->file, "chat_template", "%s", why);
-}
-
-static bool unreadable(const Parser *p, const char *what) {
-    char shown[40];
-    printable(shown, sizeof shown, p->token.at, min_size(p->token.n, 8));
-    return fail(&p->j->why, p->j->file, "chat_template", "%s \"%s\" is not known here", what,
-                shown);
-}
-
-static bool add_step(Parser *p, Step s) {
-    Jinja *j = p->j;
-    p->depth -= s.takes;
-    p->depth += s.op >= PUSH;
-    if (!want(p, j->n_steps < MAX_STEPS, "too long") ||
-        !want(p, p->depth <= MAX_STACK, "too many operands"))
-        return false;
-    if (j->n_steps == j->room) {
-        size_t room = j->room ? 2 * j->room : 256;
-        Step *steps = grow_array(p->e, "chat template", j->steps, room, sizeof *steps);
-        if (!steps) return false;
-        j->steps = steps;
-        j->room = room;
-    }
-    j->steps[j->n_steps++] = s;
-    return true;
-}
-
-static bool add_value(Parser *p, Value v) { return add_step(p, (Step){.op = PUSH, .value = v}); }
-
-/* ---- Tokens ---------------------------------------------------------------------------------- */
-
-static bool is_space(char c) { return (c >= '\t' && c <= '\r') || (c >= '\x1c' && c <= ' '); }
-static bool is_digit(char c) { return c >= '0' && c <= '9'; }
-static bool is_word(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || is_digit(c);
-}
-static bool sees(const char *at, const char *word) { return !strncmp(at, word, strlen(word)); }
-
-/* A quoted text; its escapes are Python's, and are replaced where they stand. */
-static bool next_quoted(Parser *p) {
-    static const char from[] = "\\'\"nrt", to[] = "\\'\"\n\r\t";
-    char quote = *p->at++, *out = p->at;
-    p->kind = QUOTED;
-    p->token.at = out;
-    for (; p->at < p->end && *p->at != quote; p->at++) {
-        if (*p->at == '\\') {
-            p->at++;
-            const char *known = *p->at ? strchr(from, *p->at) : NULL;
-            if (!want(p, known, "an escape that is not known here")) return false;
-            *out++ = to[known - from];
-        } else {
-            *out++ = *p->at;
-        }
-    }
-    p->token.n = (size_t)(out - p->token.at);
-    return want(p, p->at++ < p->end, "a text does not end");
-}
-
-/* The next token of the tag. END leaves the tag's own end for tag_end. */
-static bool next(Parser *p) {
-    while (is_space(*p->at)) p->at++;
-    p->kind = END;
-    p->token = (Text){p->at, 0};
-    if (!want(p, p->at < p->end, "a tag does not end")) return false;
-    bool sign = *p->at == '-' || *p->at == '+';
-    if (sees(p->at + sign, p->close)) return true;
-    if (*p->at == '\'' || *p->at == '"') return next_quoted(p);
-    if (is_word(*p->at)) {
-        p->kind = is_digit(*p->at) ? NUMBER : NAME;
-        while (is_word(*p->at)) p->at++;
-    } else {
-        p->kind = SIGN;
-        p->at++;
-        if (*p->at == '=' && strchr("=!<>", p->at[-1])) p->at++;
-    }
-    p->token.n = (size_t)(p->at - p->token.at);
-    return true;
-}
-
-static bool is_name(const Parser *p, const char *word) {
-    return p->kind == NAME && same(p->token, word);
-}
-static bool is_sign(const Parser *p, const char *sign) {
-    return p->kind == SIGN && same(p->token, sign);
-}
-
-/* ---- Expressions ----------------------------------------------------------------------------- */
-
-enum { RANK_IF = 1, RANK_OR, RANK_AND, RANK_NOT, RANK_COMPARE, RANK_ADD, RANK_JOIN, RANK_MODULO };
-
-static Waiting *top(Parser *p) { return &p->waiting[p->n_waiting - 1]; }
-
-static bool wait_for(Parser *p, WaitingKind kind, int rank, Step s) {
-    if (!want(p, p->n_waiting < MAX_STACK, "an expression is too deep")) return false;
-    p->waiting[p->n_waiting++] = (Waiting){kind, rank, s};
-    return true;
-}
-
-/* What waits and binds at least as strongly as `rank` has its operands now. An IF without an else
- * has nothing for its last. Brackets wait on. */
-static bool settle(Parser *p, int rank) {
-    while ((top(p)->kind == OPERATOR || top(p)->kind == IF) && top(p)->rank >= rank) {
-        if (top(p)->kind == IF && !add_value(p, undefined)) return false;
-        if (!add_step(p, p->waiting[--p->n_waiting].step)) return false;
-    }
-    return true;
-}
-
-/* A text, a number or a word for a value. *known: it is one. */
-static bool literal(Parser *p, bool *known) {
-    Value v = undefined;
-    bool negative = is_sign(p, "-");
-    if (negative && !next(p)) return false;
-    if (p->kind == NUMBER && p->token.n <= 9) {
-        v = integer(0);
-        for (size_t k = 0; k < p->token.n; k++) {
-            if (!is_digit(p->token.at[k])) return unreadable(p, "a number");
-            v.number = 10 * v.number + (p->token.at[k] - '0');
-        }
-        if (negative) v.number = -v.number;
-    } else if (negative) {
-        return unreadable(p, "a minus before");
-    } else if (p->kind == QUOTED) {
-        v = string(p->token);
-    } else if (is_name(p, "none") || is_name(p, "None")) {
-        v = none;
-    } else if (is_name(p, "true") || is_name(p, "True")) {
-        v = boolean(true);
-    } else if (is_name(p, "false") || is_name(p, "False")) {
-        v = boolean(false);
-    }
-    *known = v.kind != UNDEFINED;
-    return !*known || (add_value(p, v) && next(p));
-}
-
-/* A name as the `plain` operation has it; as `call` has it, if arguments follow. *done: they do
- * not. */
-static bool name(Parser *p, Operation plain, Operation call, bool *done) {
-    Step s = {.op = plain, .takes = plain != LOAD, .text = p->token};
-    if (p->kind != NAME) return unreadable(p, "an expression with");
-    if (!next(p)) return false;
-    *done = false;
-    if (plain == LOAD && is_sign(p, "=") && top(p)->kind == ARGUMENTS) {
-        top(p)->kind = NAMED_VALUE;
-        return add_value(p, string(s.text)) && next(p);
-    }
-    s.op = is_sign(p, "(") ? call : plain;
-    if (is_sign(p, "(")) return wait_for(p, ARGUMENTS, 0, s) && next(p);
-    *done = true;
-    return add_step(p, s);
-}
-
-/* Does the token at hand close the bracket that waits on top? */
-static bool closes(Parser *p) {
-    WaitingKind in = top(p)->kind;
-    bool square = in == LIST || in == ITEM || in == ITEM_TO;
-    return is_sign(p, square ? "]" : ")");
-}
-
-static bool close_bracket(Parser *p) {
-    const Waiting *w = &p->waiting[--p->n_waiting];
-    return (w->kind == PAREN || add_step(p, w->step)) && next(p);
-}
-
-/* The token at hand begins an operand. *done: it is one already. */
-static bool operand(Parser *p, bool *done) {
-    WaitingKind in = top(p)->kind;
-    *done = false;
-    if (is_name(p, "not") && !(in == OPERATOR && top(p)->rank > RANK_NOT))
-        return wait_for(p, OPERATOR, RANK_NOT, (Step){.op = NOT, .takes = 1}) && next(p);
-    if (is_sign(p, "(") || is_sign(p, "["))
-        return wait_for(p, is_sign(p, "(") ? PAREN : LIST, 0, (Step){.op = MAKE_LIST}) && next(p);
-    if ((in == LIST || in == TUPLE || in == ARGUMENTS) && closes(p)) {
-        *done = true;
-        return close_bracket(p);
-    }
-    if ((in == ITEM && is_sign(p, ":")) || (in == ITEM_TO && is_sign(p, "]"))) {
-        *done = true;
-        return add_value(p, none);
-    }
-    if (!literal(p, done)) return false;
-    return *done || name(p, LOAD, CALL, done);
-}
-
-/* is NAME, is not NAME */
-static bool test_of(Parser *p) {
-    if (!next(p)) return false;
-    bool negated = is_name(p, "not");
-    if (negated && !next(p)) return false;
-    if (p->kind != NAME) return unreadable(p, "a test");
-    return add_step(p, (Step){.op = TEST, .takes = 1, .text = p->token}) && next(p) &&
-           (!negated || add_step(p, (Step){.op = NOT, .takes = 1}));
-}
-
-/* An operator between two operands: waits for the second. *found: there is one. */
-static bool infix(Parser *p, bool *found) {
-    static const struct {
-        const char *sign;
-        Operation op;
-        int rank;
-    } known[] = {{"or", OR, RANK_OR},           {"and", AND, RANK_AND},
-                 {"==", EQUAL, RANK_COMPARE},   {"!=", UNEQUAL, RANK_COMPARE},
-                 {"<", LESS, RANK_COMPARE},     {"<=", LESS_EQUAL, RANK_COMPARE},
-                 {">", GREATER, RANK_COMPARE},  {">=", GREATER_EQUAL, RANK_COMPARE},
-                 {"in", IN, RANK_COMPARE},      {"+", ADD, RANK_ADD},
-                 {"-", SUBTRACT, RANK_ADD},     {"~", JOIN, RANK_JOIN},
-                 {"%", MODULO, RANK_MODULO}};
-    bool negated = is_name(p, "not");
-    if (negated && (!next(p) || !is_name(p, "in"))) return unreadable(p, "not");
-    *found = false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if ((p->kind != NAME && p->kind != SIGN) || !same(p->token, known[i].sign)) continue;
-        int rank = known[i].rank;
-        *found = true;
-        /* a < b < c would be a < b and b < c */
-        if (!settle(p, rank == RANK_COMPARE ? rank + 1 : rank) ||
-            !want(p, rank != RANK_COMPARE || top(p)->rank != rank, "a comparison of a comparison"))
-            return false;
-        Step s = {.op = negated ? NOT_IN : known[i].op, .takes = 2};
-        return wait_for(p, OPERATOR, rank, s) && next(p);
-    }
-    return true;
-}
-
-/* The if and the else of: yes if condition else no. */
-static bool inline_if(Parser *p, bool allowed) {
-    bool begins = is_name(p, "if");
-    if (!settle(p, RANK_OR)) return false;
-    bool waits = top(p)->kind == IF;
-    if (begins ? waits || (top(p)->kind == WHOLE && !allowed) : !waits)
-        return unreadable(p, "an expression with");
-    if (!begins) top(p)->kind = OPERATOR;
-    return (!begins || wait_for(p, IF, RANK_IF, (Step){.op = CHOOSE, .takes = 3})) && next(p);
-}
-
-/* A comma, a colon or a closing bracket. *done: that closed. *more: the expression goes on. */
-static bool punctuation(Parser *p, bool *done, bool *more) {
-    if (!settle(p, 0)) return false;
-    Waiting *w = top(p);
-    *more = w->kind != WHOLE;
-    if (!*more) return true;
-    if (is_sign(p, ":") && w->kind == ITEM) {
-        *w = (Waiting){ITEM_TO, 0, {.op = SLICE, .takes = 3}};
-        return next(p);
-    }
-    bool comma = is_sign(p, ",");
-    if ((!comma || w->kind == ITEM || w->kind == ITEM_TO) && !closes(p))
-        return unreadable(p, "an expression with");
-    if (w->kind == ARGUMENTS && w->step.named > 0) return unreadable(p, "an argument before");
-    if (comma && w->kind == PAREN) w->kind = TUPLE;
-    if (w->kind == NAMED_VALUE) {
-        *w = (Waiting){ARGUMENTS, 0, w->step};
-        w->step.named++;
-        w->step.takes += 2;
-    } else if (w->kind != ITEM && w->kind != ITEM_TO) {
-        w->step.takes++;
-    }
-    *done = !comma;
-    return comma ? next(p) : close_bracket(p);
-}
-
-/* What stands behind an operand. *done: an operand, still; else one has to follow. */
-static bool behind_operand(Parser *p, bool with_if, bool *done, bool *more) {
-    if (is_sign(p, ".")) return next(p) && name(p, ATTRIBUTE, METHOD, done);
-    if (is_sign(p, "|")) return next(p) && name(p, FILTER, FILTER, done);
-    if (is_name(p, "is")) return test_of(p);
-    *done = false;
-    if (is_sign(p, "["))
-        return wait_for(p, ITEM, 0, (Step){.op = INDEX, .takes = 2}) && next(p);
-    if (is_name(p, "if") || is_name(p, "else")) return inline_if(p, with_if);
-    bool found;
-    if (!infix(p, &found)) return false;
-    return found || punctuation(p, done, more);
-}
-
-/* An expression, up to what cannot belong to it: the token at hand then. Jinja has no inline if in
- * the condition of an if or the list of a for. */
-static bool expression(Parser *p, bool with_if) {
-    bool done = false, more = true;
-    p->n_waiting = 0;
-    if (!wait_for(p, WHOLE, 0, (Step){0})) return false;
-    while (more)
-        if (!(done ? behind_operand(p, with_if, &done, &more) : operand(p, &done))) return false;
-    return true;
-}
-
-/* ---- Statements ------------------------------------------------------------------------------ */
-
-/* The next step is the one that jumps. */
-static bool open_block(Parser *p, BlockKind kind, bool elif) {
-    if (!want(p, p->n_blocks < MAX_BLOCKS, "its blocks are too deep")) return false;
-    p->blocks[p->n_blocks++] = (Block){kind, elif, p->j->n_steps};
-    return true;
-}
-
-/* The block around what stands here; NULL: none of this kind. */
-static Block *block(Parser *p, BlockKind kind) {
-    Block *b = p->n_blocks > 0 ? &p->blocks[p->n_blocks - 1] : NULL;
-    return b && b->kind == kind ? b : NULL;
-}
-
-static bool parse_if(Parser *p, bool elif) {
-    return next(p) && expression(p, false) && open_block(p, IF_BRANCH, elif) &&
-           add_step(p, (Step){.op = JUMP_UNLESS, .takes = 1});
-}
-
-static bool parse_else(Parser *p) {
-    Block *b = block(p, IF_BRANCH);
-    if (!want(p, b, "expected an if before elif or else") || !add_step(p, (Step){.op = JUMP}))
-        return false;
-    p->j->steps[b->jump].to = p->j->n_steps;
-    b->kind = ELSE_BRANCH;
-    b->jump = p->j->n_steps - 1;
-    return true;
-}
-
-static bool parse_endif(Parser *p) {
-    bool open = block(p, IF_BRANCH) || block(p, ELSE_BRANCH);
-    if (!want(p, open, "expected an if before endif")) return false;
-    for (bool more = true; more;) {
-        const Block *b = &p->blocks[--p->n_blocks];
-        p->j->steps[b->jump].to = p->j->n_steps;
-        more = b->elif;
-    }
-    return next(p);
-}
-
-static bool parse_endfor(Parser *p) {
-    const Block *b = block(p, FOR);
-    if (!want(p, b, "expected a for before endfor") ||
-        !add_step(p, (Step){.op = JUMP, .to = b->jump}))
-        return false;
-    p->j->steps[b->jump].to = p->j->n_steps;
-    p->n_blocks--;
-    return next(p);
-}
-
-static bool parse_for(Parser *p) {
-    if (!next(p) || !want(p, p->kind == NAME, "expected a name behind for")) return false;
-    Step element = {.op = LOOP_NEXT, .text = p->token};
-    return next(p) && want(p, is_name(p, "in"), "expected one name and in behind for") &&
-           next(p) && expression(p, false) &&
-           add_step(p, (Step){.op = LOOP_BEGIN, .takes = 1}) && open_block(p, FOR, false) &&
-           add_step(p, element);
-}
-
-static bool parse_set(Parser *p) {
-    if (!next(p) || !want(p, p->kind == NAME, "expected a name behind set")) return false;
-    Step s = {.op = STORE, .takes = 1, .text = p->token};
-    if (!next(p)) return false;
-    if (is_sign(p, ".")) {
-        s.op = STORE_MEMBER;
-        s.value = string(s.text);
-        if (!next(p) || !want(p, p->kind == NAME, "expected a name behind set")) return false;
-        s.text = p->token;
-        if (!next(p)) return false;
-    }
-    return want(p, is_sign(p, "="), "expected = behind the name that is set") && next(p) &&
-           expression(p, true) && add_step(p, s);
-}
-
-static bool statement(Parser *p) {
-    if (is_name(p, "if")) return parse_if(p, false);
-    if (is_name(p, "elif")) return parse_else(p) && parse_if(p, true);
-    if (is_name(p, "else")) return parse_else(p) && next(p);
-    if (is_name(p, "endif")) return parse_endif(p);
-    if (is_name(p, "for")) return parse_for(p);
-    if (is_name(p, "endfor")) return parse_endfor(p);
-    if (is_name(p, "set")) return parse_set(p);
-    /* Where training takes its loss from: nothing that is printed. */
-    if (is_name(p, "generation") || is_name(p, "endgeneration")) return next(p);
-    return unreadable(p, "the statement");
-}
-
-/* ---- Tags ------------------------------------------------------------------------------------ */
-
-/* The end of a tag, and what goes with it: with - all white space behind, else a block's line end.
- */
-static bool tag_end(Parser *p, bool block) {
-    if (p->kind != END) return unreadable(p, "an expression with");
-    bool all = *p->at == '-', nothing = *p->at == '+';
-    p->at += 2 + (all || nothing);
-    if (all)
-        while (is_space(*p->at)) p->at++;
-    else if (block && !nothing && *p->at == '\n')
-        p->at++;
-    return true;
-}
-
-static bool comment(Parser *p) {
-    char *end = memmem(p->at, (size_t)(p->end - p->at), "#}", 2);
-    if (!want(p, end, "a comment does not end")) return false;
-    p->at = end - (end > p->at && (end[-1] == '-' || end[-1] == '+'));
-    p->kind = END;
-    return tag_end(p, true);
-}
-
-static bool tag(Parser *p) {
-    char kind = p->at[1];
-    p->at += 2;
-    p->at += *p->at == '-' || *p->at == '+';
-    if (kind == '#') return comment(p);
-    p->close = kind == '%' ? "%}" : "}}";
-    if (!next(p)) return false;
-    if (kind == '%') return statement(p) && tag_end(p, true);
-    return expression(p, true) && add_step(p, (Step){.op = PRINT, .takes = 1}) &&
-           tag_end(p, false);
-}
-
-/* The text before a tag, without the blanks that belong to the tag: all white space before one with
- * -, those of its line before a block that stands first on it. begins_line: the text does. */
-static bool text_before(Parser *p, const char *from, const char *tag, bool begins_line) {
-    const char *to = tag;
-    if (tag < p->end && tag[2] == '-') {
-        while (to > from && is_space(to[-1])) to--;
-    } else if (tag < p->end && tag[1] != '{' && tag[2] != '+') {
-        while (to > from && to[-1] != '\n' && is_space(to[-1])) to--;
-        if (to > from ? to[-1] != '\n' : !begins_line) to = tag;
-    }
-    Step s = {.op = PRINT_TEXT, .text = {from, (size_t)(to - from)}};
-    return s.text.n == 0 || add_step(p, s);
-}
-
-static bool parse(Parser *p) {
-    const char *start = p->at;
-    while (p->at < p->end) {
-        const char *from = p->at;
-        while (p->at < p->end &&
-               !(sees(p->at, "{{") || sees(p->at, "{%") || sees(p->at, "{#")))
-            p->at++;
-        if (!text_before(p, from, p->at, from == start || from[-1] == '\n') ||
-            (p->at < p->end && !tag(p)))
-            return false;
-    }
-    return want(p, p->n_blocks == 0, "expected an end of every if and for");
-}
-
-/* A copy with line ends as Jinja has them: \n, and none at the end. *n: its length. */
-static char *copy_lines(const char *text, size_t *n, Error *e) {
-    char *copy = alloc_array(e, "chat template", *n + 1, 1), *out = copy;
-    if (!copy) return NULL;
-    for (size_t i = 0; i < *n; i++) {
-        if (text[i] == '\n' && i > 0 && text[i - 1] == '\r') continue;
-        *out++ = text[i] == '\r' ? '\n' : text[i];
-    }
-    if (out > copy && out[-1] == '\n') *--out = 0;
-    *n = (size_t)(out - copy);
-    return copy;
-}
-
-Jinja *jinja_open(const char *text, size_t n, const char *file, Error *e) {
-    Jinja *j = alloc_array(e, "chat template", 1, sizeof *j);
-    if (!j) return NULL;
-    j->file = file;
-    j->text = copy_lines(text, &n, e);
-    if (j->text) {
-        Parser p = {.j = j, .at = j->text, .end = j->text + n, .e = e};
-        if (parse(&p) || j->why.text[0]) return j;
-    }
-    jinja_close(j);
-    return NULL;
-}
-
-const char *jinja_why(const Jinja *j) { return j->why.text[0] ? j->why.text : NULL; }
-
-void jinja_close(Jinja *j) {
-    if (!j) return;
-    free(j->steps);
-    free(j->text);
-    free(j);
-}
-
-/* ---- Memory ---------------------------------------------------------------------------------- */
-
-typedef struct {
-    Text name;
-    Value value;
-    size_t space; /* the namespace that it is a member of, from 1; 0: none, it is a variable */
-} Variable;
-
-typedef struct {
-    Variable list[MAX_VARIABLES];
-    size_t n;
-} Variables;
-
-typedef struct {
-    Value list;
-    size_t next, n_variables; /* those from outside */
-} Loop;
-
-typedef struct {
-    Jinja *j;
-    const Json *context;
-    Value stack[MAX_STACK]; /* its depth was checked when the steps were made */
-    size_t n;
-    Variables variables, members;
-    size_t n_spaces;
-    Loop loops[MAX_BLOCKS]; /* no more than blocks */
-    size_t n_loops;
-    char *arena;
-    size_t used, run; /* of ARENA and MAX_RUN */
-    Buffer *out;
-    Error *e;
-} Run;
-
-static Variable *find(Variables *all, size_t from, Text name, size_t space) {
-    for (size_t i = all->n; i-- > from;)
-        if (all->list[i].space == space && equal_texts(all->list[i].name, name))
-            return &all->list[i];
-    return NULL;
-}
-
-/* False when there is no more room. */
-static bool keep(Variables *all, size_t from, Text name, size_t space, Value v) {
-    Variable *place = find(all, from, name, space);
-    if (!place && all->n == MAX_VARIABLES) return false;
-    if (!place) place = &all->list[all->n++];
-    *place = (Variable){name, v, space};
-    return true;
-}
-
-/* Room for n bytes until the rendering ends; NULL when there is no more. */
-static void *take(Run *r, size_t n) {
-    size_t size = (n + 15) / 16 * 16;
-    if (size > ARENA - r->used) return NULL;
-    r->used += size;
-    return r->arena + r->used - size;
-}
-
-static Value joined(Run *r, Text a, Text b) {
-    char *text = take(r, a.n + b.n);
-    if (!text) return wrong("too much text");
-    memcpy(text, a.at, a.n);
-    memcpy(text + a.n, b.at, b.n);
-    return string((Text){text, a.n + b.n});
-}
 
 /* Of a context, whose numbers are small integers. */
 static Value json_value(const Json *v) {
@@ -690,28 +73,177 @@ static Value json_value(const Json *v) {
     }
 }
 
-/* A list of these, as a context has it but for its source. */
-static Value list_of(Run *r, const Value *values, size_t n) {
-    Json *list = take(r, n * sizeof *list);
+/* ---- Rendering ------------------------------------------------------------------------------- */
+
+typedef enum {
+    LOAD,      /* -> variable `name` */
+    ATTRIBUTE, /* object -> its member `name` */
+    INDEX,     /* object, index -> */
+    SLICE,     /* list, from, to -> */
+    MAKE_LIST, /* values -> */
+    CALL,      /* arguments -> what function `name` gives: values, then names with values */
+    METHOD,    /* object, arguments -> */
+    FILTER,    /* the same */
+    TEST,      /* value -> boolean */
+    NOT, OR, AND, EQUAL, UNEQUAL, IN, NOT_IN, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL,
+    ADD, SUBTRACT, MODULO, JOIN,
+    CHOOSE     /* yes, condition, no -> */
+} Operation;
+
+/* What has to be computed, and what it waits for. */
+typedef enum {
+    WHOLE, CONDITION,      /* the end of an expression, which may have an inline if or not */
+    OPERATOR, IF,          /* its last operand; IF: an else */
+    PAREN, TUPLE, LIST,    /* ( before and behind a comma, [ */
+    ITEM, ITEM_TO,         /* [ of an index, and behind its colon */
+    ARGUMENTS, NAMED_VALUE /* ( of a call, and behind name= */
+} WaitingKind;
+typedef struct {
+    WaitingKind kind;
+    int rank; /* of OPERATOR and IF: the higher binds first; of others 0 */
+    Operation op;
+    size_t takes; /* operands */
+    size_t named; /* of the arguments: those with a name, two operands each */
+    Text name;
+} Waiting;
+
+/* An open statement. */
+typedef enum { FOR, IF_BRANCH, ELSE_BRANCH } BlockKind;
+typedef struct {
+    BlockKind kind;
+    bool live;        /* what is around it */
+    bool chosen;      /* IF_BRANCH: one of its branches was */
+    Text name;        /* FOR: of the element */
+    Value list;
+    size_t next;      /* element */
+    const char *body; /* the end of the tag before it */
+    size_t scope;     /* of what is around it */
+} Block;
+
+typedef struct {
+    Text name;
+    Value value;
+    size_t space; /* the namespace that it is a member of, from 1; 0: none, it is a variable */
+} Variable;
+
+typedef struct {
+    Variable list[MAX_VARIABLES];
+    size_t n;
+} Variables;
+
+typedef enum { END, NAME, NUMBER, QUOTED, SIGN } TokenKind;
+
+/* Once it has failed, every token is an END and all loops stop; only the first error is kept. */
+typedef struct {
+    bool failed;
+    bool live;                  /* what is read is rendered */
+    const char *text, *end;     /* the template; *end is 0 */
+    const char *at;             /* what is not read yet */
+    const char *close;          /* what ends this tag */
+    TokenKind kind;             /* the token at hand */
+    Text token;
+    bool has_operand;           /* it stands behind an operand */
+    Waiting waiting[MAX_STACK];
+    Value stack[MAX_STACK];     /* operands */
+    size_t n_waiting, n;        /* n: of the stack */
+    Block blocks[MAX_BLOCKS];
+    size_t n_blocks, scope;     /* scope: where the variables of the innermost loop begin */
+    Variables variables, members;
+    size_t n_spaces;
+    char *arena;
+    size_t used, steps;         /* of ARENA and MAX_STEPS */
+    const Json *context;
+    Buffer *out;
+    const char *file;
+    Error *why, *e;
+} Rendering;
+
+/* Is all well still? */
+static bool want(Rendering *r, bool there, const char *why) {
+    if (!there && !r->failed) fail(r->why, r->file, "chat_template", "%s", why);
+    r->failed = r->failed || !there;
+    return !r->failed;
+}
+
+static void unreadable(Rendering *r, const char *what) {
+    char shown[40], why[100];
+    printable(shown, sizeof shown, r->token.at, min_size(r->token.n, 8));
+    snprintf(why, sizeof why, "%s \"%s\" is not known here", what, shown);
+    want(r, false, why);
+}
+
+/* One step, and one more for every 16 bytes that it looks at. */
+static void count_step(Rendering *r, size_t bytes) {
+    r->steps += 1 + bytes / 16;
+    want(r, r->steps <= MAX_STEPS && r->out->n <= ARENA, "it does not end");
+}
+
+/* A value that is printed, kept or decides something: false if it does not, or cannot. */
+static bool usable(Rendering *r, Value v) {
+    return r->live && (v.kind != WRONG || want(r, false, v.text.at)) && !r->failed;
+}
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+/* Room for n bytes until the rendering ends; NULL when there is no more. */
+static void *take(Rendering *r, size_t n) {
+    size_t size = (n + 15) / 16 * 16;
+    if (size > ARENA - r->used) return NULL;
+    r->used += size;
+    return r->arena + r->used - size;
+}
+
+static Value joined(Rendering *r, Text a, Text b) {
+    char *text = take(r, a.n + b.n);
+    if (!text) return wrong("too much text");
+    memcpy(text, a.at, a.n);
+    memcpy(text + a.n, b.at, b.n);
+    return string((Text){text, a.n + b.n});
+}
+
+static Value list_of(Rendering *r, const Value *values, size_t n) {
+    Value *list = take(r, n * sizeof *list);
     if (!list) return wrong("too much text");
     for (size_t i = 0; i < n; i++) {
-        Value v = values[i];
-        list[i] = (Json){.next = i + 1 < n ? &list[i + 1] : NULL, .boolean = v.number != 0,
-                         .number = (double)v.number, .string = v.text.at, .string_len = v.text.n};
-        if (v.kind < NONE || v.kind > STRING) return wrong("a list of what is no plain value");
-        list[i].kind = v.kind == NONE ? JSON_NULL : v.kind == BOOLEAN ? JSON_BOOL
-                     : v.kind == INTEGER ? JSON_NUMBER : JSON_STRING;
+        if (values[i].kind > STRING || values[i].kind < NONE)
+            return wrong("a list of what is no plain value");
+        list[i] = values[i];
     }
-    return (Value){.kind = ARRAY, .json = list, .count = n};
+    return (Value){.kind = ARRAY, .made = list, .count = n};
+}
+
+static Variable *find(Variables *all, size_t from, Text name, size_t space) {
+    for (size_t i = all->n; i-- > from;)
+        if (all->list[i].space == space && equal_texts(all->list[i].name, name))
+            return &all->list[i];
+    return NULL;
+}
+
+static void keep(Rendering *r, Variables *all, size_t from, Text name, size_t space, Value v) {
+    Variable *place = find(all, from, name, space);
+    if (!place && !want(r, all->n < MAX_VARIABLES, "too many variables")) return;
+    if (!place) place = &all->list[all->n++];
+    *place = (Variable){name, v, space};
+}
+
+/* A variable is one of the innermost loop around it. */
+static void store(Rendering *r, Text name, Value v) {
+    keep(r, &r->variables, r->scope, name, 0, v);
+}
+
+static void store_member(Rendering *r, Value space, Text name, Value v) {
+    if (want(r, space.kind == NAMESPACE, "a member set of what is no namespace") &&
+        want(r, v.kind != LOOP, "a loop that is kept"))
+        keep(r, &r->members, 0, name, (size_t)space.number, v);
 }
 
 /* namespace(name=value, ...): pairs holds names and values in turn. */
-static Value make_namespace(Run *r, const Value *pairs, size_t n) {
-    size_t space = ++r->n_spaces;
+static Value make_namespace(Rendering *r, const Value *pairs, size_t n) {
+    if (!r->live) return undefined;
+    Value space = {.kind = NAMESPACE, .number = (int64_t)++r->n_spaces};
     for (size_t i = 0; i < n; i++)
-        if (!keep(&r->members, 0, pairs[2 * i].text, space, pairs[2 * i + 1]))
-            return wrong("too many variables");
-    return (Value){.kind = NAMESPACE, .number = (int64_t)space};
+        store_member(r, space, pairs[2 * i].text, pairs[2 * i + 1]);
+    return space;
 }
 
 /* ---- Operations ------------------------------------------------------------------------------ */
@@ -727,7 +259,7 @@ static bool truth(Value v) {
     }
 }
 
-static Value negated(Value v) { return v.kind == WRONG ? v : boolean(!truth(v)); }
+static Value inverse(Value v) { return v.kind == WRONG ? v : boolean(!truth(v)); }
 
 /* What is undefined counts as an empty one. */
 static bool is_list(Value v) { return v.kind == ARRAY || v.kind == UNDEFINED; }
@@ -736,6 +268,7 @@ static bool is_list(Value v) { return v.kind == ARRAY || v.kind == UNDEFINED; }
 static Value element(Value list, int64_t i) {
     if (i < 0) i += (int64_t)list.count;
     if (i < 0 || i >= (int64_t)list.count) return undefined;
+    if (list.made) return list.made[i];
     const Json *v = list.json;
     while (i-- > 0) v = v->next;
     return json_value(v);
@@ -753,7 +286,8 @@ static Value slice(Value v, Value from, Value to) {
     if (b > n) b = n;
     v.text.at = NULL;
     v.count = b > a ? (size_t)(b - a) : 0;
-    for (; v.count > 0 && a > 0; a--) v.json = v.json->next;
+    if (v.made && v.count > 0) v.made += a;
+    for (; !v.made && v.count > 0 && a > 0; a--) v.json = v.json->next;
     return v;
 }
 
@@ -763,7 +297,7 @@ static const Json *member(const Json *object, Text name) {
     return v;
 }
 
-static Value loop_attribute(const Loop *l, Text name) {
+static Value loop_attribute(const Block *l, Text name) {
     int64_t i = (int64_t)l->next - 1, count = (int64_t)l->list.count;
     if (same(name, "index0")) return integer(i);
     if (same(name, "index")) return integer(i + 1);
@@ -774,21 +308,21 @@ static Value loop_attribute(const Loop *l, Text name) {
     return wrong("a member of loop that is not known here");
 }
 
-static Value attribute(Run *r, Value v, Text name) {
+static Value attribute(Rendering *r, Value v, Text name) {
     if (v.kind == UNDEFINED) return wrong("a member of what is undefined");
     if (v.kind == OBJECT) return json_value(member(v.json, name));
-    if (v.kind == LOOP) return loop_attribute(&r->loops[v.number], name);
+    if (v.kind == LOOP) return loop_attribute(&r->blocks[v.number], name);
     if (v.kind != NAMESPACE) return undefined;
     const Variable *m = find(&r->members, 0, name, (size_t)v.number);
     return m ? m->value : undefined;
 }
 
-static Value item(Run *r, Value v, Value i) {
+static Value item(Rendering *r, Value v, Value i) {
     if (v.kind == ARRAY && i.kind == INTEGER) return element(v, i.number);
     return i.kind == STRING ? attribute(r, v, i.text) : wrong("an index into what has none");
 }
 
-static Value load(Run *r, Text name) {
+static Value load(Rendering *r, Text name) {
     const Variable *v = find(&r->variables, 0, name, 0);
     return v ? v->value : json_value(member(r->context, name));
 }
@@ -816,7 +350,7 @@ static Value contains(Value in, Value x) {
 }
 
 /* As it is printed. */
-static Value printed(Run *r, Value v) {
+static Value printed(Rendering *r, Value v) {
     char digits[24];
     if (v.kind == STRING || v.kind == WRONG) return v;
     if (v.kind == UNDEFINED) return string(text_of(""));
@@ -827,7 +361,7 @@ static Value printed(Run *r, Value v) {
     return joined(r, text_of(digits), text_of(""));
 }
 
-static Value arithmetic(Run *r, Operation op, Value x, Value y) {
+static Value arithmetic(Rendering *r, Operation op, Value x, Value y) {
     if (op == JOIN) {
         x = printed(r, x);
         y = printed(r, y);
@@ -876,133 +410,562 @@ static Value filter(Value v, Text name, size_t n_arguments) {
     return wrong("a filter that is not known here");
 }
 
-static Value method(Value v, const Step *s, const Value *x) {
-    size_t n = s->takes - 1;
-    if (v.kind == STRING && n == 0 && same(s->text, "strip")) return stripped(v.text);
-    if (v.kind == STRING && n == 1 && x->kind == STRING && same(s->text, "startswith"))
+static Value method(Value v, Text name, const Value *x, size_t n) {
+    if (v.kind == STRING && n == 0 && same(name, "strip")) return stripped(v.text);
+    if (v.kind == STRING && n == 1 && x->kind == STRING && same(name, "startswith"))
         return boolean(v.text.n >= x->text.n && memcmp(v.text.at, x->text.at, x->text.n) == 0);
-    if (v.kind == OBJECT && n == 1 && x->kind == STRING && same(s->text, "get")) {
+    if (v.kind == OBJECT && n == 1 && x->kind == STRING && same(name, "get")) {
         const Json *found = member(v.json, x->text);
         return found ? json_value(found) : none;
     }
     return wrong("a method that is not known here");
 }
 
-static Value call(Run *r, const Step *s, const Value *x) {
-    if (same(s->text, "namespace") && s->takes == 2 * s->named)
-        return make_namespace(r, x, s->named);
-    if (same(s->text, "raise_exception")) return wrong("an exception that it raises");
+static Value call(Rendering *r, const Waiting *w, const Value *x) {
+    if (same(w->name, "namespace") && w->takes == 2 * w->named)
+        return make_namespace(r, x, w->named);
+    if (same(w->name, "raise_exception")) return wrong("an exception that it raises");
     return wrong("a function that is not known here");
 }
 
-/* What an expression's step gives for its operands x. */
-static Value computed(Run *r, const Step *s, const Value *x) {
-    if (s->op == AND) return truth(x[0]) ? x[1] : x[0]; /* no truth in what is WRONG */
-    if (s->op == OR) return truth(x[0]) || x[0].kind == WRONG ? x[0] : x[1];
-    if (s->op == CHOOSE) return x[1].kind == WRONG ? x[1] : truth(x[1]) ? x[0] : x[2];
-    for (size_t i = 0; i < s->takes; i++)
+/* What an operation gives for its operands x. */
+static Value computed(Rendering *r, const Waiting *w, const Value *x) {
+    if (w->op == AND) return truth(x[0]) ? x[1] : x[0]; /* no truth in what is WRONG */
+    if (w->op == OR) return truth(x[0]) || x[0].kind == WRONG ? x[0] : x[1];
+    if (w->op == CHOOSE) return x[1].kind == WRONG ? x[1] : truth(x[1]) ? x[0] : x[2];
+    for (size_t i = 0; i < w->takes; i++)
         if (x[i].kind == WRONG) return x[i];
-    switch (s->op) {
-    case PUSH: return s->value;
-    case LOAD: return load(r, s->text);
-    case ATTRIBUTE: return attribute(r, x[0], s->text);
+    switch (w->op) {
+    case LOAD: return load(r, w->name);
+    case ATTRIBUTE: return attribute(r, x[0], w->name);
     case INDEX: return item(r, x[0], x[1]);
     case SLICE: return slice(x[0], x[1], x[2]);
-    case MAKE_LIST: return list_of(r, x, s->takes);
-    case CALL: return call(r, s, x);
-    case METHOD: return method(x[0], s, x + 1);
-    case FILTER: return filter(x[0], s->text, s->takes - 1);
-    case TEST: return test(x[0], s->text);
-    case NOT: return negated(x[0]);
+    case MAKE_LIST: return list_of(r, x, w->takes);
+    case CALL: return call(r, w, x);
+    case METHOD: return method(x[0], w->name, x + 1, w->takes - 1);
+    case FILTER: return filter(x[0], w->name, w->takes - 1);
+    case TEST: return test(x[0], w->name);
+    case NOT: return inverse(x[0]);
     case EQUAL: return equal(x[0], x[1]);
-    case UNEQUAL: return negated(equal(x[0], x[1]));
+    case UNEQUAL: return inverse(equal(x[0], x[1]));
     case IN: return contains(x[1], x[0]);
-    case NOT_IN: return negated(contains(x[1], x[0]));
-    default: return arithmetic(r, s->op, x[0], x[1]);
+    case NOT_IN: return inverse(contains(x[1], x[0]));
+    default: return arithmetic(r, w->op, x[0], x[1]);
     }
 }
 
-/* ---- Rendering ------------------------------------------------------------------------------- */
+/* ---- Tokens ---------------------------------------------------------------------------------- */
 
-static bool stop(Run *r, Value why) {
-    return fail(&r->j->why, r->j->file, "chat_template", "%.*s", (int)why.text.n, why.text.at);
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+static bool is_word(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || is_digit(c);
+}
+static bool sees(const char *at, const char *word) { return !strncmp(at, word, strlen(word)); }
+
+/* Does the tag end here? A sign before its end is part of that. */
+static bool sees_close(const Rendering *r) {
+    bool sign = *r->at == '-' || *r->at == '+';
+    return sees(r->at + sign, r->close);
 }
 
-static bool print(Run *r, Value v) {
-    v = printed(r, v);
-    return v.kind == WRONG ? stop(r, v) : buffer_add(r->out, v.text.at, v.text.n, r->e);
+/* A copy of a quoted text whose escapes, which are Python's, are replaced. */
+static Text unescaped(Rendering *r, Text text) {
+    static const char from[] = "\\'\"nrt", to[] = "\\'\"\n\r\t";
+    char *copy = take(r, text.n);
+    size_t n = 0;
+    if (!want(r, copy, "too much text")) return text;
+    for (size_t i = 0; i < text.n; i++) {
+        char c = text.at[i];
+        if (c == '\\') {
+            const char *known = memchr(from, text.at[++i], sizeof from - 1);
+            if (!want(r, known, "an escape that is not known here")) return text;
+            c = to[known - from];
+        }
+        copy[n++] = c;
+    }
+    return (Text){copy, n};
 }
 
-/* A variable is one of the innermost loop around it. */
-static bool store(Run *r, Text name, Value v) {
-    size_t from = r->n_loops > 0 ? r->loops[r->n_loops - 1].n_variables : 0;
-    return keep(&r->variables, from, name, 0, v) || stop(r, wrong("too many variables"));
+static void next_quoted(Rendering *r) {
+    char quote = *r->at++;
+    bool escapes = false;
+    r->kind = QUOTED;
+    r->token.at = r->at;
+    for (; r->at < r->end && *r->at != quote; r->at++) {
+        if (*r->at != '\\' || r->at + 1 == r->end) continue;
+        escapes = true;
+        r->at++;
+    }
+    if (!want(r, r->at < r->end, "a text does not end")) return;
+    r->token.n = (size_t)(r->at++ - r->token.at);
+    if (escapes) r->token = unescaped(r, r->token);
 }
 
-static bool store_member(Run *r, const Step *s, Value v) {
-    Value space = load(r, s->value.text);
-    if (space.kind != NAMESPACE) return stop(r, wrong("a member set of what is no namespace"));
-    return keep(&r->members, 0, s->text, (size_t)space.number, v) ||
-           stop(r, wrong("too many variables"));
+/* The next token of the tag. END leaves the tag's own end for tag_end. */
+static void next(Rendering *r) {
+    const char *from = r->at;
+    while (is_space(*r->at)) r->at++;
+    r->kind = END;
+    r->token = (Text){r->at, 0};
+    if (!want(r, r->at < r->end, "a tag does not end") || sees_close(r)) return;
+    if (*r->at == '\'' || *r->at == '"') {
+        next_quoted(r);
+    } else if (is_word(*r->at)) {
+        r->kind = is_digit(*r->at) ? NUMBER : NAME;
+        while (is_word(*r->at)) r->at++;
+    } else {
+        r->kind = SIGN;
+        r->at++;
+        if (*r->at == '=' && strchr("=!<>", r->at[-1])) r->at++;
+    }
+    if (r->kind != QUOTED) r->token.n = (size_t)(r->at - r->token.at);
+    count_step(r, (size_t)(r->at - from));
 }
 
-static bool loop_begin(Run *r, Value list) {
-    if (!is_list(list)) return stop(r, wrong("a loop over what is no list"));
-    r->loops[r->n_loops++] = (Loop){list, 0, r->variables.n};
+/* Is this name or sign at hand? */
+static bool is(const Rendering *r, const char *word) {
+    return (r->kind == NAME || r->kind == SIGN) && same(r->token, word);
+}
+
+/* ... and goes on to the next token if so. */
+static bool accept(Rendering *r, const char *word) {
+    bool found = is(r, word);
+    if (found) next(r);
+    return found;
+}
+
+/* The token at hand, which has to be a name. */
+static Text expect_name(Rendering *r, const char *why) {
+    Text found = r->token;
+    if (want(r, r->kind == NAME, why)) next(r);
+    return found;
+}
+
+/* ---- Expressions ----------------------------------------------------------------------------- */
+
+enum { RANK_IF = 1, RANK_OR, RANK_AND, RANK_NOT, RANK_COMPARE, RANK_ADD, RANK_JOIN, RANK_MODULO };
+
+static Waiting *top(Rendering *r) { return &r->waiting[r->n_waiting - 1]; }
+
+/* What the token at hand begins has to be an operand, for this. */
+static void wait_for(Rendering *r, Waiting w) {
+    if (want(r, r->n_waiting < MAX_STACK, "an expression is too deep"))
+        r->waiting[r->n_waiting++] = w;
+    r->has_operand = false;
+}
+
+static void push(Rendering *r, Value v) {
+    if (want(r, r->n < MAX_STACK, "too many operands")) r->stack[r->n++] = v;
+    r->has_operand = true;
+}
+
+/* Its operands are there. */
+static void compute(Rendering *r, Waiting w) {
+    if (r->failed) return;
+    r->n -= w.takes;
+    for (size_t i = 0; i < w.takes; i++) count_step(r, r->stack[r->n + i].text.n);
+    push(r, computed(r, &w, r->stack + r->n));
+}
+
+/* What waits and binds at least as strongly as `rank` has its operands now. An IF without an else
+ * has nothing for its last. */
+static void settle(Rendering *r, int rank) {
+    while (top(r)->rank >= rank) {
+        if (top(r)->kind == IF) push(r, undefined);
+        compute(r, r->waiting[--r->n_waiting]);
+    }
+}
+
+static Value number(Rendering *r) {
+    int64_t i = 0;
+    for (size_t k = 0; k < r->token.n; k++) {
+        if (!is_digit(r->token.at[k])) unreadable(r, "a number");
+        i = 10 * i + (r->token.at[k] - '0');
+    }
+    return integer(i);
+}
+
+/* A text, a number or a word for a value; false: something else. */
+static bool literal(Rendering *r) {
+    Value v = undefined;
+    bool negative = accept(r, "-");
+    if (r->kind == NUMBER && r->token.n <= 9) {
+        v = number(r);
+        if (negative) v.number = -v.number;
+    } else if (negative) {
+        unreadable(r, "a minus before");
+    } else if (r->kind == QUOTED) {
+        v = string(r->token);
+    } else if (is(r, "none") || is(r, "None")) {
+        v = none;
+    } else if (is(r, "true") || is(r, "True")) {
+        v = boolean(true);
+    } else if (is(r, "false") || is(r, "False")) {
+        v = boolean(false);
+    }
+    if (v.kind == UNDEFINED) return false;
+    push(r, v);
+    next(r);
     return true;
 }
 
-/* The loop's variables for its next element; after the last one the loop ends. */
-static bool loop_next(Run *r, const Step *s, size_t *at) {
-    Loop *l = &r->loops[r->n_loops - 1];
-    r->variables.n = l->n_variables;
-    if (l->next == l->list.count) {
-        r->n_loops--;
-        *at = s->to;
-        return true;
-    }
-    Value self = {.kind = LOOP, .number = (int64_t)r->n_loops - 1};
-    return store(r, s->text, element(l->list, (int64_t)l->next++)) &&
-           store(r, text_of("loop"), self);
-}
-
-/* One step; *at is the one behind it. */
-static bool step(Run *r, const Step *s, size_t *at) {
-    const Value *x = r->stack + (r->n -= s->takes);
-    r->run += 1 + s->text.n / 16;
-    for (size_t i = 0; i < s->takes; i++) r->run += x[i].text.n / 16;
-    if (r->run > MAX_RUN || r->out->n > ARENA) return stop(r, wrong("it does not end"));
-    if (s->op >= PUSH) {
-        r->stack[r->n++] = computed(r, s, x);
-        return true;
-    }
-    if (s->takes > 0 && x->kind == WRONG) return stop(r, *x);
-    switch (s->op) {
-    case PRINT_TEXT: return buffer_add(r->out, s->text.at, s->text.n, r->e);
-    case PRINT: return print(r, *x);
-    case JUMP_UNLESS:
-        if (!truth(*x)) *at = s->to;
-        return true;
-    case LOOP_BEGIN: return loop_begin(r, *x);
-    case LOOP_NEXT: return loop_next(r, s, at);
-    case STORE: return store(r, s->text, *x);
-    case STORE_MEMBER: return store_member(r, s, *x);
-    default: *at = s->to; return true; /* JUMP */
+/* A name as the `plain` operation has it; as `called` has it, if arguments follow. */
+static void name(Rendering *r, Operation plain, Operation called) {
+    Waiting w = {ARGUMENTS, .op = plain, .takes = plain != LOAD, .name = r->token};
+    if (r->kind != NAME) unreadable(r, "an expression with");
+    next(r);
+    if (accept(r, "(")) {
+        w.op = called;
+        wait_for(r, w);
+    } else if (plain == LOAD && top(r)->kind == ARGUMENTS && accept(r, "=")) {
+        top(r)->kind = NAMED_VALUE;
+        push(r, string(w.name));
+        r->has_operand = false;
+    } else {
+        compute(r, w);
     }
 }
 
-bool jinja_render(Jinja *j, const Json *context, Buffer *out, Error *e) {
-    if (jinja_why(j)) return true;
-    Run *r = alloc_array(e, "chat template", 1, sizeof *r);
-    if (!r) return false;
-    *r = (Run){.j = j, .context = context, .out = out, .e = e};
-    r->arena = alloc_array(e, "chat template", ARENA, 1);
-    bool ok = r->arena != NULL;
-    for (size_t at = 0; ok && at < j->n_steps;) {
-        const Step *s = &j->steps[at++];
-        ok = step(r, s, &at);
+/* Does the token at hand close the bracket that waits on top? */
+static bool closes(Rendering *r) {
+    WaitingKind in = top(r)->kind;
+    return is(r, in == LIST || in == ITEM || in == ITEM_TO ? "]" : ")");
+}
+
+static void close_bracket(Rendering *r) {
+    Waiting w = r->waiting[--r->n_waiting];
+    if (w.kind != PAREN) compute(r, w);
+    next(r);
+}
+
+/* The token at hand begins an operand. */
+static void operand(Rendering *r) {
+    WaitingKind in = top(r)->kind;
+    if (top(r)->rank <= RANK_NOT && accept(r, "not"))
+        wait_for(r, (Waiting){OPERATOR, RANK_NOT, NOT, .takes = 1});
+    else if (accept(r, "("))
+        wait_for(r, (Waiting){PAREN, .op = MAKE_LIST});
+    else if (accept(r, "["))
+        wait_for(r, (Waiting){LIST, .op = MAKE_LIST});
+    else if ((in == LIST || in == TUPLE || in == ARGUMENTS) && closes(r))
+        close_bracket(r);
+    else if ((in == ITEM && is(r, ":")) || (in == ITEM_TO && closes(r)))
+        push(r, none);
+    else if (!literal(r))
+        name(r, LOAD, CALL);
+}
+
+/* is NAME, is not NAME: behind the is. */
+static void test_of(Rendering *r) {
+    bool negated = accept(r, "not");
+    if (r->kind != NAME) unreadable(r, "a test");
+    compute(r, (Waiting){.op = TEST, .takes = 1, .name = r->token});
+    if (negated) compute(r, (Waiting){.op = NOT, .takes = 1});
+    next(r);
+}
+
+/* An operator between two operands, which waits for the second; false: something else. */
+static bool infix(Rendering *r) {
+    static const struct {
+        const char *sign;
+        Operation op;
+        int rank;
+    } known[] = {{"or", OR, RANK_OR},           {"and", AND, RANK_AND},
+                 {"==", EQUAL, RANK_COMPARE},   {"!=", UNEQUAL, RANK_COMPARE},
+                 {"<", LESS, RANK_COMPARE},     {"<=", LESS_EQUAL, RANK_COMPARE},
+                 {">", GREATER, RANK_COMPARE},  {">=", GREATER_EQUAL, RANK_COMPARE},
+                 {"in", IN, RANK_COMPARE},      {"+", ADD, RANK_ADD},
+                 {"-", SUBTRACT, RANK_ADD},     {"~", JOIN, RANK_JOIN},
+                 {"%", MODULO, RANK_MODULO}};
+    bool negated = accept(r, "not");
+    if (negated && !is(r, "in")) unreadable(r, "not");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!accept(r, known[i].sign)) continue;
+        int rank = known[i].rank;
+        settle(r, rank == RANK_COMPARE ? rank + 1 : rank);
+        /* a < b < c would be a < b and b < c */
+        want(r, rank != RANK_COMPARE || top(r)->rank != rank, "a comparison of a comparison");
+        wait_for(r, (Waiting){OPERATOR, rank, negated ? NOT_IN : known[i].op, .takes = 2});
+        return true;
     }
-    free(r->arena);
+    return false;
+}
+
+/* The if and the else of: yes if condition else no. Jinja has none in the condition of an if or the
+ * list of a for. */
+static void inline_if(Rendering *r) {
+    settle(r, RANK_OR);
+    Waiting *w = top(r);
+    if (w->kind == IF && accept(r, "else")) {
+        w->kind = OPERATOR;
+        r->has_operand = false;
+    } else if (w->kind != IF && w->kind != CONDITION && accept(r, "if")) {
+        wait_for(r, (Waiting){IF, RANK_IF, CHOOSE, .takes = 3});
+    } else {
+        unreadable(r, "an expression with");
+    }
+}
+
+/* A comma, a colon or a closing bracket; or the expression's end. */
+static void punctuation(Rendering *r) {
+    settle(r, RANK_IF);
+    Waiting *w = top(r);
+    bool item = w->kind == ITEM || w->kind == ITEM_TO, comma = is(r, ",") && !item;
+    if (w->kind == WHOLE || w->kind == CONDITION) {
+        r->n_waiting--;
+        return;
+    }
+    if (w->kind == ITEM && accept(r, ":")) {
+        *w = (Waiting){ITEM_TO, .op = SLICE, .takes = 3};
+        r->has_operand = false;
+        return;
+    }
+    if (!comma && !closes(r)) unreadable(r, "an expression with");
+    if (w->kind == ARGUMENTS && w->named > 0) unreadable(r, "an argument before");
+    if (!item) w->takes++;
+    if (w->kind == NAMED_VALUE) {
+        w->kind = ARGUMENTS;
+        w->named++;
+        w->takes++; /* the name */
+    }
+    if (comma) {
+        if (w->kind == PAREN) w->kind = TUPLE;
+        r->has_operand = false;
+        next(r);
+    } else {
+        close_bracket(r);
+    }
+}
+
+/* What stands behind an operand. */
+static void behind_operand(Rendering *r) {
+    if (accept(r, "."))
+        name(r, ATTRIBUTE, METHOD);
+    else if (accept(r, "|"))
+        name(r, FILTER, FILTER);
+    else if (accept(r, "is"))
+        test_of(r);
+    else if (accept(r, "["))
+        wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 2});
+    else if (is(r, "if") || is(r, "else"))
+        inline_if(r);
+    else if (!infix(r))
+        punctuation(r);
+}
+
+/* An expression, up to what cannot belong to it: the token at hand then. */
+static Value expression(Rendering *r, WaitingKind kind) {
+    r->n = r->n_waiting = 0;
+    wait_for(r, (Waiting){.kind = kind});
+    while (r->n_waiting > 0 && !r->failed)
+        if (r->has_operand)
+            behind_operand(r);
+        else
+            operand(r);
+    if (r->kind != END) unreadable(r, "an expression with");
+    return r->stack[0];
+}
+
+/* ---- Statements ------------------------------------------------------------------------------ */
+
+/* A block that stands in what is around it, `live` or not. */
+static Block *open_block(Rendering *r, BlockKind kind) {
+    if (!want(r, r->n_blocks < MAX_BLOCKS, "its blocks are too deep")) return NULL;
+    Block *b = &r->blocks[r->n_blocks++];
+    *b = (Block){kind, .live = r->live, .scope = r->scope};
+    return b;
+}
+
+/* The innermost block, if it is of this kind or that. */
+static Block *find_block(Rendering *r, BlockKind this, BlockKind that, const char *why) {
+    Block *b = r->n_blocks > 0 ? &r->blocks[r->n_blocks - 1] : NULL;
+    return want(r, b && (b->kind == this || b->kind == that), why) ? b : NULL;
+}
+
+/* The next branch is rendered if none was and its condition, behind an if, is true. */
+static void branch(Rendering *r, Block *b, bool has_condition) {
+    if (!b) return;
+    r->live = b->live && !b->chosen;
+    Value v = has_condition ? expression(r, CONDITION) : boolean(true);
+    r->live = usable(r, v) && truth(v);
+    b->chosen = b->chosen || r->live;
+    if (!has_condition) b->kind = ELSE_BRANCH;
+}
+
+static void end_if(Rendering *r) {
+    const Block *b = find_block(r, IF_BRANCH, ELSE_BRANCH, "expected an if before endif");
+    if (!b) return;
+    r->live = b->live;
+    r->n_blocks--;
+}
+
+/* The loop's variables for its next element; at first, and again at its end. */
+static void next_element(Rendering *r, Block *b) {
+    r->variables.n = r->scope;
+    store(r, b->name, element(b->list, (int64_t)b->next++));
+    store(r, text_of("loop"), (Value){.kind = LOOP, .number = b - r->blocks});
+}
+
+static void begin_for(Rendering *r) {
+    Text name = expect_name(r, "expected a name behind for");
+    want(r, accept(r, "in"), "expected one name and in behind for");
+    Value list = expression(r, CONDITION);
+    Block *b = open_block(r, FOR);
+    if (!b) return;
+    r->live = usable(r, list) && want(r, is_list(list), "a loop over what is no list") &&
+              list.count > 0;
+    r->scope = r->variables.n;
+    b->name = name;
+    b->list = list;
+    b->body = r->at;
+    if (r->live) next_element(r, b);
+}
+
+static void end_for(Rendering *r) {
+    Block *b = find_block(r, FOR, FOR, "expected a for before endfor");
+    if (!b) return;
+    if (r->live && b->next < b->list.count) {
+        next_element(r, b);
+        r->at = b->body;
+        return;
+    }
+    r->variables.n = r->scope;
+    r->scope = b->scope;
+    r->live = b->live;
+    r->n_blocks--;
+}
+
+static void set(Rendering *r) {
+    static const char why[] = "expected a name behind set";
+    Text name = expect_name(r, why), member = {0};
+    bool of_space = accept(r, ".");
+    if (of_space) member = expect_name(r, why);
+    want(r, accept(r, "="), "expected = behind the name that is set");
+    Value v = expression(r, WHOLE);
+    if (!usable(r, v)) return;
+    if (of_space)
+        store_member(r, load(r, name), member, v);
+    else
+        store(r, name, v);
+}
+
+static void statement(Rendering *r) {
+    static const char no_if[] = "expected an if before elif or else";
+    if (accept(r, "if"))
+        branch(r, open_block(r, IF_BRANCH), true);
+    else if (accept(r, "elif"))
+        branch(r, find_block(r, IF_BRANCH, IF_BRANCH, no_if), true);
+    else if (accept(r, "else"))
+        branch(r, find_block(r, IF_BRANCH, IF_BRANCH, no_if), false);
+    else if (accept(r, "endif"))
+        end_if(r);
+    else if (accept(r, "for"))
+        begin_for(r);
+    else if (accept(r, "endfor"))
+        end_for(r);
+    else if (accept(r, "set"))
+        set(r);
+    /* where training takes its loss from: nothing that is printed */
+    else if (!accept(r, "generation") && !accept(r, "endgeneration"))
+        unreadable(r, "the statement");
+}
+
+/* ---- Tags ------------------------------------------------------------------------------------ */
+
+static void print(Rendering *r, Value v) {
+    v = printed(r, v);
+    if (usable(r, v) && !buffer_add(r->out, v.text.at, v.text.n, r->e)) r->failed = true;
+}
+
+/* The end of a tag, and what goes with it: with - all white space behind, else a block's line end.
+ */
+static void tag_end(Rendering *r, bool block) {
+    if (r->kind != END) unreadable(r, "an expression with");
+    if (r->failed) return;
+    bool all = *r->at == '-', nothing = *r->at == '+';
+    r->at += 2 + (all || nothing);
+    if (all)
+        while (is_space(*r->at)) r->at++;
+    else if (block && !nothing && *r->at == '\n')
+        r->at++;
+}
+
+static void skip_comment(Rendering *r) {
+    const char *from = r->at;
+    while (r->at < r->end && !sees_close(r)) r->at++;
+    want(r, r->at < r->end, "a comment does not end");
+    count_step(r, (size_t)(r->at - from));
+    r->kind = END;
+}
+
+static void tag(Rendering *r) {
+    char kind = r->at[1];
+    size_t used = r->used;
+    r->close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
+    r->at += 2;
+    r->at += *r->at == '-' || *r->at == '+';
+    if (kind == '#')
+        skip_comment(r);
+    else
+        next(r);
+    if (kind == '{') print(r, expression(r, WHOLE));
+    if (kind == '%') statement(r);
+    if (kind == '{' || !r->live) r->used = used; /* nothing was kept */
+    tag_end(r, kind != '{');
+}
+
+/* The text before a tag, without the blanks that belong to the tag: all white space before one with
+ * -, those of its line before a block that stands first on it. */
+static void text_before(Rendering *r, const char *from, const char *tag) {
+    const char *to = tag;
+    if (tag < r->end && tag[2] == '-') {
+        while (to > from && is_space(to[-1])) to--;
+    } else if (tag < r->end && tag[1] != '{' && tag[2] != '+') {
+        while (to > from && to[-1] != '\n' && is_space(to[-1])) to--;
+        if (to > r->text && to[-1] != '\n') to = tag;
+    }
+    count_step(r, (size_t)(tag - from));
+    print(r, string((Text){from, (size_t)(to - from)}));
+}
+
+static void render(Rendering *r) {
+    while (r->at < r->end && !r->failed) {
+        const char *from = r->at;
+        while (r->at < r->end && !sees(r->at, "{{") && !sees(r->at, "{%") && !sees(r->at, "{#"))
+            r->at++;
+        text_before(r, from, r->at);
+        if (r->at < r->end) tag(r);
+    }
+    want(r, r->n_blocks == 0, "expected an end of every if and for");
+}
+
+/* A copy with line ends as Jinja has them: \n, and none at the end. *n: its length. */
+static char *copy_lines(const char *text, size_t *n, Error *e) {
+    char *copy = alloc_array(e, "chat template", *n + 1, 1), *out = copy;
+    if (!copy) return NULL;
+    for (size_t i = 0; i < *n; i++) {
+        if (text[i] == '\n' && i > 0 && text[i - 1] == '\r') continue;
+        *out++ = text[i] == '\r' ? '\n' : text[i];
+    }
+    if (out > copy && out[-1] == '\n') *--out = 0;
+    *n = (size_t)(out - copy);
+    return copy;
+}
+
+bool jinja_render(const char *text, size_t n, const char *file, const Json *context, Buffer *out,
+                  Error *why, Error *e) {
+    char *copy = copy_lines(text, &n, e), *arena = alloc_array(e, "chat template", ARENA, 1);
+    Rendering *r = alloc_array(e, "chat template", 1, sizeof *r);
+    why->text[0] = 0;
+    bool ok = copy && arena && r;
+    if (ok) {
+        *r = (Rendering){.live = true, .text = copy, .end = copy + n, .at = copy, .arena = arena,
+                         .context = context, .out = out, .file = file, .why = why, .e = e};
+        render(r);
+        ok = !r->failed || why->text[0];
+    }
     free(r);
-    return ok || jinja_why(j);
+    free(arena);
+    free(copy);
+    return ok;
 }

@@ -39,7 +39,8 @@ static const char *const tool_talks[] = {
 #define N(array) (sizeof(array) / sizeof *(array))
 
 typedef struct {
-    Jinja *jinja;
+    const char *text; /* (n) */
+    size_t n;
     const Tokenizer *tok;
     const char *file;
     Error *why; /* what is different, or cannot be read */
@@ -67,14 +68,14 @@ static bool compare(const Template *t, const ChatTemplate *as, const char *talk,
     const Json *ask = json_get(root, "add_generation_prompt");
     Buffer got = {0};
     ChatPrompt want = {0};
-    bool ok = buffer_puts(&got, "", e) && jinja_render(t->jinja, root, &got, e) &&
+    bool ok = buffer_puts(&got, "", e) &&
+              jinja_render(t->text, t->n, t->file, root, &got, t->why, e) &&
               chat_render(as, t->tok, json_get(root, "messages"),
                           tools->kind == JSON_ARRAY ? tools : NULL, ask->boolean, false, t->file,
                           &want, e);
-    const char *why = jinja_why(t->jinja);
-    *same = ok && !why && got.n == want.text.n && memcmp(got.data, want.text.data, got.n) == 0;
-    if (ok && why) snprintf(t->why->text, sizeof t->why->text, "%s", why);
-    if (ok && !why && !*same) differ(t, &want.text, &got);
+    bool rendered = ok && !t->why->text[0];
+    *same = rendered && got.n == want.text.n && memcmp(got.data, want.text.data, got.n) == 0;
+    if (rendered && !*same) differ(t, &want.text, &got);
     buffer_free(&got);
     chat_prompt_free(&want);
     json_free(doc);
@@ -109,7 +110,7 @@ static bool default_system(const Template *t, ChatTemplate *out, char *system, s
     Buffer text = {0};
     const char *found = "";
     size_t n = 0;
-    bool ok = jinja_render(t->jinja, json_root(doc), &text, e);
+    bool ok = jinja_render(t->text, t->n, t->file, json_root(doc), &text, t->why, e);
     out->has_default_system = ok && find_system(&text, &found, &n);
     *fits = n < room && !memchr(found, 0, n);
     if (!*fits)
@@ -126,7 +127,7 @@ static bool default_system(const Template *t, ChatTemplate *out, char *system, s
 /* Of the families with this default. The last one that was tried does not say why. */
 static bool find_family(const Template *t, ChatTemplate *out, Error *e) {
     Error other;
-    const Template quiet = {t->jinja, t->tok, t->file, &other};
+    const Template quiet = {t->text, t->n, t->tok, t->file, &other};
     bool same;
     out->family = CHAT_QWEN2;
     if (!compare_all(t, out, talks, N(talks), &same, e)) return false;
@@ -150,9 +151,7 @@ bool template_detect(const char *text, size_t n, const Tokenizer *tok, ChatTempl
         fail(why, file, "chat_template", "the tokenizer has no <|im_start|> and <|im_end|>");
         return true;
     }
-    Template t = {jinja_open(text, n, file, e), tok, file, why};
-    bool fits = false, ok = t.jinja && default_system(&t, out, system, room, &fits, e);
-    ok = ok && (!fits || find_family(&t, out, e));
-    jinja_close(t.jinja);
-    return ok;
+    const Template t = {text, n, tok, file, why};
+    bool fits;
+    return default_system(&t, out, system, room, &fits, e) && (!fits || find_family(&t, out, e));
 }

@@ -19,9 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (!t) t = good_tokenizer();
     if (!doc) doc = json_parse(context, sizeof context - 1, "context", &e);
     if (!doc) abort();
-    Jinja *j = jinja_open((const char *)data, n, "fuzz", &e);
-    if (!j || !jinja_render(j, json_root(doc), &out, &e)) abort();
-    jinja_close(j);
+    if (!jinja_render((const char *)data, n, "fuzz", json_root(doc), &out, &why, &e)) abort();
     buffer_free(&out);
     if (!template_detect((const char *)data, n, t, &found, system, sizeof system, "fuzz", &why,
                          &e))
