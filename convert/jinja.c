@@ -95,7 +95,7 @@ typedef enum {
     WHOLE, CONDITION,      /* the end of an expression, which may have an inline if or not */
     OPERATOR, IF,          /* its last operand; IF: an else */
     PAREN, TUPLE, LIST,    /* ( before and behind a comma, [ */
-    ITEM, ITEM_TO,         /* [ of an index, and behind its colon */
+    ITEM,                  /* [ of an index or a slice */
     ARGUMENTS, NAMED_VALUE /* ( of a call, and behind name= */
 } WaitingKind;
 typedef struct {
@@ -323,6 +323,9 @@ static Value item(Rendering *r, Value v, Value i) {
 }
 
 static Value load(Rendering *r, Text name) {
+    if (same(name, "none") || same(name, "None")) return none;
+    if (same(name, "true") || same(name, "True")) return boolean(true);
+    if (same(name, "false") || same(name, "False")) return boolean(false);
     const Variable *v = find(&r->variables, 0, name, 0);
     return v ? v->value : json_value(member(r->context, name));
 }
@@ -488,17 +491,13 @@ static Text unescaped(Rendering *r, Text text) {
 
 static void next_quoted(Rendering *r) {
     char quote = *r->at++;
-    bool escapes = false;
     r->kind = QUOTED;
     r->token.at = r->at;
-    for (; r->at < r->end && *r->at != quote; r->at++) {
-        if (*r->at != '\\' || r->at + 1 == r->end) continue;
-        escapes = true;
-        r->at++;
-    }
+    while (r->at < r->end && *r->at != quote)
+        r->at += *r->at == '\\' && r->at + 1 < r->end ? 2 : 1;
     if (!want(r, r->at < r->end, "a text does not end")) return;
     r->token.n = (size_t)(r->at++ - r->token.at);
-    if (escapes) r->token = unescaped(r, r->token);
+    if (memchr(r->token.at, '\\', r->token.n)) r->token = unescaped(r, r->token);
 }
 
 /* The next token of the tag. END leaves the tag's own end for tag_end. */
@@ -576,34 +575,25 @@ static void settle(Rendering *r, int rank) {
     }
 }
 
-static Value number(Rendering *r) {
+static int64_t number(Rendering *r) {
     int64_t i = 0;
     for (size_t k = 0; k < r->token.n; k++) {
         if (!is_digit(r->token.at[k])) unreadable(r, "a number");
         i = 10 * i + (r->token.at[k] - '0');
     }
-    return integer(i);
+    return i;
 }
 
-/* A text, a number or a word for a value; false: something else. */
+/* A text or a number; false: something else. */
 static bool literal(Rendering *r) {
-    Value v = undefined;
     bool negative = accept(r, "-");
-    if (r->kind == NUMBER && r->token.n <= 9) {
-        v = number(r);
-        if (negative) v.number = -v.number;
-    } else if (negative) {
+    Value v = string(r->token);
+    if (r->kind == NUMBER && r->token.n <= 9)
+        v = integer(negative ? -number(r) : number(r));
+    else if (negative)
         unreadable(r, "a minus before");
-    } else if (r->kind == QUOTED) {
-        v = string(r->token);
-    } else if (is(r, "none") || is(r, "None")) {
-        v = none;
-    } else if (is(r, "true") || is(r, "True")) {
-        v = boolean(true);
-    } else if (is(r, "false") || is(r, "False")) {
-        v = boolean(false);
-    }
-    if (v.kind == UNDEFINED) return false;
+    else if (r->kind != QUOTED)
+        return false;
     push(r, v);
     next(r);
     return true;
@@ -619,6 +609,8 @@ static void name(Rendering *r, Operation plain, Operation called) {
         wait_for(r, w);
     } else if (plain == LOAD && top(r)->kind == ARGUMENTS && accept(r, "=")) {
         top(r)->kind = NAMED_VALUE;
+        top(r)->named++;
+        top(r)->takes++;
         push(r, string(w.name));
         r->has_operand = false;
     } else {
@@ -629,7 +621,7 @@ static void name(Rendering *r, Operation plain, Operation called) {
 /* Does the token at hand close the bracket that waits on top? */
 static bool closes(Rendering *r) {
     WaitingKind in = top(r)->kind;
-    return is(r, in == LIST || in == ITEM || in == ITEM_TO ? "]" : ")");
+    return is(r, in == LIST || in == ITEM ? "]" : ")");
 }
 
 static void close_bracket(Rendering *r) {
@@ -649,7 +641,7 @@ static void operand(Rendering *r) {
         wait_for(r, (Waiting){LIST, .op = MAKE_LIST});
     else if ((in == LIST || in == TUPLE || in == ARGUMENTS) && closes(r))
         close_bracket(r);
-    else if ((in == ITEM && is(r, ":")) || (in == ITEM_TO && closes(r)))
+    else if (in == ITEM && is(r, top(r)->op == INDEX ? ":" : "]"))
         push(r, none);
     else if (!literal(r))
         name(r, LOAD, CALL);
@@ -710,31 +702,23 @@ static void inline_if(Rendering *r) {
 static void punctuation(Rendering *r) {
     settle(r, RANK_IF);
     Waiting *w = top(r);
-    bool item = w->kind == ITEM || w->kind == ITEM_TO, comma = is(r, ",") && !item;
     if (w->kind == WHOLE || w->kind == CONDITION) {
         r->n_waiting--;
         return;
     }
-    if (w->kind == ITEM && accept(r, ":")) {
-        *w = (Waiting){ITEM_TO, .op = SLICE, .takes = 3};
-        r->has_operand = false;
+    if (w->kind == ARGUMENTS && w->named > 0) unreadable(r, "an argument before");
+    if (w->kind == NAMED_VALUE) w->kind = ARGUMENTS;
+    w->takes++;
+    if (closes(r)) {
+        close_bracket(r);
         return;
     }
-    if (!comma && !closes(r)) unreadable(r, "an expression with");
-    if (w->kind == ARGUMENTS && w->named > 0) unreadable(r, "an argument before");
-    if (!item) w->takes++;
-    if (w->kind == NAMED_VALUE) {
-        w->kind = ARGUMENTS;
-        w->named++;
-        w->takes++; /* the name */
-    }
-    if (comma) {
-        if (w->kind == PAREN) w->kind = TUPLE;
-        r->has_operand = false;
-        next(r);
-    } else {
-        close_bracket(r);
-    }
+    bool colon = w->op == INDEX && is(r, ":"), comma = w->kind != ITEM && is(r, ",");
+    if (!colon && !comma) unreadable(r, "an expression with");
+    if (colon) w->op = SLICE;
+    if (w->kind == PAREN) w->kind = TUPLE;
+    r->has_operand = false;
+    next(r);
 }
 
 /* What stands behind an operand. */
@@ -746,7 +730,7 @@ static void behind_operand(Rendering *r) {
     else if (accept(r, "is"))
         test_of(r);
     else if (accept(r, "["))
-        wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 2});
+        wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 1});
     else if (is(r, "if") || is(r, "else"))
         inline_if(r);
     else if (!infix(r))
@@ -792,10 +776,11 @@ static void branch(Rendering *r, Block *b, bool has_condition) {
     if (!has_condition) b->kind = ELSE_BRANCH;
 }
 
-static void end_if(Rendering *r) {
-    const Block *b = find_block(r, IF_BRANCH, ELSE_BRANCH, "expected an if before endif");
+/* What is around it goes on. */
+static void close_block(Rendering *r, const Block *b) {
     if (!b) return;
     r->live = b->live;
+    r->scope = b->scope;
     r->n_blocks--;
 }
 
@@ -827,12 +812,10 @@ static void end_for(Rendering *r) {
     if (r->live && b->next < b->list.count) {
         next_element(r, b);
         r->at = b->body;
-        return;
+    } else {
+        r->variables.n = r->scope;
+        close_block(r, b);
     }
-    r->variables.n = r->scope;
-    r->scope = b->scope;
-    r->live = b->live;
-    r->n_blocks--;
 }
 
 static void set(Rendering *r) {
@@ -858,7 +841,7 @@ static void statement(Rendering *r) {
     else if (accept(r, "else"))
         branch(r, find_block(r, IF_BRANCH, IF_BRANCH, no_if), false);
     else if (accept(r, "endif"))
-        end_if(r);
+        close_block(r, find_block(r, IF_BRANCH, ELSE_BRANCH, "expected an if before endif"));
     else if (accept(r, "for"))
         begin_for(r);
     else if (accept(r, "endfor"))
