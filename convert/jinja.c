@@ -35,16 +35,17 @@ typedef struct {
 } Text;
 
 typedef enum {
-    WRONG, UNDEFINED, NONE, BOOLEAN, INTEGER, STRING, ARRAY, OBJECT, LOOP, NAMESPACE
+    NONE = JSON_NULL, BOOLEAN, INTEGER, STRING, ARRAY, OBJECT, /* the kinds of json.h */
+    UNDEFINED, LOOP, NAMESPACE, WRONG
 } Kind;
 
 typedef struct Value {
     Kind kind;
     int64_t number;           /* BOOLEAN, INTEGER; LOOP, NAMESPACE: which one */
-    Text text;                /* STRING; WRONG: what is wrong; ARRAY, OBJECT: source, NULL: none */
-    const Json *json;         /* OBJECT; ARRAY: its first element ... */
+    Text text;                /* STRING; WRONG: what is wrong; others: source, NULL: has none */
+    size_t count;             /* ARRAY, OBJECT: elements or members */
+    const Json *first;        /* of them ... */
     const struct Value *made; /* ... or, when the template made the list, its elements */
-    size_t count;             /* ARRAY: elements */
 } Value;
 
 static const Value undefined = {.kind = UNDEFINED}, none = {.kind = NONE};
@@ -62,15 +63,9 @@ static Value wrong(const char *why) { return (Value){.kind = WRONG, .text = text
 /* Of a context, whose numbers are small integers. */
 static Value json_value(const Json *v) {
     if (!v) return undefined;
-    Text source = {v->source, v->source_len};
-    switch (v->kind) {
-    case JSON_NULL: return none;
-    case JSON_BOOL: return boolean(v->boolean);
-    case JSON_NUMBER: return integer((int64_t)v->number);
-    case JSON_STRING: return string((Text){v->string, v->string_len});
-    case JSON_ARRAY: return (Value){.kind = ARRAY, .json = v->child, .count = v->n, .text = source};
-    default: return (Value){.kind = OBJECT, .json = v, .text = source};
-    }
+    if (v->kind == JSON_STRING) return string((Text){v->string, v->string_len});
+    return (Value){.kind = (Kind)v->kind, .number = v->boolean ? 1 : (int64_t)v->number,
+                   .text = {v->source, v->source_len}, .count = v->n, .first = v->child};
 }
 
 /* ---- Rendering ------------------------------------------------------------------------------- */
@@ -87,20 +82,20 @@ typedef enum {
     TEST,      /* value -> boolean */
     NOT, OR, AND, EQUAL, UNEQUAL, IN, NOT_IN, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL,
     ADD, SUBTRACT, MODULO, JOIN,
-    CHOOSE     /* yes, condition, no -> */
+    IF, CHOOSE /* yes, condition -> and, with an else, yes, condition, no -> */
 } Operation;
 
 /* What has to be computed, and what it waits for. */
 typedef enum {
     WHOLE, CONDITION,      /* the end of an expression, which may have an inline if or not */
-    OPERATOR, IF,          /* its last operand; IF: an else */
+    OPERATOR,              /* its last operand */
     PAREN, TUPLE, LIST,    /* ( before and behind a comma, [ */
     ITEM,                  /* [ of an index or a slice */
     ARGUMENTS, NAMED_VALUE /* ( of a call, and behind name= */
 } WaitingKind;
 typedef struct {
     WaitingKind kind;
-    int rank; /* of OPERATOR and IF: the higher binds first; of others 0 */
+    int rank; /* of an OPERATOR: the higher binds first; of others 0 */
     Operation op;
     size_t takes; /* operands */
     size_t named; /* of the arguments: those with a name, two operands each */
@@ -180,7 +175,7 @@ static void count_step(Rendering *r, size_t bytes) {
 
 /* A value that is printed, kept or decides something: false if it does not, or cannot. */
 static bool usable(Rendering *r, Value v) {
-    return r->live && (v.kind != WRONG || want(r, false, v.text.at)) && !r->failed;
+    return r->live && want(r, v.kind != WRONG, v.text.at);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
@@ -205,8 +200,7 @@ static Value list_of(Rendering *r, const Value *values, size_t n) {
     Value *list = take(r, n * sizeof *list);
     if (!list) return wrong("too much text");
     for (size_t i = 0; i < n; i++) {
-        if (values[i].kind > STRING || values[i].kind < NONE)
-            return wrong("a list of what is no plain value");
+        if (values[i].kind > STRING) return wrong("a list of what is no plain value");
         list[i] = values[i];
     }
     return (Value){.kind = ARRAY, .made = list, .count = n};
@@ -252,10 +246,8 @@ static bool truth(Value v) {
     switch (v.kind) {
     case BOOLEAN: case INTEGER: return v.number != 0;
     case STRING: return v.text.n > 0;
-    case ARRAY: return v.count > 0;
-    case OBJECT: return v.json->n > 0;
-    case LOOP: case NAMESPACE: return true;
-    default: return false;
+    case ARRAY: case OBJECT: return v.count > 0;
+    default: return v.kind == LOOP || v.kind == NAMESPACE;
     }
 }
 
@@ -269,30 +261,28 @@ static Value element(Value list, int64_t i) {
     if (i < 0) i += (int64_t)list.count;
     if (i < 0 || i >= (int64_t)list.count) return undefined;
     if (list.made) return list.made[i];
-    const Json *v = list.json;
+    const Json *v = list.first;
     while (i-- > 0) v = v->next;
     return json_value(v);
 }
 
-/* v[from:to] of a list; NONE: from its begin, to its end. */
+/* v[from:to] of a list */
 static Value slice(Value v, Value from, Value to) {
-    int64_t n = (int64_t)v.count;
-    int64_t a = from.kind == NONE ? 0 : from.number, b = to.kind == NONE ? n : to.number;
-    if (v.kind != ARRAY || (from.kind != NONE && from.kind != INTEGER) ||
-        (to.kind != NONE && to.kind != INTEGER))
+    if (v.kind != ARRAY || from.kind != INTEGER || to.kind != INTEGER)
         return wrong("a part of what is no list");
+    int64_t n = (int64_t)v.count, a = from.number, b = to.number;
     if (a < 0) a = a + n < 0 ? 0 : a + n;
     if (b < 0) b += n;
     if (b > n) b = n;
     v.text.at = NULL;
     v.count = b > a ? (size_t)(b - a) : 0;
     if (v.made && v.count > 0) v.made += a;
-    for (; !v.made && v.count > 0 && a > 0; a--) v.json = v.json->next;
+    for (; !v.made && v.count > 0 && a > 0; a--) v.first = v.first->next;
     return v;
 }
 
-static const Json *member(const Json *object, Text name) {
-    const Json *v = object->child;
+static const Json *member(const Json *first, Text name) {
+    const Json *v = first;
     while (v && !equal_texts((Text){v->key, v->key_len}, name)) v = v->next;
     return v;
 }
@@ -310,7 +300,7 @@ static Value loop_attribute(const Block *l, Text name) {
 
 static Value attribute(Rendering *r, Value v, Text name) {
     if (v.kind == UNDEFINED) return wrong("a member of what is undefined");
-    if (v.kind == OBJECT) return json_value(member(v.json, name));
+    if (v.kind == OBJECT) return json_value(member(v.first, name));
     if (v.kind == LOOP) return loop_attribute(&r->blocks[v.number], name);
     if (v.kind != NAMESPACE) return undefined;
     const Variable *m = find(&r->members, 0, name, (size_t)v.number);
@@ -327,7 +317,7 @@ static Value load(Rendering *r, Text name) {
     if (same(name, "true") || same(name, "True")) return boolean(true);
     if (same(name, "false") || same(name, "False")) return boolean(false);
     const Variable *v = find(&r->variables, 0, name, 0);
-    return v ? v->value : json_value(member(r->context, name));
+    return v ? v->value : json_value(member(r->context->child, name));
 }
 
 static Value equal(Value x, Value y) {
@@ -337,14 +327,14 @@ static Value equal(Value x, Value y) {
     if (x.kind == INTEGER) return boolean(x.number == y.number);
     if (x.kind == STRING) return boolean(equal_texts(x.text, y.text));
     if (x.kind == ARRAY && (x.count == 0 || y.count == 0)) return boolean(x.count == y.count);
-    if (x.kind < STRING) return boolean(true);
+    if (x.kind == NONE || x.kind == UNDEFINED) return boolean(true);
     return wrong("a comparison of lists or objects");
 }
 
 static Value contains(Value in, Value x) {
     if (in.kind == STRING && x.kind == STRING)
         return boolean(memmem(in.text.at, in.text.n, x.text.at, x.text.n) != NULL);
-    if (in.kind == OBJECT && x.kind == STRING) return boolean(member(in.json, x.text) != NULL);
+    if (in.kind == OBJECT && x.kind == STRING) return boolean(member(in.first, x.text) != NULL);
     if (!is_list(in)) return wrong("in of what is no text, list or object");
     Value found = boolean(false);
     for (size_t i = 0; i < in.count && found.kind == BOOLEAN && !found.number; i++)
@@ -405,7 +395,8 @@ static Value stripped(Text text) {
 
 static Value filter(Value v, Text name, size_t n_arguments) {
     if (n_arguments > 0) return wrong("a filter with arguments");
-    if (same(name, "tojson") && v.text.at && v.kind >= ARRAY) return string(v.text);
+    if (same(name, "tojson") && v.text.at && (v.kind == ARRAY || v.kind == OBJECT))
+        return string(v.text);
     if (same(name, "trim") && v.kind == STRING) return stripped(v.text);
     if (same(name, "first") && is_list(v)) return element(v, 0);
     if (same(name, "last") && is_list(v)) return element(v, -1);
@@ -418,7 +409,7 @@ static Value method(Value v, Text name, const Value *x, size_t n) {
     if (v.kind == STRING && n == 1 && x->kind == STRING && same(name, "startswith"))
         return boolean(v.text.n >= x->text.n && memcmp(v.text.at, x->text.at, x->text.n) == 0);
     if (v.kind == OBJECT && n == 1 && x->kind == STRING && same(name, "get")) {
-        const Json *found = member(v.json, x->text);
+        const Json *found = member(v.first, x->text);
         return found ? json_value(found) : none;
     }
     return wrong("a method that is not known here");
@@ -435,7 +426,10 @@ static Value call(Rendering *r, const Waiting *w, const Value *x) {
 static Value computed(Rendering *r, const Waiting *w, const Value *x) {
     if (w->op == AND) return truth(x[0]) ? x[1] : x[0]; /* no truth in what is WRONG */
     if (w->op == OR) return truth(x[0]) || x[0].kind == WRONG ? x[0] : x[1];
-    if (w->op == CHOOSE) return x[1].kind == WRONG ? x[1] : truth(x[1]) ? x[0] : x[2];
+    if (w->op == IF || w->op == CHOOSE) {
+        Value no = w->op == IF ? undefined : x[2];
+        return x[1].kind == WRONG ? x[1] : truth(x[1]) ? x[0] : no;
+    }
     for (size_t i = 0; i < w->takes; i++)
         if (x[i].kind == WRONG) return x[i];
     switch (w->op) {
@@ -566,13 +560,9 @@ static void compute(Rendering *r, Waiting w) {
     push(r, computed(r, &w, r->stack + r->n));
 }
 
-/* What waits and binds at least as strongly as `rank` has its operands now. An IF without an else
- * has nothing for its last. */
+/* What waits and binds at least as strongly as `rank` has its operands now. */
 static void settle(Rendering *r, int rank) {
-    while (top(r)->rank >= rank) {
-        if (top(r)->kind == IF) push(r, undefined);
-        compute(r, r->waiting[--r->n_waiting]);
-    }
+    while (top(r)->rank >= rank) compute(r, r->waiting[--r->n_waiting]);
 }
 
 static int64_t number(Rendering *r) {
@@ -642,7 +632,7 @@ static void operand(Rendering *r) {
     else if ((in == LIST || in == TUPLE || in == ARGUMENTS) && closes(r))
         close_bracket(r);
     else if (in == ITEM && is(r, top(r)->op == INDEX ? ":" : "]"))
-        push(r, none);
+        push(r, integer(top(r)->op == INDEX ? 0 : INT64_MAX)); /* the whole begin or end */
     else if (!literal(r))
         name(r, LOAD, CALL);
 }
@@ -662,40 +652,40 @@ static bool infix(Rendering *r) {
         const char *sign;
         Operation op;
         int rank;
-    } known[] = {{"or", OR, RANK_OR},           {"and", AND, RANK_AND},
-                 {"==", EQUAL, RANK_COMPARE},   {"!=", UNEQUAL, RANK_COMPARE},
-                 {"<", LESS, RANK_COMPARE},     {"<=", LESS_EQUAL, RANK_COMPARE},
-                 {">", GREATER, RANK_COMPARE},  {">=", GREATER_EQUAL, RANK_COMPARE},
-                 {"in", IN, RANK_COMPARE},      {"+", ADD, RANK_ADD},
-                 {"-", SUBTRACT, RANK_ADD},     {"~", JOIN, RANK_JOIN},
-                 {"%", MODULO, RANK_MODULO}};
+    } known[] = {{"if", IF, RANK_IF},          {"or", OR, RANK_OR},
+                 {"and", AND, RANK_AND},       {"in", IN, RANK_COMPARE},
+                 {"==", EQUAL, RANK_COMPARE},  {"!=", UNEQUAL, RANK_COMPARE},
+                 {"<", LESS, RANK_COMPARE},    {"<=", LESS_EQUAL, RANK_COMPARE},
+                 {">", GREATER, RANK_COMPARE}, {">=", GREATER_EQUAL, RANK_COMPARE},
+                 {"+", ADD, RANK_ADD},         {"-", SUBTRACT, RANK_ADD},
+                 {"~", JOIN, RANK_JOIN},       {"%", MODULO, RANK_MODULO}};
     bool negated = accept(r, "not");
     if (negated && !is(r, "in")) unreadable(r, "not");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (!accept(r, known[i].sign)) continue;
+        if (!is(r, known[i].sign)) continue;
+        Operation op = negated ? NOT_IN : known[i].op;
         int rank = known[i].rank;
-        settle(r, rank == RANK_COMPARE ? rank + 1 : rank);
+        settle(r, rank == RANK_COMPARE || op == IF ? rank + 1 : rank);
         /* a < b < c would be a < b and b < c */
         want(r, rank != RANK_COMPARE || top(r)->rank != rank, "a comparison of a comparison");
-        wait_for(r, (Waiting){OPERATOR, rank, negated ? NOT_IN : known[i].op, .takes = 2});
+        /* Jinja has no if here in an if's condition or a for's list, nor before another's else */
+        if (op == IF && (top(r)->kind == CONDITION || top(r)->op == IF))
+            unreadable(r, "an expression with");
+        next(r);
+        wait_for(r, (Waiting){OPERATOR, rank, op, .takes = 2});
         return true;
     }
     return false;
 }
 
-/* The if and the else of: yes if condition else no. Jinja has none in the condition of an if or the
- * list of a for. */
-static void inline_if(Rendering *r) {
+/* The else of: yes if condition else no. */
+static void inline_else(Rendering *r) {
     settle(r, RANK_OR);
-    Waiting *w = top(r);
-    if (w->kind == IF && accept(r, "else")) {
-        w->kind = OPERATOR;
-        r->has_operand = false;
-    } else if (w->kind != IF && w->kind != CONDITION && accept(r, "if")) {
-        wait_for(r, (Waiting){IF, RANK_IF, CHOOSE, .takes = 3});
-    } else {
-        unreadable(r, "an expression with");
-    }
+    if (top(r)->op != IF) unreadable(r, "an expression with");
+    top(r)->op = CHOOSE;
+    top(r)->takes = 3;
+    r->has_operand = false;
+    next(r);
 }
 
 /* A comma, a colon or a closing bracket; or the expression's end. */
@@ -731,8 +721,8 @@ static void behind_operand(Rendering *r) {
         test_of(r);
     else if (accept(r, "["))
         wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 1});
-    else if (is(r, "if") || is(r, "else"))
-        inline_if(r);
+    else if (is(r, "else"))
+        inline_else(r);
     else if (!infix(r))
         punctuation(r);
 }
