@@ -850,8 +850,7 @@ static void print(Rendering *r, Value v) {
     if (usable(r, v) && !buffer_add(r->out, v.text.at, v.text.n, r->e)) r->failed = true;
 }
 
-/* The end of a tag, and what goes with it: with - all white space behind, else a block's line end.
- */
+/* The end of a tag; with - all white space behind it goes too, else the line end behind a block. */
 static void tag_end(Rendering *r, bool block) {
     if (r->kind != END) unreadable(r, "an expression with");
     if (r->failed) return;
@@ -927,9 +926,9 @@ static char *copy_lines(const char *text, size_t *n, Error *e) {
 
 bool jinja_render(const char *text, size_t n, const char *file, const Json *context, Buffer *out,
                   Error *why, Error *e) {
+    why->text[0] = 0;
     char *copy = copy_lines(text, &n, e), *arena = alloc_array(e, "chat template", ARENA, 1);
     Rendering *r = alloc_array(e, "chat template", 1, sizeof *r);
-    why->text[0] = 0;
     bool ok = copy && arena && r;
     if (ok) {
         *r = (Rendering){.live = true, .text = copy, .end = copy + n, .at = copy, .arena = arena,
