@@ -131,6 +131,22 @@ static const struct {
      "a'b\nsystemuser"},
     {"{% generation %}x{% endgeneration %}",
      "x"},
+    /* what an if passes over, or a loop over nothing, is read and has no effect */
+    {"{% set x = 1 %}{% if no %}{% set x = 5 %}{% for m in messages %}{{ m.role }}{% set n.x ="
+     " undef.x %}{% endfor %}{% for m in 3 %}{% if undef.x %}a{% elif 1 %}b{% endif %}{% endfo"
+     "r %}{{ raise_exception('no') }}{% set ns = namespace(a=1) %}{% elif yes %}{{ x }}{% elif"
+     " undef.x %}c{% else %}{{ undef.x }}{% endif %}{% for m in [] %}{{ undef.x }}{% for k in "
+     "[1] %}{{ k }}{% endfor %}{% endfor %}{{ ns is defined }}",
+     "1False"},
+    /* a loop reads its body again */
+    {"{% for m in [1, 2, 3] -%}\n  {% if m == 2 %}{% set x = 'a\\tb' %}{{ x }}{% else %}{{ m }"
+     "}\n{% endif %} {% for k in [4, 5] %}{% set outer = m %}{{ outer }}{{ k }}{% endfor +%}\n"
+     "{%- endfor %}|",
+     "1\n 1415a\tb 24253\n 3435|"},
+    {"{% for m in [1, 2] %}{% set outer = loop %}{% for k in [3, 4, 5] %}{{ outer.index }}{{ l"
+     "oop.index }}{{ outer.last }} {% endfor %}{{ loop.index }}{% endfor %}{{ loop is defined "
+     "}}",
+     "11False 12False 13False 121True 22True 23True 2False"},
 };
 
 /* What is refused, and part of why. */
@@ -178,6 +194,11 @@ static const struct {
     {"{{ 1 else 2 }}", "an expression with"}, {"{{ a ? b }}", "an expression with \"?\""},
     {"{{ {} }}", "an expression with \"{\""},
     {"{% if yes 1 %}{% endif %}", "an expression with \"1\""},
+    {"{% for m in [1, 2] %}{% endfor 1 %}", "an expression with \"1\""},
+    {"{% if no %}{{ 1 1 }}{% endif %}", "an expression with \"1\""},
+    {"{% if yes %}{% elif 1 1 %}{% endif %}", "an expression with \"1\""},
+    {"{% for m in [] %}{% include 'x' %}{% endfor %}", "the statement \"include\""},
+    {"{% if no %}{% if yes %}{% endfor %}{% endif %}", "expected a for before endfor"},
     /* when it is rendered */
     {"{{ messages }}", "as Python has it"}, {"{{ messages[0] }}", "as Python has it"},
     {"{{ undef.x }}", "a member of what is undefined"}, {"{{ 'a' + 1 }}", "arithmetic"},
@@ -207,6 +228,9 @@ static const struct {
     {"{% for m in undef.x %}{% endfor %}", "a member of"},
     {"{% for m in 3 %}{% endfor %}", "a loop over what is no list"},
     {"{% set n.a = 1 %}", "a member set of what is no namespace"},
+    {"{% set n = namespace() %}{% for m in [1] %}{% set n.a = loop %}{% endfor %}", "a loop that"},
+    {"{% for m in [1] %}{% set n = namespace(a=loop) %}{% endfor %}", "a loop that is kept"},
+    {"{% if no %}{% elif undef.x %}{% endif %}", "a member of"},
     {"{{ s is odd }}", "a test that is not known"}, {"{{ s | upper }}", "a filter that is not"},
     {"{{ 1 | trim }}", "a filter that"}, {"{{ s | tojson }}", "a filter that is not known"},
     {"{{ 3 | length }}", "a filter that is not known"},
