@@ -24,7 +24,7 @@
 #define MAX_STACK 64     /* operands, and operators that wait for theirs */
 #define MAX_BLOCKS 32    /* open tags inside each other */
 #define MAX_VARIABLES 64 /* visible at once */
-#define MAX_STEPS 100000 /* what one rendering reads and computes */
+#define MAX_STEPS 100000 /* of reading and computing */
 #define ARENA (1u << 18) /* bytes of texts that one rendering makes, and of what it prints */
 
 /* ---- Values ---------------------------------------------------------------------------------- */
@@ -97,8 +97,9 @@ typedef struct {
     WaitingKind kind;
     int rank; /* of an OPERATOR: the higher binds first; of others 0 */
     Operation op;
-    size_t takes; /* operands */
-    size_t named; /* of the arguments: those with a name, two operands each */
+    size_t takes;      /* operands */
+    size_t named;      /* of the arguments: those with a name, two operands each */
+    const char *close; /* of a bracket */
     Text name;
 } Waiting;
 
@@ -167,7 +168,7 @@ static void unreadable(Rendering *r, const char *what) {
     want(r, false, why);
 }
 
-/* One step, and one more for every 16 bytes that it looks at. */
+/* A step of reading or computing, and one more for every 16 bytes that it looks at. */
 static void count_step(Rendering *r, size_t bytes) {
     r->steps += 1 + bytes / 16;
     want(r, r->steps <= MAX_STEPS && r->out->n <= ARENA, "it does not end");
@@ -459,45 +460,41 @@ static bool is_word(char c) {
 }
 static bool sees(const char *at, const char *word) { return !strncmp(at, word, strlen(word)); }
 
+static void skip_space(Rendering *r) {
+    const char *from = r->at;
+    while (is_space(*r->at)) r->at++;
+    count_step(r, (size_t)(r->at - from));
+}
+
 /* Does the tag end here? A sign before its end is part of that. */
 static bool sees_close(const Rendering *r) {
     bool sign = *r->at == '-' || *r->at == '+';
     return sees(r->at + sign, r->close);
 }
 
-/* A copy of a quoted text whose escapes, which are Python's, are replaced. */
-static Text unescaped(Rendering *r, Text text) {
+/* A quoted text is copied, with its escapes, which are Python's, replaced. */
+static void next_quoted(Rendering *r) {
     static const char from[] = "\\'\"nrt", to[] = "\\'\"\n\r\t";
-    char *copy = take(r, text.n);
+    char quote = *r->at++, *copy = r->arena + r->used;
     size_t n = 0;
-    if (!want(r, copy, "too much text")) return text;
-    for (size_t i = 0; i < text.n; i++) {
-        char c = text.at[i];
+    r->kind = QUOTED;
+    for (; r->at < r->end && *r->at != quote; r->at++) {
+        char c = *r->at;
         if (c == '\\') {
-            const char *known = memchr(from, text.at[++i], sizeof from - 1);
-            if (!want(r, known, "an escape that is not known here")) return text;
+            const char *known = memchr(from, *++r->at, sizeof from - 1);
+            if (!want(r, known, "an escape that is not known here")) return;
             c = to[known - from];
         }
+        if (!want(r, n < ARENA - r->used, "too much text")) return;
         copy[n++] = c;
     }
-    return (Text){copy, n};
-}
-
-static void next_quoted(Rendering *r) {
-    char quote = *r->at++;
-    r->kind = QUOTED;
-    r->token.at = r->at;
-    while (r->at < r->end && *r->at != quote)
-        r->at += *r->at == '\\' && r->at + 1 < r->end ? 2 : 1;
-    if (!want(r, r->at < r->end, "a text does not end")) return;
-    r->token.n = (size_t)(r->at++ - r->token.at);
-    if (memchr(r->token.at, '\\', r->token.n)) r->token = unescaped(r, r->token);
+    r->token = (Text){take(r, n), n};
+    if (want(r, r->at < r->end, "a text does not end")) r->at++;
 }
 
 /* The next token of the tag. END leaves the tag's own end for tag_end. */
 static void next(Rendering *r) {
-    const char *from = r->at;
-    while (is_space(*r->at)) r->at++;
+    skip_space(r);
     r->kind = END;
     r->token = (Text){r->at, 0};
     if (!want(r, r->at < r->end, "a tag does not end") || sees_close(r)) return;
@@ -512,7 +509,7 @@ static void next(Rendering *r) {
         if (*r->at == '=' && strchr("=!<>", r->at[-1])) r->at++;
     }
     if (r->kind != QUOTED) r->token.n = (size_t)(r->at - r->token.at);
-    count_step(r, (size_t)(r->at - from));
+    count_step(r, r->token.n);
 }
 
 /* Is this name or sign at hand? */
@@ -565,25 +562,20 @@ static void settle(Rendering *r, int rank) {
     while (top(r)->rank >= rank) compute(r, r->waiting[--r->n_waiting]);
 }
 
-static int64_t number(Rendering *r) {
-    int64_t i = 0;
-    for (size_t k = 0; k < r->token.n; k++) {
-        if (!is_digit(r->token.at[k])) unreadable(r, "a number");
-        i = 10 * i + (r->token.at[k] - '0');
-    }
-    return i;
-}
-
 /* A text or a number; false: something else. */
 static bool literal(Rendering *r) {
     bool negative = accept(r, "-");
     Value v = string(r->token);
-    if (r->kind == NUMBER && r->token.n <= 9)
-        v = integer(negative ? -number(r) : number(r));
-    else if (negative)
+    if (r->kind == NUMBER && r->token.n <= 9) {
+        char *stop;
+        v = integer(strtoll(r->token.at, &stop, 10));
+        if (stop != r->token.at + r->token.n) unreadable(r, "a number");
+        if (negative) v.number = -v.number;
+    } else if (negative) {
         unreadable(r, "a minus before");
-    else if (r->kind != QUOTED)
+    } else if (r->kind != QUOTED) {
         return false;
+    }
     push(r, v);
     next(r);
     return true;
@@ -591,7 +583,7 @@ static bool literal(Rendering *r) {
 
 /* A name as the `plain` operation has it; as `called` has it, if arguments follow. */
 static void name(Rendering *r, Operation plain, Operation called) {
-    Waiting w = {ARGUMENTS, .op = plain, .takes = plain != LOAD, .name = r->token};
+    Waiting w = {ARGUMENTS, .op = plain, .takes = plain != LOAD, .close = ")", .name = r->token};
     if (r->kind != NAME) unreadable(r, "an expression with");
     next(r);
     if (accept(r, "(")) {
@@ -608,12 +600,6 @@ static void name(Rendering *r, Operation plain, Operation called) {
     }
 }
 
-/* Does the token at hand close the bracket that waits on top? */
-static bool closes(Rendering *r) {
-    WaitingKind in = top(r)->kind;
-    return is(r, in == LIST || in == ITEM ? "]" : ")");
-}
-
 static void close_bracket(Rendering *r) {
     Waiting w = r->waiting[--r->n_waiting];
     if (w.kind != PAREN) compute(r, w);
@@ -622,17 +608,17 @@ static void close_bracket(Rendering *r) {
 
 /* The token at hand begins an operand. */
 static void operand(Rendering *r) {
-    WaitingKind in = top(r)->kind;
-    if (top(r)->rank <= RANK_NOT && accept(r, "not"))
+    const Waiting *w = top(r);
+    if (w->rank <= RANK_NOT && accept(r, "not"))
         wait_for(r, (Waiting){OPERATOR, RANK_NOT, NOT, .takes = 1});
     else if (accept(r, "("))
-        wait_for(r, (Waiting){PAREN, .op = MAKE_LIST});
+        wait_for(r, (Waiting){PAREN, .op = MAKE_LIST, .close = ")"});
     else if (accept(r, "["))
-        wait_for(r, (Waiting){LIST, .op = MAKE_LIST});
-    else if ((in == LIST || in == TUPLE || in == ARGUMENTS) && closes(r))
+        wait_for(r, (Waiting){LIST, .op = MAKE_LIST, .close = "]"});
+    else if ((w->kind == LIST || w->kind == TUPLE || w->kind == ARGUMENTS) && is(r, w->close))
         close_bracket(r);
-    else if (in == ITEM && is(r, top(r)->op == INDEX ? ":" : "]"))
-        push(r, integer(top(r)->op == INDEX ? 0 : INT64_MAX)); /* the whole begin or end */
+    else if (w->kind == ITEM && is(r, w->op == INDEX ? ":" : "]"))
+        push(r, integer(w->op == INDEX ? 0 : INT64_MAX)); /* the whole begin or end */
     else if (!literal(r))
         name(r, LOAD, CALL);
 }
@@ -699,7 +685,7 @@ static void punctuation(Rendering *r) {
     if (w->kind == ARGUMENTS && w->named > 0) unreadable(r, "an argument before");
     if (w->kind == NAMED_VALUE) w->kind = ARGUMENTS;
     w->takes++;
-    if (closes(r)) {
+    if (is(r, w->close)) {
         close_bracket(r);
         return;
     }
@@ -720,7 +706,7 @@ static void behind_operand(Rendering *r) {
     else if (accept(r, "is"))
         test_of(r);
     else if (accept(r, "["))
-        wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 1});
+        wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 1, .close = "]"});
     else if (is(r, "else"))
         inline_else(r);
     else if (!infix(r))
@@ -810,13 +796,12 @@ static void end_for(Rendering *r) {
 
 static void set(Rendering *r) {
     static const char why[] = "expected a name behind set";
-    Text name = expect_name(r, why), member = {0};
-    bool of_space = accept(r, ".");
-    if (of_space) member = expect_name(r, why);
+    Text name = expect_name(r, why);
+    Text member = accept(r, ".") ? expect_name(r, why) : text_of("");
     want(r, accept(r, "="), "expected = behind the name that is set");
     Value v = expression(r, WHOLE);
     if (!usable(r, v)) return;
-    if (of_space)
+    if (member.n > 0)
         store_member(r, load(r, name), member, v);
     else
         store(r, name, v);
@@ -857,29 +842,20 @@ static void tag_end(Rendering *r, bool block) {
     bool all = *r->at == '-', nothing = *r->at == '+';
     r->at += 2 + (all || nothing);
     if (all)
-        while (is_space(*r->at)) r->at++;
+        skip_space(r);
     else if (block && !nothing && *r->at == '\n')
         r->at++;
 }
 
-static void skip_comment(Rendering *r) {
-    const char *from = r->at;
-    while (r->at < r->end && !sees_close(r)) r->at++;
-    want(r, r->at < r->end, "a comment does not end");
-    count_step(r, (size_t)(r->at - from));
-    r->kind = END;
-}
-
 static void tag(Rendering *r) {
-    char kind = r->at[1];
+    const char *from = r->at, kind = from[1];
     size_t used = r->used;
     r->close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
     r->at += 2;
     r->at += *r->at == '-' || *r->at == '+';
-    if (kind == '#')
-        skip_comment(r);
-    else
-        next(r);
+    while (kind == '#' && r->at < r->end && !sees_close(r)) r->at++;
+    count_step(r, (size_t)(r->at - from));
+    next(r);
     if (kind == '{') print(r, expression(r, WHOLE));
     if (kind == '%') statement(r);
     if (kind == '{' || !r->live) r->used = used; /* nothing was kept */

@@ -169,8 +169,8 @@ static const struct {
     {"{% if yes %}{% else %}{% else %}{% endif %}", "expected an if before elif or else"},
     {"{% elif yes %}", "expected an if before elif or else"}, {"{{ 1", "a tag does not end"},
     {"{{", "a tag does not end"}, {"{{ 'a }}", "a text does not"},
-    {"{{ 'a\\", "a text does not end"}, {"{{ 'a", "a text does not end"},
-    {"{{ '\\u0041' }}", "an escape that is not known"}, {"{# a", "a comment does not end"},
+    {"{{ 'a\\", "an escape that is not"}, {"{{ 'a", "a text does not end"},
+    {"{{ '\\u0041' }}", "an escape that is not known"}, {"{# a", "a tag does not end"},
     {"{% if", "a tag does not end"}, {"{{ }}", "an expression with \"\""},
     {"{{ 1 1 }}", "an expression with \"1\""}, {"{{ ) }}", "an expression with \")\""},
     {"{{ (1 }}", "an expression with"}, {"{{ [1) }}", "an expression with"},
@@ -287,8 +287,8 @@ static void check_many(const char *begin, const char *part, size_t n, const char
 /* What is too long, too deep or does not end. */
 static void test_limits(const Json *with) {
     static const char *const twice = "{% set s = s + s %}";
-    check_many("", "{{''}}", 32000, "", with, NULL);
-    check_many("", "{{''}}", 51000, "", with, "it does not end");
+    check_many("", "{{''}}", 18000, "", with, NULL);
+    check_many("", "{{''}}", 22000, "", with, "it does not end");
     check_many("{{ ", "(", 60, "1 }}", with, "an expression with");
     check_many("{{ ", "(", 65, "1", with, "an expression is too deep");
     check_many("{{ ", "not ", 65, "1", with, "an expression is too deep");
@@ -302,14 +302,16 @@ static void test_limits(const Json *with) {
                "{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor "
                "%}{% endfor %}{% endfor %}", with, "it does not end");
     /* long texts that are looked at again and again, and that are printed */
-    check_many("{% set s = '", "0123456789abcdef", 20000, "' %}{{ '' if 'x' in s }}", with, NULL);
-    check_many("{% set s = '", "0123456789abcdef", 20000, "' %}{% for m in messages %}"
+    check_many("{% set s = '", "0123456789abcdef", 16000, "' %}{{ '' if 'x' in s }}", with, NULL);
+    check_many("{% set s = '", "0123456789abcdef", 16000, "' %}{% for m in messages %}"
                "{{ '' if 'x' in s }}{{ '' if 'y' in s }}{% endfor %}", with, "it does not end");
     check_many("{% set aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", 60000, " = 1 %}", with, NULL);
     check_many("{% for m in messages %}{% set aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", 60000,
                " = 1 %}{% endfor %}", with, "it does not end");
     check_many("{{ '", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with, NULL);
-    check_many("{{ 'a", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with, "it does not end");
+    check_many("{{ '0123456789abcdef' }}{{ '", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with,
+               "it does not end");
+    check_many("{{ 'a", "0123456789abcdef", 16384, "' }}{{ 'a' }}", with, "too much text");
     Buffer text = {0}, members = {0};
     Error e;
     bool ok = buffer_puts(&members, "{% set n = namespace() %}", &e);
