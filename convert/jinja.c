@@ -632,46 +632,40 @@ static void test_of(Rendering *r) {
     next(r);
 }
 
+static const struct {
+    const char *sign;
+    Operation op;
+    int rank;
+} infixes[] = {{"if", IF, RANK_IF},          {"else", CHOOSE, RANK_IF},
+               {"or", OR, RANK_OR},          {"and", AND, RANK_AND},
+               {"in", IN, RANK_COMPARE},     {"~", JOIN, RANK_JOIN},
+               {"==", EQUAL, RANK_COMPARE},  {"!=", UNEQUAL, RANK_COMPARE},
+               {"<", LESS, RANK_COMPARE},    {"<=", LESS_EQUAL, RANK_COMPARE},
+               {">", GREATER, RANK_COMPARE}, {">=", GREATER_EQUAL, RANK_COMPARE},
+               {"+", ADD, RANK_ADD},         {"-", SUBTRACT, RANK_ADD},
+               {"%", MODULO, RANK_MODULO}};
+
 /* An operator between two operands, which waits for the second; false: something else. */
 static bool infix(Rendering *r) {
-    static const struct {
-        const char *sign;
-        Operation op;
-        int rank;
-    } known[] = {{"if", IF, RANK_IF},          {"or", OR, RANK_OR},
-                 {"and", AND, RANK_AND},       {"in", IN, RANK_COMPARE},
-                 {"==", EQUAL, RANK_COMPARE},  {"!=", UNEQUAL, RANK_COMPARE},
-                 {"<", LESS, RANK_COMPARE},    {"<=", LESS_EQUAL, RANK_COMPARE},
-                 {">", GREATER, RANK_COMPARE}, {">=", GREATER_EQUAL, RANK_COMPARE},
-                 {"+", ADD, RANK_ADD},         {"-", SUBTRACT, RANK_ADD},
-                 {"~", JOIN, RANK_JOIN},       {"%", MODULO, RANK_MODULO}};
     bool negated = accept(r, "not");
     if (negated && !is(r, "in")) unreadable(r, "not");
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (!is(r, known[i].sign)) continue;
-        Operation op = negated ? NOT_IN : known[i].op;
-        int rank = known[i].rank;
-        settle(r, rank == RANK_COMPARE || op == IF ? rank + 1 : rank);
+    for (size_t i = 0; i < sizeof infixes / sizeof *infixes; i++) {
+        if (!is(r, infixes[i].sign)) continue;
+        Operation op = negated ? NOT_IN : infixes[i].op;
+        int rank = infixes[i].rank;
+        settle(r, rank == RANK_COMPARE || rank == RANK_IF ? rank + 1 : rank);
+        const Waiting *w = top(r);
         /* a < b < c would be a < b and b < c */
-        want(r, rank != RANK_COMPARE || top(r)->rank != rank, "a comparison of a comparison");
-        /* Jinja has no if here in an if's condition or a for's list, nor before another's else */
-        if (op == IF && (top(r)->kind == CONDITION || top(r)->op == IF))
+        want(r, rank != RANK_COMPARE || w->rank != rank, "a comparison of a comparison");
+        /* Jinja has no inline if in an if's condition or a for's list, nor before another's else */
+        if (op == IF ? w->kind == CONDITION || w->op == IF : op == CHOOSE && w->op != IF)
             unreadable(r, "an expression with");
+        if (op == CHOOSE) r->n_waiting--; /* the if: this one takes its place */
         next(r);
-        wait_for(r, (Waiting){OPERATOR, rank, op, .takes = 2});
+        wait_for(r, (Waiting){OPERATOR, rank, op, .takes = op == CHOOSE ? 3 : 2});
         return true;
     }
     return false;
-}
-
-/* The else of: yes if condition else no. */
-static void inline_else(Rendering *r) {
-    settle(r, RANK_OR);
-    if (top(r)->op != IF) unreadable(r, "an expression with");
-    top(r)->op = CHOOSE;
-    top(r)->takes = 3;
-    r->has_operand = false;
-    next(r);
 }
 
 /* A comma, a colon or a closing bracket; or the expression's end. */
@@ -707,8 +701,6 @@ static void behind_operand(Rendering *r) {
         test_of(r);
     else if (accept(r, "["))
         wait_for(r, (Waiting){ITEM, .op = INDEX, .takes = 1, .close = "]"});
-    else if (is(r, "else"))
-        inline_else(r);
     else if (!infix(r))
         punctuation(r);
 }
