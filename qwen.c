@@ -2690,14 +2690,7 @@ typedef struct {
 } Options;
 
 typedef enum {
-    OPT_FLAG,
-    OPT_INT,
-    OPT_REAL,
-    OPT_TEXT,
-    OPT_CHOICE,
-    OPT_LIST,
-    OPT_TESTS,
-    OPT_GROUP
+    OPT_FLAG, OPT_INT, OPT_REAL, OPT_TEXT, OPT_CHOICE, OPT_LIST, OPT_TESTS, OPT_GROUP
 } OptionKind;
 
 typedef struct {
@@ -2712,8 +2705,8 @@ typedef struct {
 #define AT(field) offsetof(Options, field)
 /* The one list of options: the parser, --help and the README's table are made from it. */
 static const Option option_table[] = {
-    {OPT_GROUP, "The prompt (without one: chat on a terminal, or the text that is piped in)", 0, 0,
-     0, 0, 0, 0},
+    {.kind = OPT_GROUP,
+     .name = "The prompt (without one: chat on a terminal, or the text that is piped in)"},
     {OPT_TEXT, "prompt", "p", "TEXT", AT(prompt), 0, 0,
      "answer this text and exit; with -f it follows the file's text, behind an empty line. A pipe "
      "is read only where -f - asks for it"},
@@ -2737,7 +2730,7 @@ static const Option option_table[] = {
     {OPT_FLAG, "raw", 0, 0, AT(raw), 0, 0, "feed the prompt as it is, without the chat template"},
     {OPT_FLAG, "parse-special", 0, 0, AT(parse_special), 0, 0,
      "let text that spells a special token, like <|im_end|>, become it"},
-    {OPT_GROUP, "The answer", 0, 0, 0, 0, 0, 0},
+    {.kind = OPT_GROUP, .name = "The answer"},
     {OPT_INT, "max-tokens", "n", "N", AT(max_tokens), -1, MAX_CONTEXT,
      "end after N tokens; -1: when the model stops or the context is full (default -1)"},
     {OPT_LIST, "stop", 0, "TEXT", AT(stops), 0, 0,
@@ -2746,12 +2739,10 @@ static const Option option_table[] = {
      "go on when the model says that it is done"},
     {OPT_FLAG, "no-loop-guard", 0, 0, AT(no_loop_guard), 0, 0,
      "go on when the answer repeats itself: three copies of the same 32 to 512 tokens, or 96 "
-     "tokens of "
-     "shorter ones"},
-    {OPT_GROUP,
-     "Choosing tokens (defaults: the model's own generation_config; the order is penalties, "
-     "temperature, top-k, top-p, min-p)",
-     0, 0, 0, 0, 0, 0},
+     "tokens of shorter ones"},
+    {.kind = OPT_GROUP,
+     .name = "Choosing tokens (defaults: the model's own generation_config; the order is "
+             "penalties, temperature, top-k, top-p, min-p)"},
     {OPT_REAL, "temp", 0, "T", AT(temp), 0, 100,
      "divide the logits by T; 0: always the likeliest token"},
     {OPT_INT, "top-k", 0, "K", AT(top_k), 0, MAX_VOCAB, "keep the K likeliest tokens; 0: all"},
@@ -2764,10 +2755,8 @@ static const Option option_table[] = {
      "off"},
     {OPT_INT, "repeat-last-n", 0, "N", AT(repeat_last_n), -1, MAX_CONTEXT,
      "-1: Hugging Face's rule: the repeat penalty looks at the whole prompt and answer, presence "
-     "and "
-     "frequency at the answer (default); N: llama.cpp's: all three look at the last N tokens of "
-     "prompt "
-     "and answer; 0: no penalties"},
+     "and frequency at the answer (default); N: llama.cpp's: all three look at the last N tokens "
+     "of prompt and answer; 0: no penalties"},
     {OPT_REAL, "presence-penalty", 0, "X", AT(presence_penalty), -100, 100,
      "subtract X from the logit of a token that occurred; 0: off"},
     {OPT_REAL, "frequency-penalty", 0, "X", AT(frequency_penalty), -100, 100,
@@ -2775,7 +2764,7 @@ static const Option option_table[] = {
     {OPT_INT, "seed", 0, "N", AT(seed), -1, (double)MAX_SEED,
      "start of the random numbers: the same seed gives the same answer; -1: a new one each time "
      "(default)"},
-    {OPT_GROUP, "The machine", 0, 0, 0, 0, 0, 0},
+    {.kind = OPT_GROUP, .name = "The machine"},
     {OPT_INT, "ctx", "c", "N", AT(ctx), 1, MAX_CONTEXT,
      "positions of the context, prompt and answer together (default: what the model knows, at most "
      "32768)"},
@@ -2783,8 +2772,7 @@ static const Option option_table[] = {
      "threads (default: the cores that this process may use)"},
     {OPT_INT, "batch", 0, "N", AT(batch), 1, MAX_BATCH,
      "lines of --prompts that are answered at the same time, each with -c positions of its own; "
-     "the "
-     "answers do not depend on it (default 16, or as many as fit into memory)"},
+     "the answers do not depend on it (default 16, or as many as fit into memory)"},
     {OPT_CHOICE, "kv", 0, "i16|f32", AT(kv), 0, 0,
      "keys and values in the cache: integers of 16 bits, with a scale for each head, or f32 "
      "(default i16)"},
@@ -2800,7 +2788,7 @@ static const Option option_table[] = {
      "let this model.bin, a much smaller one with the same tokenizer, guess the next tokens, so "
      "that one pass of MODEL can check several; the answer is what it would be without, and comes "
      "faster where enough of them are right"},
-    {OPT_GROUP, "Instead of answering", 0, 0, 0, 0, 0, 0},
+    {.kind = OPT_GROUP, .name = "Instead of answering"},
     {OPT_FLAG, "render", 0, 0, AT(render), 0, 0,
      "print the prompt that the model would get, and its ids"},
     {OPT_FLAG, "tokenize", 0, 0, AT(tokenize), 0, 0, "print the ids of the prompt's text"},
@@ -2815,13 +2803,11 @@ static const Option option_table[] = {
      "how the tests are printed (default table)"},
     {OPT_TEXT, "perplexity", 0, "FILE", AT(perplexity), 0, 0,
      "how well the model predicts this text, in windows of -c tokens (default 512), the first half "
-     "of each "
-     "but the first being only context; --parse-special for a text in the chat template"},
+     "of each but the first being only context; --parse-special for a text in the chat template"},
     {OPT_TEXT, "kl", 0, "REFERENCE", AT(kl), 0, 0,
      "with --perplexity: how far the model's probabilities are from those of this model.bin, such "
-     "as "
-     "the same weights in f32"},
-    {OPT_GROUP, "Other", 0, 0, 0, 0, 0, 0},
+     "as the same weights in f32"},
+    {.kind = OPT_GROUP, .name = "Other"},
     {OPT_TEXT, "stats", 0, "FILE", AT(stats), 0, 0,
      "write what the run was and took as one line of JSON"},
     {OPT_FLAG, "help", "h", 0, AT(help), 0, 0, "print this"},
@@ -4090,10 +4076,9 @@ static bool chat_set_parameter(Chat *c, const char *name, const char *value, Err
 
 static void chat_show_parameters(const Program *p) {
     const SamplerOptions *s = &p->generate.sampler;
-    printf("temperature %g\ntop_k %" PRId64
-           "\ntop_p %g\nmin_p %g\nrepeat_penalty %g\nrepeat_last_n %" PRId64
-           "\npresence_penalty %g\nfrequency_penalty %g\nseed %" PRIu64 "\nnum_predict %" PRId64
-           "\n",
+    printf("temperature %g\ntop_k %" PRId64 "\ntop_p %g\nmin_p %g\nrepeat_penalty %g\n"
+           "repeat_last_n %" PRId64 "\npresence_penalty %g\nfrequency_penalty %g\n"
+           "seed %" PRIu64 "\nnum_predict %" PRId64 "\n",
            s->temperature, s->top_k, s->top_p, s->min_p, s->repeat_penalty, s->repeat_last_n,
            s->presence_penalty, s->frequency_penalty, s->seed, p->generate.max_tokens);
     for (size_t i = 0; i < p->options.n_stops; i++) printf("stop \"%s\"\n", p->options.stops[i]);
