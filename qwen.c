@@ -3048,12 +3048,14 @@ static bool options_check(const Options *o, Error *e) {
                     "generates 256");
     if (prompts > 0 && modes > o->render + o->tokenize)
         return fail(e, NULL, NULL, "--verify and --perplexity read no prompt");
-    if (o->max_tokens != UNSET && modes > 0)
-        return fail(e, NULL, "--max-tokens", "goes with a prompt to answer");
-    if (o->cache && modes > 0) return fail(e, NULL, "--cache", "goes with a prompt to answer");
+    const char *of_answers = o->max_tokens != UNSET ? "--max-tokens"
+                             : o->cache             ? "--cache"
+                             : o->stats             ? "--stats"
+                             : o->draft             ? "--draft"
+                                                    : NULL;
+    if (of_answers && modes > 0) return fail(e, NULL, of_answers, "goes with a prompt to answer");
     if (o->cache && !is_file_name(o->cache))
         return fail(e, NULL, "--cache", "expected a file name, got \"%s\"", o->cache);
-    if (o->stats && modes > 0) return fail(e, NULL, "--stats", "goes with a prompt to answer");
     if (o->stats && !is_file_name(o->stats))
         return fail(e, NULL, "--stats", "expected a file name, got \"%s\"", o->stats);
     if (!o->bench && (o->repetitions != UNSET || o->format != 0))
@@ -3066,7 +3068,6 @@ static bool options_check(const Options *o, Error *e) {
     if (o->prompts && o->cache) return fail(e, NULL, "--cache", "keeps one prompt, not --prompts");
     if (o->stats && o->cache && strcmp(o->stats, o->cache) == 0)
         return fail(e, NULL, "--stats", "expected another file than that of --cache");
-    if (o->draft && modes > 0) return fail(e, NULL, "--draft", "goes with a prompt to answer");
     if (o->draft && o->prompts)
         return fail(e, NULL, "--draft", "guesses for one answer at a time, not for --prompts");
     if (o->batch != UNSET && !o->prompts)
@@ -3087,24 +3088,23 @@ static int64_t new_seed(void) {
     return seed ? (int64_t)seed : (int64_t)(now_seconds() * 1e6) & 0xffffffff;
 }
 
+/* The value of an option; `usual` where it was not given. */
+static int64_t int_or(int64_t given, int64_t usual) { return given != UNSET ? given : usual; }
+static double real_or(double given, float usual) { return isnan(given) ? (double)usual : given; }
+
 static SamplerOptions sampler_options(const Options *o, const ModelHeader *h) {
     const ModelDefaults *d = &h->defaults;
-    bool greedy = !d->do_sample;
-    SamplerOptions s = {
-        .temperature = !isnan(o->temp) ? o->temp
-                       : greedy        ? 0
-                                       : (double)d->temperature,
-        .top_k = o->top_k != UNSET ? o->top_k : (int64_t)d->top_k,
-        .top_p = !isnan(o->top_p) ? o->top_p : (double)d->top_p,
-        .min_p = !isnan(o->min_p) ? o->min_p : (double)h->min_p,
-        .repeat_penalty =
-            !isnan(o->repeat_penalty) ? o->repeat_penalty : (double)d->repetition_penalty,
-        .repeat_last_n = o->repeat_last_n != UNSET ? o->repeat_last_n : -1,
-        .presence_penalty = !isnan(o->presence_penalty) ? o->presence_penalty : 0,
-        .frequency_penalty = !isnan(o->frequency_penalty) ? o->frequency_penalty : 0,
+    return (SamplerOptions){
+        .temperature = real_or(o->temp, d->do_sample ? d->temperature : 0),
+        .top_k = int_or(o->top_k, d->top_k),
+        .top_p = real_or(o->top_p, d->top_p),
+        .min_p = real_or(o->min_p, h->min_p),
+        .repeat_penalty = real_or(o->repeat_penalty, d->repetition_penalty),
+        .repeat_last_n = int_or(o->repeat_last_n, -1),
+        .presence_penalty = real_or(o->presence_penalty, 0),
+        .frequency_penalty = real_or(o->frequency_penalty, 0),
         .seed = (uint64_t)(o->seed >= 0 ? o->seed : new_seed()),
     };
-    return s;
 }
 
 /* A variable of the environment; NULL if it is empty or not there. */
@@ -3114,10 +3114,10 @@ static const char *environment(const char *name) {
 }
 
 static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
-    float yarn = isnan(o->yarn) ? 0 : (float)o->yarn;
+    float yarn = (float)real_or(o->yarn, 0);
     uint32_t limit = context_limit(m->config, yarn);
     uint32_t usual = o->perplexity ? 512 : 32768;
-    int64_t ctx = o->ctx != UNSET ? o->ctx : limit < usual ? limit : usual;
+    int64_t ctx = int_or(o->ctx, limit < usual ? limit : usual);
     if (ctx > limit)
         return fail(e, m->path, "context",
                     "this model knows %u positions, got -c %" PRId64 " (--yarn stretches it)",
@@ -3139,7 +3139,7 @@ static bool batch_size(const Options *o, const Model *m, size_t n_prompts, Engin
     if (!o->prompts) return true;
     double each = kv_bytes(m->config, to->kv_f32, round_up(to->ctx, KV_BLOCK));
     double room = allowed_memory() - (double)m->file.map.bytes;
-    uint32_t n = o->batch != UNSET ? (uint32_t)o->batch : DEFAULT_BATCH;
+    uint32_t n = (uint32_t)int_or(o->batch, DEFAULT_BATCH);
     if (n > n_prompts) n = (uint32_t)n_prompts;
     /* Roughly what is needed beside these: the program and its scratch, a stack and scratch for
      * each thread, logits and a sampler for each sequence. */
@@ -4736,7 +4736,7 @@ static void bench_print(const Program *p, const BenchTest *t, bool first) {
 
 static int run_bench(Program *p) {
     Error e;
-    size_t repetitions = p->options.repetitions != UNSET ? (size_t)p->options.repetitions : 5;
+    size_t repetitions = (size_t)int_or(p->options.repetitions, 5);
     for (size_t i = 0; i < p->n_tests; i++) {
         const BenchTest *t = &p->tests[i];
         if ((uint64_t)t->n + t->depth <= p->engine.options.ctx) continue;
@@ -4947,7 +4947,7 @@ static int run_verify(Program *p) {
 static void program_sampling(Program *p) {
     const Options *o = &p->options;
     p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.file.header),
-                                    .max_tokens = o->max_tokens != UNSET ? o->max_tokens : -1,
+                                    .max_tokens = int_or(o->max_tokens, -1),
                                     .loop_guard = !o->no_loop_guard,
                                     .ignore_eos = o->ignore_eos,
                                     .lookup = p->lookup,
