@@ -3183,12 +3183,17 @@ typedef struct {
     BenchTest tests[MAX_TESTS];
     size_t n_tests;
     bool not_finite;       /* --bench met numbers that are not */
-    int64_t lookup, draft; /* see GenerateOptions */
     double load_s;
     Model draft_model; /* --draft */
     Engine draft_engine;
     Drafter drafter;
 } Program;
+
+/* The sampling options in force: after the command line, and after /set. */
+static void program_sampling(Program *p) {
+    p->generate.sampler = sampler_options(&p->options, p->model.file.header);
+    p->generate.max_tokens = int_or(p->options.max_tokens, -1);
+}
 
 /* Not for what is read in a moment, nor where the line would wrap. */
 static void progress_line(size_t done, size_t n, double seconds) {
@@ -4036,8 +4041,6 @@ static const struct {
     {"num_predict", "max-tokens"},
 };
 #define N_PARAMETERS (sizeof parameter_names / sizeof parameter_names[0])
-
-static void program_sampling(Program *p);
 
 /* Add a stop string, or forget all when text is empty. */
 static bool chat_set_stop(Chat *c, const char *text, Error *e) {
@@ -4943,18 +4946,6 @@ static int run_verify(Program *p) {
 
 /* ---- 17. main -------------------------------------------------------------------------------- */
 
-/* The sampling options in force: after the command line, and after /set. */
-static void program_sampling(Program *p) {
-    const Options *o = &p->options;
-    p->generate = (GenerateOptions){.sampler = sampler_options(o, p->model.file.header),
-                                    .max_tokens = int_or(o->max_tokens, -1),
-                                    .loop_guard = !o->no_loop_guard,
-                                    .ignore_eos = o->ignore_eos,
-                                    .lookup = p->lookup,
-                                    .draft = p->draft,
-                                    .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
-}
-
 /* QWEN_LOOKUP and QWEN_DRAFT change only the time that an answer takes, so they are no options. */
 static bool guess_setting(const char *name, int64_t *to, Error *e) {
     const char *text = environment(name);
@@ -4982,8 +4973,12 @@ static bool drafter_open(Program *p, Error *e) {
 static bool program_open(Program *p, Error *e) {
     double start = now_seconds();
     EngineOptions engine = {0};
-    if (!guess_setting("QWEN_LOOKUP", &p->lookup, e) ||
-        !guess_setting("QWEN_DRAFT", &p->draft, e) || !model_load(&p->model, p->options.model, e) ||
+    p->generate = (GenerateOptions){.loop_guard = !p->options.no_loop_guard,
+                                    .ignore_eos = p->options.ignore_eos,
+                                    .progress = isatty(STDERR_FILENO) ? progress_line : NULL};
+    if (!guess_setting("QWEN_LOOKUP", &p->generate.lookup, e) ||
+        !guess_setting("QWEN_DRAFT", &p->generate.draft, e) ||
+        !model_load(&p->model, p->options.model, e) ||
         !engine_options(&p->options, &p->model, &engine, e) ||
         !batch_size(&p->options, &p->model, p->n_prompts, &engine, e))
         return false;
