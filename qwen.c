@@ -1630,9 +1630,8 @@ typedef struct {
     FILE *to;           /* NULL: only kept */
     const char **stops; /* (n_stops) */
     size_t n_stops;
-    Buffer held; /* not written yet */
-    Buffer all;  /* everything written, when keep is set */
-    bool keep;
+    Buffer held;  /* not written yet */
+    Buffer all;   /* everything written */
     bool stopped; /* a stop string ended it */
     Ids ids;      /* every token of the answer, the one that stopped it too */
 } Output;
@@ -1662,19 +1661,16 @@ static bool write_now(FILE *to, const char *text, size_t n, Error *e) {
 
 /* Write text[0..n) as UTF-8: a byte that belongs to no character becomes U+FFFD. */
 static bool output_text(Output *o, const char *text, size_t n, Error *e) {
-    Buffer clean = {0};
-    bool ok = true;
-    for (size_t i = 0; ok && i < n;) {
+    size_t written = o->all.n;
+    for (size_t i = 0, len; i < n; i += len) {
         int32_t cp;
-        int len = utf8_decode(text + i, n - i, &cp);
-        ok = cp < 0 ? buffer_puts(&clean, "\xef\xbf\xbd", e)
-                    : buffer_add(&clean, text + i, (size_t)len, e);
-        i += (size_t)len;
+        len = (size_t)utf8_decode(text + i, n - i, &cp);
+        bool ok = cp < 0 ? buffer_puts(&o->all, "\xef\xbf\xbd", e)
+                         : buffer_add(&o->all, text + i, len, e);
+        if (!ok) return false;
     }
-    if (ok && o->keep) ok = buffer_add(&o->all, clean.data, clean.n, e);
-    if (ok && o->to) ok = write_now(o->to, clean.data, clean.n, e);
-    buffer_free(&clean);
-    return ok;
+    return !o->to || o->all.n == written ||
+           write_now(o->to, o->all.data + written, o->all.n - written, e);
 }
 
 /* Does a stop string begin at held[i]: a whole one, or as much of one as is there? */
@@ -3372,7 +3368,7 @@ static void print_stats(const Program *p, const RunStats *st) {
 
 /* JSON is UTF-8; what a user typed, or called a file, need not be. */
 static bool quote_any(Buffer *b, const char *text, size_t n, Error *e) {
-    Output clean = {.keep = true};
+    Output clean = {0};
     bool ok = output_text(&clean, text, n, e) &&
               json_quote(b, clean.all.n ? clean.all.data : "", clean.all.n, e);
     output_close(&clean);
@@ -3505,8 +3501,7 @@ static int run_answer(Program *p) {
     Error e;
     ChatPrompt prompt = {0};
     RunStats st = {.finish = FINISH_ERROR};
-    Output out = {
-        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops};
     bool built = build_prompt(p, &prompt, &e);
     bool ok = built && take_cached(p, &prompt.ids, &e);
     size_t known = p->session.ids.n;
@@ -3722,7 +3717,7 @@ static bool slot_open(Batch *b, Slot *s, Error *e) {
         return batch_refused(b, index, &why, e);
     }
     s->index = index;
-    s->out = (Output){.stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    s->out = (Output){.stops = p->options.stops, .n_stops = p->options.n_stops};
     s->options = p->generate;
     s->options.progress = NULL;
     s->options.sampler.seed += index;
@@ -4243,8 +4238,7 @@ static void chat_report(const Chat *c, const RunStats *st, bool again) {
 static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
     Program *p = c->program;
     const Model *m = &p->model;
-    Output out = {
-        .to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops, .keep = true};
+    Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops};
     program_sampling(p); /* a new seed, unless one was asked for: then that and those behind it */
     p->generate.sampler.seed += c->again;
     bool ok = chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&

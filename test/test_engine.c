@@ -173,7 +173,7 @@ static void test_kl(void) {
 /* Feed pieces; what is shown after each must be the text beside it. */
 static void check_output(const char *const *stops, size_t n_stops, const char *const pieces[][2],
                          size_t n) {
-    Output o = {.stops = (const char **)stops, .n_stops = n_stops, .keep = true};
+    Output o = {.stops = (const char **)stops, .n_stops = n_stops};
     Error e;
     for (size_t i = 0; i < n && !o.stopped; i++) {
         if (pieces[i][0])
@@ -222,7 +222,7 @@ static void test_output_random(void) {
     static const char *const stops[] = {"aab", "bb", "abab", "ab\xc3\xa4"};
     uint64_t s = 3;
     for (int trial = 0; trial < 2000; trial++) {
-        Output o = {.stops = (const char **)stops, .n_stops = 1 + test_below(&s, 4), .keep = true};
+        Output o = {.stops = (const char **)stops, .n_stops = 1 + test_below(&s, 4)};
         Error e;
         char text[64];
         size_t n = 0, shown = 0, end;
@@ -511,7 +511,7 @@ static void check_finish(Session *s, uint32_t n_prompt, int64_t max, const char 
     Error e;
     GenerateOptions o = {.sampler = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1},
                          .max_tokens = max};
-    Output out = {.stops = &stop, .n_stops = stop != NULL, .keep = true};
+    Output out = {.stops = &stop, .n_stops = stop != NULL};
     bool ok = true;
     for (uint32_t i = 0; i < n_prompt; i++) ok = ok && ids_add(&prompt, text_ids[i], &e);
     ok = ok && generate(s, &prompt, &o, &out, &st, &e);

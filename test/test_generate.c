@@ -267,7 +267,7 @@ static void test_guesses(Session *s, const Case *c, Guesses g, const Ids *prompt
     Error e;
     RunStats st;
     GenerateOptions o = case_options(c, g);
-    Output out = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL, .keep = true};
+    Output out = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL};
     Output *to = plain->ids.n == 0 ? plain : &out;
     bool ok = generate(s, prompt, &o, to, &st, &e);
     CHECK(ok, "%s: %s", c->name, e.text);
@@ -304,7 +304,7 @@ static void test_case(Session *s, const Case *c, Expected expected, Count *count
         s->drafter ? sizeof drafted / sizeof drafted[0] : sizeof looked_up / sizeof looked_up[0];
     Ids prompt = {0};
     RunStats first = {0};
-    Output plain = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL, .keep = true};
+    Output plain = {.stops = (const char **)&c->stop, .n_stops = c->stop != NULL};
     make_prompt(&prompt, c->repeats, 7);
     for (size_t i = 0; i < n; i++)
         test_guesses(s, c, s->drafter ? drafted[i] : looked_up[i], &prompt, &first, &plain,
@@ -381,13 +381,13 @@ static void test_together(Engine *engine, int64_t max) {
         make_prompt(&prompts[i], 1 + i, 20 + i);
         options[i] = case_options(&cases[i % 2 ? 5 : 1], (Guesses){0, 0});
         options[i].max_tokens = max + 9 * i;
-        Output first = {.keep = true};
+        Output first = {0};
         ok = ok && session_open(&sessions[i], engine, &e);
         sessions[i].seq = i;
         ok = ok && generate(&sessions[i], &prompts[i], &options[i], &first, &alone[i], &e);
         output_close(&first);
         options[i].lookup = lookups[i];
-        out[i] = (Output){.keep = true};
+        out[i] = (Output){0};
         ok = ok && run_open(&runs[i], &sessions[i], &prompts[i], &options[i], &out[i], &st[i], &e);
     }
     for (uint32_t n = 1; ok && n > 0;) {
@@ -415,7 +415,7 @@ static void test_other_fails(Engine *engine) {
     Session sessions[2];
     Run runs[2], *both[2] = {&runs[0], &runs[1]};
     RunStats st[2];
-    Output out[2] = {{.keep = true}, {.keep = true}};
+    Output out[2] = {{0}, {0}};
     Ids prompts[2] = {{0}, {0}};
     GenerateOptions options[2];
     Error e = {{0}};
@@ -522,7 +522,7 @@ static void test_record(Session *s, Small *d) {
     CHECK(ok, "%s", e.text);
     for (uint32_t which = 7; ok && which < 12; which++) {
         RunStats first = {0};
-        Output plain = {.keep = true};
+        Output plain = {0};
         Ids prompt = {0};
         make_prompt(&prompt, 6, which);
         test_guesses(s, &cases[2], (Guesses){0, 1}, &prompt, &first, &plain, DRAFTER_ANY, &count);
