@@ -3309,29 +3309,34 @@ static bool render_messages(const Program *p, ChatPrompt *out, Error *e) {
     return ok;
 }
 
-/* The start of a conversation: this system message, or if it is NULL the one that goes without
- * saying. */
-static bool start_conversation(const Program *p, const char *system, size_t n, ChatPrompt *out,
-                               Error *e) {
+static bool render_turn(const Program *p, const char *role, const char *text, size_t n,
+                        ChatPrompt *out, Error *e) {
+    return chat_turn(&p->model.chat, p->model.tokenizer, role, text, n, p->options.parse_special,
+                     out, e);
+}
+
+/* The system message of a conversation that does not begin with one. */
+static bool render_default_system(const Program *p, ChatPrompt *out, Error *e) {
     const ChatTemplate *t = &p->model.chat;
-    if (!system && !t->has_default_system) return true;
-    return chat_turn(t, p->model.tokenizer, "system", system ? system : t->default_system,
-                     system ? n : t->default_system_len, p->options.parse_special, out, e);
+    return !t->has_default_system ||
+           render_turn(p, "system", t->default_system, t->default_system_len, out, e);
+}
+
+static bool check_template(const Program *p, Error *e) {
+    return p->model.chat.family != CHAT_NONE ||
+           fail(e, p->model.path, "template",
+                "this model has none (--raw feeds the text as it is)");
 }
 
 /* text[0..n) as the user's words, or as it is. */
 static bool render_text(const Program *p, const char *text, size_t n, ChatPrompt *out, Error *e) {
     const Options *o = &p->options;
-    const ChatTemplate *t = &p->model.chat;
     if (o->raw || o->tokenize)
         return buffer_add(&out->text, text, n, e) &&
                tokenizer_encode(p->model.tokenizer, text, n, o->parse_special, &out->ids, e);
-    if (t->family == CHAT_NONE)
-        return fail(e, p->model.path, "template",
-                    "this model has none (--raw feeds the text as it is)");
-    return start_conversation(p, NULL, 0, out, e) &&
-           chat_turn(t, p->model.tokenizer, "user", text, n, o->parse_special, out, e) &&
-           chat_open_reply(t, p->model.tokenizer, out, e);
+    return check_template(p, e) && render_default_system(p, out, e) &&
+           render_turn(p, "user", text, n, out, e) &&
+           chat_open_reply(&p->model.chat, p->model.tokenizer, out, e);
 }
 
 /* The prompt that the options describe, as ids. */
@@ -3799,10 +3804,7 @@ static int run_batch(Program *p) {
                .json = is_json_lines(&p->text),
                .start = now_seconds(),
                .show = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO)};
-    if (p->model.chat.family == CHAT_NONE && !p->options.raw && !b.json) {
-        fail(&e, p->model.path, "template", "this model has none (--raw feeds the text as it is)");
-        return complain(&e, 1);
-    }
+    if (!p->options.raw && !b.json && !check_template(p, &e)) return complain(&e, 1);
     bool ok = batch_open(&b, &e) && batch_run(&b, &e);
     ok = (!b.answers || batch_flush(&b, ok ? &e : &second)) && ok;
     if (interrupts && b.next < p->n_prompts) b.total.finish = FINISH_INTERRUPT;
@@ -3831,21 +3833,27 @@ typedef struct {
     size_t ids, text, messages; /* the lengths of these */
 } Mark;
 
-/* A conversation on a terminal. `prompt.ids` is all that was said so far, as the ids that the model
- * has read and written, so nothing is computed twice; `messages` is the same as JSON, for /save.
- * Answers, and what /show and /? tell, go to stdout; prompts, notes and errors to stderr. */
+/* `prompt.ids` is all that was said so far, as the ids that the model has read and written, so
+ * nothing is computed twice; `messages` is the same as JSON, for /save. */
+typedef struct {
+    ChatPrompt prompt;
+    Buffer messages; /* {"role":...,"content":...},... without the brackets */
+    Buffer system;   /* the system message set by the user, */
+    bool has_system; /* if there is one */
+    size_t begin;    /* prompt.ids.n when nothing was said yet */
+    Mark asked;      /* behind the last question; {0}: none that can be answered again */
+} Conversation;
+
+/* A chat on a terminal. Answers, and what /show and /? tell, go to stdout; prompts, notes and
+ * errors to stderr. */
 typedef struct {
     Program *program;
-    ChatPrompt prompt;
-    size_t begin;           /* prompt.ids.n when nothing was said yet */
-    Mark asked;             /* behind the last question; {0}: none that can be answered again */
-    int64_t seed;           /* --seed when that was answered, and ... */
+    Conversation said;
+    int64_t seed;           /* --seed when the last question was answered, and ... */
     uint64_t again;         /* ... how often it was answered again with that one */
-    Buffer messages;        /* {"role":...,"content":...},... without the brackets */
-    Buffer system;          /* the system message set by the user */
     char *stops[MAX_STOPS]; /* (n_stops) those that /set added; the options point to them */
     size_t n_stops;
-    bool has_system, verbose, quit;
+    bool verbose, quit;
     bool failed; /* no more can be read, or kept */
     bool block, command; /* the latest input: it came between """; it began with a slash */
     size_t block_at;     /* where in it the block's text begins: behind "/set system ", or 0 */
@@ -3854,7 +3862,7 @@ typedef struct {
 /* Positions of the context that are taken. The end of an answer that filled it is not among them.
  */
 static size_t chat_used(const Chat *c) {
-    return min_size(c->prompt.ids.n, c->program->engine.options.ctx);
+    return min_size(c->said.prompt.ids.n, c->program->engine.options.ctx);
 }
 
 static const char chat_help[] =
@@ -3875,18 +3883,25 @@ static const char chat_help[] =
     "system\n"
     "^C                         stops an answer; a second one leaves\n";
 
-static Mark chat_mark(const Chat *c) {
+static void conversation_free(Conversation *c) {
+    chat_prompt_free(&c->prompt);
+    buffer_free(&c->messages);
+    buffer_free(&c->system);
+}
+
+static Mark conversation_mark(const Conversation *c) {
     return (Mark){c->prompt.ids.n, c->prompt.text.n, c->messages.n};
 }
 
-static void chat_rewind(Chat *c, Mark to) {
+static void conversation_rewind(Conversation *c, Mark to) {
     c->prompt.ids.n = to.ids;
     c->prompt.text.n = to.text;
     c->messages.n = to.messages;
 }
 
 /* Note a message for /save: JSON is UTF-8, so the text is made that. */
-static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Error *e) {
+static bool conversation_note(Conversation *c, const char *role, const char *text, size_t n,
+                              Error *e) {
     size_t before = c->messages.n;
     if ((before == 0 || buffer_puts(&c->messages, ",\n", e)) &&
         buffer_printf(&c->messages, e, "{\"role\": \"%s\", \"content\": ", role) &&
@@ -3896,51 +3911,46 @@ static bool chat_note(Chat *c, const char *role, const char *text, size_t n, Err
     return false;
 }
 
+/* A message more, of the system or the user. */
+static bool chat_add(Chat *c, const char *role, const char *text, size_t n, Error *e) {
+    return render_turn(c->program, role, text, n, &c->said.prompt, e) &&
+           conversation_note(&c->said, role, text, n, e);
+}
+
 /* Begin anew, with the system message in force. */
 static bool chat_reset(Chat *c, Error *e) {
-    chat_prompt_free(&c->prompt);
-    buffer_free(&c->messages);
-    c->prompt = (ChatPrompt){0};
-    c->asked = (Mark){0};
-    bool ok = !c->has_system || chat_note(c, "system", c->system.data, c->system.n, e);
-    ok = ok && start_conversation(c->program, c->has_system ? c->system.data : NULL, c->system.n,
-                                  &c->prompt, e);
-    c->begin = c->prompt.ids.n;
+    Conversation *said = &c->said;
+    chat_prompt_free(&said->prompt);
+    buffer_free(&said->messages);
+    said->prompt = (ChatPrompt){0};
+    said->asked = (Mark){0};
+    bool ok = said->has_system ? chat_add(c, "system", said->system.data, said->system.n, e)
+                               : render_default_system(c->program, &said->prompt, e);
+    said->begin = said->prompt.ids.n;
     return ok;
 }
 
 /* A new system message. In a conversation that has begun it is one more message, as in ollama. */
 static bool chat_set_system(Chat *c, const char *text, size_t n, Error *e) {
-    const Program *p = c->program;
-    c->asked = (Mark){0};
-    c->system.n = 0;
-    c->has_system = true;
-    if (!buffer_add(&c->system, text, n, e)) return false;
-    if (c->prompt.ids.n == c->begin) return chat_reset(c, e);
-    return chat_turn(&p->model.chat, p->model.tokenizer, "system", text, n,
-                     p->options.parse_special, &c->prompt, e) &&
-           chat_note(c, "system", text, n, e);
+    Conversation *said = &c->said;
+    said->asked = (Mark){0};
+    said->system.n = 0;
+    said->has_system = true;
+    if (!buffer_add(&said->system, text, n, e)) return false;
+    return said->prompt.ids.n == said->begin ? chat_reset(c, e) : chat_add(c, "system", text, n, e);
 }
 
 static bool chat_save(const Chat *c, const char *path, Error *e) {
     Buffer b = {0};
-    if (c->messages.n == 0) return fail(e, NULL, "/save", "nothing was said yet");
+    const Buffer *messages = &c->said.messages;
+    if (messages->n == 0) return fail(e, NULL, "/save", "nothing was said yet");
     bool ok = may_replace(path, "[{", e) && buffer_puts(&b, "[", e) &&
-              buffer_add(&b, c->messages.data, c->messages.n, e) && buffer_puts(&b, "]\n", e) &&
+              buffer_add(&b, messages->data, messages->n, e) && buffer_puts(&b, "]\n", e) &&
               write_whole(path, &b, e);
     buffer_free(&b);
     if (ok) fprintf(stderr, "(saved to %s)\n", path);
     return ok;
 }
-
-/* A conversation read from a file, on its way into a Chat. */
-typedef struct {
-    ChatPrompt prompt;
-    Buffer messages, system;
-    bool has_system;
-    size_t begin; /* this one and the next: as in Chat */
-    Mark asked;
-} Loaded;
 
 /* The text of a message's content: it is one, or an array of parts that have some. */
 static bool content_text(const Json *content, Buffer *out, Error *e) {
@@ -3956,17 +3966,16 @@ static bool content_text(const Json *content, Buffer *out, Error *e) {
 
 /* The question of a file: its last message, or the one before where that is an answer. By itself
  * the answer's turn is as many tokens: no merge reaches across turns. */
-static bool loaded_question(const Program *p, const Json *messages, Loaded *to, Error *e) {
+static bool find_question(const Program *p, const Json *messages, Conversation *to, Error *e) {
     const Json *last = messages->child, *before = NULL;
     Buffer text = {0};
     ChatPrompt turn = {0};
     bool ok = true;
     for (; last->next; last = last->next) before = last;
-    to->asked = (Mark){to->prompt.ids.n, to->prompt.text.n, to->messages.n};
+    to->asked = conversation_mark(to);
     if (json_is(json_get(last, "role"), "assistant") && !json_get(last, "tool_calls")) {
         ok = content_text(json_get(last, "content"), &text, e) &&
-             chat_turn(&p->model.chat, p->model.tokenizer, "assistant", text.data ? text.data : "",
-                       text.n, p->options.parse_special, &turn, e);
+             render_turn(p, "assistant", text.data ? text.data : "", text.n, &turn, e);
         to->asked.ids -= turn.ids.n;
         to->asked.text -= turn.text.n;
         to->asked.messages -= last->source_len + (before ? 2 : 0); /* ",\n" */
@@ -3978,7 +3987,7 @@ static bool loaded_question(const Program *p, const Json *messages, Loaded *to, 
     return ok;
 }
 
-static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e) {
+static bool chat_parse(const Program *p, const char *path, Conversation *to, Error *e) {
     const Model *m = &p->model;
     JsonDoc *doc = json_read(path, (size_t)64 << 20, e);
     if (!doc) return false;
@@ -3994,30 +4003,22 @@ static bool chat_parse(const Program *p, const char *path, Loaded *to, Error *e)
                      (content->kind == JSON_STRING || content->kind == JSON_ARRAY);
     if (to->has_system) ok = content_text(content, &to->system, e);
     if (to->has_system && !first->next) to->begin = to->prompt.ids.n;
-    ok = ok && loaded_question(p, messages, to, e);
+    ok = ok && find_question(p, messages, to, e);
     json_free(doc);
     return ok;
 }
 
 /* Replace the conversation by the one in the file; on an error the old one stays. */
 static bool chat_load(Chat *c, const char *path, Error *e) {
-    Loaded new = {.has_system = false};
-    bool ok = chat_parse(c->program, path, &new, e);
-    if (ok) {
-        Loaded old = {c->prompt, c->messages, c->system, c->has_system, c->begin, c->asked};
-        c->prompt = new.prompt;
-        c->begin = new.begin;
-        c->asked = new.asked;
-        c->messages = new.messages;
-        c->system = new.system;
-        c->has_system = new.has_system;
-        fprintf(stderr, "(loaded %s: %zu tokens)\n", path, c->prompt.ids.n);
-        new = old;
+    Conversation new = {.has_system = false};
+    if (!chat_parse(c->program, path, &new, e)) {
+        conversation_free(&new);
+        return false;
     }
-    chat_prompt_free(&new.prompt);
-    buffer_free(&new.messages);
-    buffer_free(&new.system);
-    return ok;
+    conversation_free(&c->said);
+    c->said = new;
+    fprintf(stderr, "(loaded %s: %zu tokens)\n", path, new.prompt.ids.n);
+    return true;
 }
 
 /* ollama's names of the sampling parameters, and the options whose ranges they share. */
@@ -4122,8 +4123,9 @@ static bool chat_show(const Chat *c, const char *what, Error *e) {
         printf("%s\n", families[t->family]);
     else if (strcmp(what, "system") != 0)
         return fail(e, NULL, "/show", "expected info, parameters, system or template");
-    else if (c->has_system)
-        return write_now(stdout, c->system.data, c->system.n, e) && write_now(stdout, "\n", 1, e);
+    else if (c->said.has_system)
+        return write_now(stdout, c->said.system.data, c->said.system.n, e) &&
+               write_now(stdout, "\n", 1, e);
     else if (t->has_default_system)
         show_text(t->default_system, t->default_system_len);
     else
@@ -4200,15 +4202,16 @@ static bool chat_command(Chat *c, Buffer *text, Error *e) {
  * turn. Where a stop string ended it, the tokens of what was shown before. */
 static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
     const Model *m = &c->program->model;
+    ChatPrompt *prompt = &c->said.prompt;
     size_t n = out->ids.n;
     bool eos = n > 0 && is_eos(m, out->ids.ids[n - 1]), ok = true;
     if (out->stopped)
         ok = tokenizer_encode(m->tokenizer, out->all.data ? out->all.data : "", out->all.n, false,
-                              &c->prompt.ids, e);
+                              &prompt->ids, e);
     else
-        for (size_t i = 0; ok && i + eos < n; i++) ok = ids_add(&c->prompt.ids, out->ids.ids[i], e);
-    return ok && chat_close_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
-           chat_note(c, "assistant", out->all.data, out->all.n, e);
+        for (size_t i = 0; ok && i + eos < n; i++) ok = ids_add(&prompt->ids, out->ids.ids[i], e);
+    return ok && chat_close_reply(&m->chat, m->tokenizer, prompt, e) &&
+           conversation_note(&c->said, "assistant", out->all.data, out->all.n, e);
 }
 
 static void chat_warn_context(const Chat *c) {
@@ -4237,12 +4240,12 @@ static void chat_report(const Chat *c, const RunStats *st, bool again) {
 /* Answer the question that the conversation ends with; *began: something was. */
 static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
     Program *p = c->program;
-    const Model *m = &p->model;
     Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops};
     program_sampling(p); /* a new seed, unless one was asked for: then that and those behind it */
     p->generate.sampler.seed += c->again;
-    bool ok = chat_open_reply(&m->chat, m->tokenizer, &c->prompt, e) &&
-              generate(&p->session, &c->prompt.ids, &p->generate, &out, st, e) &&
+    ChatPrompt *prompt = &c->said.prompt;
+    bool ok = chat_open_reply(&p->model.chat, p->model.tokenizer, prompt, e) &&
+              generate(&p->session, &prompt->ids, &p->generate, &out, st, e) &&
               chat_keep_answer(c, &out, e);
     *began = ok && (st->finish != FINISH_INTERRUPT || st->n_generated > 0);
     if (out.all.n > 0)
@@ -4257,32 +4260,30 @@ static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
 /* The user said text[0..n): answer it. When that fails, or is stopped before the answer begins, the
  * conversation is as it was. */
 static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error *e) {
-    const Program *p = c->program;
-    Mark before = chat_mark(c);
+    Mark before = conversation_mark(&c->said);
     bool began = false;
-    c->seed = p->options.seed;
+    c->seed = c->program->options.seed;
     c->again = 0;
-    bool ok = chat_turn(&p->model.chat, p->model.tokenizer, "user", text, n,
-                        p->options.parse_special, &c->prompt, e) &&
-              chat_note(c, "user", text, n, e);
-    Mark asked = chat_mark(c);
+    bool ok = chat_add(c, "user", text, n, e);
+    Mark asked = conversation_mark(&c->said);
     ok = ok && chat_reply(c, st, &began, e);
     if (began)
-        c->asked = asked;
+        c->said.asked = asked;
     else
-        chat_rewind(c, before);
+        conversation_rewind(&c->said, before);
     return ok;
 }
 
 /* /regen. When it fails, or is stopped before the answer begins, the question waits for another. */
 static bool chat_regenerate(Chat *c, RunStats *st, Error *e) {
     bool began;
-    if (c->asked.ids == 0) return fail(e, NULL, "/regen", "there is nothing to answer again");
+    Mark asked = c->said.asked;
+    if (asked.ids == 0) return fail(e, NULL, "/regen", "there is nothing to answer again");
     c->again = c->seed == c->program->options.seed ? c->again + 1 : 0;
     c->seed = c->program->options.seed;
-    chat_rewind(c, c->asked);
+    conversation_rewind(&c->said, asked);
     bool ok = chat_reply(c, st, &began, e);
-    if (!began) chat_rewind(c, c->asked);
+    if (!began) conversation_rewind(&c->said, asked);
     return ok;
 }
 
@@ -4480,9 +4481,7 @@ static int run_chat(Program *p) {
         complain(&e, 1);
     }
     chat_set_stop(&c, "", &e);
-    chat_prompt_free(&c.prompt);
-    buffer_free(&c.messages);
-    buffer_free(&c.system);
+    conversation_free(&c.said);
     return status;
 }
 

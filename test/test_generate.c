@@ -637,7 +637,7 @@ static void test_load_early(Model *m, const char *path) {
                                "{\"role\":\"assistant\",\"content\":\"b\"}]";
     Error e;
     Program p = {.model = *m};
-    Loaded early = {.has_system = false}, plain = {.has_system = false};
+    Conversation early = {.has_system = false}, plain = {.has_system = false};
     char file[320];
     snprintf(file, sizeof file, "%s.json", path);
     Buffer text = {0};
@@ -650,12 +650,8 @@ static void test_load_early(Model *m, const char *path) {
     const Ids *a = &early.prompt.ids, *b = &plain.prompt.ids;
     CHECK(a->n > 10 && a->n == b->n && memcmp(a->ids, b->ids, a->n * sizeof *a->ids) == 0,
           "the same turns: %zu and %zu tokens", a->n, b->n);
-    for (int i = 0; i < 2; i++) {
-        Loaded *l = i ? &early : &plain;
-        chat_prompt_free(&l->prompt);
-        buffer_free(&l->messages);
-        buffer_free(&l->system);
-    }
+    conversation_free(&early);
+    conversation_free(&plain);
     unlink(file);
     buffer_free(&text);
 }
