@@ -358,8 +358,7 @@ typedef struct {
     Engine *e;
     const Token *tokens; /* (n) */
     uint32_t n;
-    bool given;     /* tokens of a prompt */
-    bool rounds;    /* activations as bf16, not as int8 */
+    bool rounds; /* activations as bf16, not as int8 */
     const Layer *layer;
     uint32_t layer_index;
     const float *in; /* prepare: rows to normalize or take as they are */
@@ -767,7 +766,7 @@ static uint32_t cut_spans(const Pass *p) {
 static void attend(Pass *p) {
     Engine *e = p->e;
     uint32_t b = e->model->config->num_key_value_heads, longest = 0;
-    bool rounded = p->given && e->rounds_attention;
+    bool rounded = p->rounds && e->rounds_attention;
     for (uint32_t t = 0; t < p->n; t++)
         if (p->tokens[t].pos > longest) longest = p->tokens[t].pos;
     p->n_splits = longest / ATTEND_KEYS + 1;
@@ -932,8 +931,7 @@ static bool goes_on(const Waiting *w, uint32_t l, uint32_t n_layers) {
 static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, float *logits,
                     const Waiting *waiting) {
     const uint32_t n_layers = e->model->config->num_hidden_layers;
-    Pass p = {.e = e, .tokens = tokens, .n = n, .given = origin == GIVEN};
-    p.rounds = p.given && e->rounds_prompts;
+    Pass p = {.e = e, .tokens = tokens, .n = n, .rounds = origin == GIVEN && e->rounds_prompts};
     parallel_for(e->pool, n, embed_unit, &p);
     for (uint32_t l = 0; l < n_layers; l++) {
         if (waiting && !goes_on(waiting, l, n_layers)) return false;
