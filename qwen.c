@@ -91,7 +91,7 @@ typedef struct Pool Pool;
 
 typedef struct {
     uint32_t first, n;
-} Span; /* tokens of a pass */
+} Span; /* of the tokens of a pass, or of other things that are numbered */
 
 /* What decoding passes cost, and what guesses (section 8) have saved. */
 typedef struct {
@@ -456,13 +456,10 @@ static uint32_t n_units(const Pass *p, const Operand *a, uint32_t parts, uint32_
     return (uint32_t)min_size(parts, (size_t)threads * ((share + most - 1) / most));
 }
 
-/* Which of `parts` unit u of n takes: [first, end). */
-typedef struct {
-    uint32_t first, end;
-} Range;
-static Range unit_range(uint32_t unit, uint32_t n, uint32_t parts) {
-    return (Range){(uint32_t)((uint64_t)parts * unit / n),
-                   (uint32_t)((uint64_t)parts * (unit + 1) / n)};
+/* Which of `parts` a unit of n takes. */
+static Span unit_span(uint32_t unit, uint32_t n, uint32_t parts) {
+    uint32_t first = (uint32_t)((uint64_t)parts * unit / n);
+    return (Span){first, (uint32_t)((uint64_t)parts * (unit + 1) / n) - first};
 }
 
 /* Pairs of panels; the last panel may be alone. */
@@ -504,14 +501,15 @@ static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     while (unit >= j->units[i]) unit -= j->units[i++];
     const Product *p = &j->products[i];
     uint32_t half = n_pairs(p->w);
-    Range r = unit_range(unit, j->units[i], half);
-    uint32_t pairs = r.end - r.first, second = n_panels(p->w) - half - r.first; /* or one less */
-    Panels w = matrix_panels(p->w, r.first, half, 1, pairs + (uint32_t)min_size(second, pairs));
+    Span pairs = unit_span(unit, j->units[i], half);
+    uint32_t second = n_panels(p->w) - half - pairs.first; /* at least pairs.n, or one less */
+    Panels w = matrix_panels(p->w, pairs.first, half, 1,
+                             pairs.n + (uint32_t)min_size(second, pairs.n));
     float *out = e->outputs + thread * e->outputs_room;
     panels_multiply(j->pass, &w, j->input, out);
     for (i = 0; i < w.n; i++, out += outputs_size(j->input))
-        product_store(e, p, r.first + i / 2 + i % 2 * half, j->input->n_tok, j->pass->in_terms,
-                      out);
+        product_store(e, p, pairs.first + i / 2 + i % 2 * half, j->input->n_tok,
+                      j->pass->in_terms, out);
 }
 
 /* Compute n products of an input: all their rows are one range of parallel work. */
@@ -813,9 +811,9 @@ static void gated_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Pass *p = ctx;
     const Engine *e = p->e;
     const Mat *w = &p->layer->gate_proj;
-    Range r = unit_range(unit, gated_units(p), n_pairs(w));
-    uint32_t first = 2 * r.first, row = first * PANEL_ROWS;
-    uint32_t n = (uint32_t)min_size(2 * r.end, n_panels(w)) - first;
+    Span pairs = unit_span(unit, gated_units(p), n_pairs(w));
+    uint32_t first = 2 * pairs.first, row = first * PANEL_ROWS;
+    uint32_t n = (uint32_t)min_size(2 * pairs.n, n_panels(w) - first);
     Gated g = gate_and_up(p, first, n, e->outputs + thread * e->outputs_room);
     Piece x = {.n_tok = p->n,
                .k = row,
