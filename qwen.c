@@ -158,9 +158,12 @@ typedef struct {
 
 typedef enum { GENERATED, GIVEN } Origin; /* of a token: by the model, or in a prompt */
 
+/* All that Part I knows of threads. parallel_for calls fn(ctx, unit, thread) for every unit in
+ * [0, n), spread over the pool's threads, and returns when all are done; one unit runs on the
+ * caller. (Section 13.) */
+static Pool *pool_open(uint32_t threads, Error *e);
+static void pool_close(Pool *pool);
 typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
-/* Call fn(ctx, unit, thread) for every unit in [0, n), spread over the pool's threads; returns when
- * all are done. One unit runs on the caller. (Section 9.) */
 static void parallel_for(Pool *pool, uint32_t n, UnitFn fn, void *ctx);
 
 static size_t round_up(size_t a, size_t m) { return (a + m - 1) / m * m; }
@@ -326,11 +329,30 @@ static void sin_cos_f64(double x, double *s, double *c) {
     *c = quadrant == 0 ? cosine : quadrant == 1 ? -sine : quadrant == 2 ? -cosine : sine;
 }
 
+/* The YaRN factor in force: what --yarn asks for, or the model's own. 0: none. */
+static float yarn_in_force(const ModelConfig *c, float asked) {
+    return asked > 0 ? asked : c->yarn_factor;
+}
+
+/* The positions that YaRN stretches. */
+static uint32_t yarn_positions(const ModelConfig *c) {
+    uint32_t original = c->yarn_original_max_position_embeddings;
+    return original ? original : c->max_position_embeddings;
+}
+
+/* How many positions the model knows, with what --yarn asks for. */
+static uint32_t context_limit(const ModelConfig *c, float asked) {
+    double factor = (double)yarn_in_force(c, asked);
+    double limit = factor > 0 ? factor * yarn_positions(c) : c->max_position_embeddings;
+    return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
+}
+
 /* inv_freq[i] = theta^(-2i/D), and with YaRN (arXiv 2309.00071; transformers'
  * _compute_yarn_parameters) a blend, from the fast to the slow pairs, of that and that divided by
  * the factor. */
-static void rope_init(Engine *e, double factor, double original) {
+static void rope_init(Engine *e) {
     const ModelConfig *c = e->model->config;
+    double factor = (double)yarn_in_force(c, e->options.yarn_factor), original = yarn_positions(c);
     double d = c->head_dim, ln_theta = ln_f64(c->rope_theta), low = 0, high = 0;
     const double two_pi = 6.28318530717958647693;
     if (factor > 0) {
@@ -946,10 +968,6 @@ static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
     return true;
 }
 
-static void engine_close(Engine *e);
-static Pool *pool_open(uint32_t threads, Error *e);
-static void pool_close(Pool *pool);
-
 #ifndef MAP_NORESERVE /* FreeBSD never reserves */
 #define MAP_NORESERVE 0
 #endif
@@ -1050,24 +1068,6 @@ static bool engine_scratch(Engine *e, Error *err) {
     return e->scratch != NULL;
 }
 
-/* The YaRN factor in force: what --yarn asks for, or the model's own. 0: none. */
-static float yarn_in_force(const ModelConfig *c, float asked) {
-    return asked > 0 ? asked : c->yarn_factor;
-}
-
-/* The positions that YaRN stretches. */
-static uint32_t yarn_positions(const ModelConfig *c) {
-    uint32_t original = c->yarn_original_max_position_embeddings;
-    return original ? original : c->max_position_embeddings;
-}
-
-/* How many positions the model knows, with what --yarn asks for. */
-static uint32_t context_limit(const ModelConfig *c, float asked) {
-    double factor = (double)yarn_in_force(c, asked);
-    double limit = factor > 0 ? factor * yarn_positions(c) : c->max_position_embeddings;
-    return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
-}
-
 static bool engine_fill(Engine *e, Error *err) {
     const ModelConfig *c = e->model->config;
     const EngineOptions *o = &e->options;
@@ -1083,21 +1083,12 @@ static bool engine_fill(Engine *e, Error *err) {
     e->inv_freq = alloc_array(err, "rotary frequencies", c->head_dim / 2, sizeof *e->inv_freq);
     e->caches = alloc_array(err, "sequences", o->n_seq, sizeof *e->caches);
     if (!e->inv_freq || !e->caches) return false;
-    rope_init(e, (double)yarn_in_force(c, o->yarn_factor), yarn_positions(c));
+    rope_init(e);
     for (uint32_t s = 0; s < o->n_seq; s++)
         if (!kv_open(e, &e->caches[s], err)) return false;
     if (!engine_scratch(e, err)) return false;
     e->pool = o->pool ? o->pool : pool_open(o->threads, err);
     return e->pool != NULL;
-}
-
-/* Make an engine for the model: kernels, threads, caches, scratch. Positions beyond context_limit()
- * work, but the model has not learned them. */
-static bool engine_open(Engine *e, const Model *m, const EngineOptions *options, Error *err) {
-    *e = (Engine){.model = m, .options = *options};
-    if (engine_fill(e, err)) return true;
-    engine_close(e);
-    return false;
 }
 
 static void engine_close(Engine *e) {
@@ -1108,6 +1099,15 @@ static void engine_close(Engine *e) {
     free(e->inv_freq);
     free(e->caches);
     *e = (Engine){0};
+}
+
+/* Make an engine for the model: kernels, threads, caches, scratch. Positions beyond context_limit()
+ * work, but the model has not learned them. */
+static bool engine_open(Engine *e, const Model *m, const EngineOptions *options, Error *err) {
+    *e = (Engine){.model = m, .options = *options};
+    if (engine_fill(e, err)) return true;
+    engine_close(e);
+    return false;
 }
 
 /* ---- 5. Sampler ------------------------------------------------------------------------------ */
@@ -1410,6 +1410,20 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
     return s->ids.n = session_common(s, prompt);
 }
 
+/* Take over the first n tokens of another session of the same engine, keys and values and all. */
+static bool session_copy(Session *to, const Session *from, size_t n, Error *err) {
+    const Engine *e = to->engine;
+    const KvCache *a = &e->caches[to->seq], *b = &e->caches[from->seq];
+    for (size_t p = 0; p < n_planes(e); p++) {
+        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_plane(e, n));
+        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_plane(e, n));
+    }
+    to->ids.n = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!ids_add(&to->ids, from->ids.ids[i], err)) return false;
+    return true;
+}
+
 /* A session on disk: what --cache keeps of a prompt for the next run of the program.
  *
  *   CacheHeader
@@ -1465,20 +1479,6 @@ static CacheKey cache_key(const Engine *e) {
                     .yarn_factor = yarn_in_force(&h->config, e->options.yarn_factor)};
     memcpy(key.model_sha256, h->source_sha256, sizeof key.model_sha256);
     return key;
-}
-
-/* Take over the first n tokens of another session of the same engine, keys and values and all. */
-static bool session_copy(Session *to, const Session *from, size_t n, Error *err) {
-    const Engine *e = to->engine;
-    const KvCache *a = &e->caches[to->seq], *b = &e->caches[from->seq];
-    for (size_t p = 0; p < n_planes(e); p++) {
-        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_plane(e, n));
-        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_plane(e, n));
-    }
-    to->ids.n = 0;
-    for (size_t i = 0; i < n; i++)
-        if (!ids_add(&to->ids, from->ids.ids[i], err)) return false;
-    return true;
 }
 
 static bool cache_size(const Engine *e, size_t n, size_t *bytes) {
@@ -2332,7 +2332,7 @@ static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Ou
 
 /* ---- 9. Threads ------------------------------------------------------------------------------ */
 
-/* parallel_for is all that Part I knows of threads. Each thread has a share of the units, which it
+/* Each thread has a share of the units, which it
  * takes from the front one by one; whoever is done first helps the others. A call ends when all
  * units are done: a thread that another program keeps from running is not waited for, unless it
  * has one in hand. Threads wait for the next call by spinning, since the next call is microseconds
