@@ -3,11 +3,12 @@
  * A model.bin (model.h) is mapped and used in place; a prompt goes in, tokens come out one by one.
  * The file reads from top to bottom:
  *
- *   Part I    the model      1 structures   2 opening   3 rotary angles   4 forward
- *                            5 sampler      6 session   7 output          8 generation
- *   Part II   the machine    9 threads     10 processors and memory
- *   Part III  the program   11 options     12 prompts and statistics     13 many prompts
- *                           14 chat        15 bench    16 perplexity and verify    17 main
+ *   Part I    the model      1 structures   2 opening        3 rotary angles     4 forward
+ *                            5 engine       6 sampler        7 session           8 session on disk
+ *                            9 output      10 generation    11 speculative decoding
+ *   Part II   the machine   12 threads     13 processors, memory, signals
+ *   Part III  the program   14 options     15 one prompt, and statistics        16 many prompts
+ *                           17 chat        18 bench         19 perplexity and verify    20 main
  *
  * The arithmetic itself is in kernels/, behind the table that kernels/kernels.h describes; text <->
  * ids in tokenizer.c; conversations -> ids in chat.c.
@@ -93,7 +94,7 @@ typedef struct {
     uint32_t first, n;
 } Span; /* of the tokens of a pass, or of other things that are numbered */
 
-/* What decoding passes cost, and what guesses (section 8) have saved. */
+/* What decoding passes cost, and what guesses (section 11) have saved. */
 typedef struct {
     double seconds[DECODE_ROWS + 1]; /* of a pass of so many tokens, lately; 0: not known */
     uint32_t plain, guessed;         /* passes without guesses; those with, since the last one */
@@ -160,7 +161,7 @@ typedef enum { GENERATED, GIVEN } Origin; /* of a token: by the model, or in a p
 
 /* All that Part I knows of threads. parallel_for calls fn(ctx, unit, thread) for every unit in
  * [0, n), spread over the pool's threads, and returns when all are done; one unit runs on the
- * caller. (Section 13.) */
+ * caller. (Section 12.) */
 static Pool *pool_open(uint32_t threads, Error *e);
 static void pool_close(Pool *pool);
 typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
@@ -968,6 +969,8 @@ static bool forward(Engine *e, Origin origin, const Token *tokens, uint32_t n, f
     return true;
 }
 
+/* ---- 5. Engine ------------------------------------------------------------------------------- */
+
 #ifndef MAP_NORESERVE /* FreeBSD never reserves */
 #define MAP_NORESERVE 0
 #endif
@@ -1110,7 +1113,7 @@ static bool engine_open(Engine *e, const Model *m, const EngineOptions *options,
     return false;
 }
 
-/* ---- 5. Sampler ------------------------------------------------------------------------------ */
+/* ---- 6. Sampler ------------------------------------------------------------------------------ */
 
 typedef struct {
     double temperature; /* 0: always the likeliest token */
@@ -1291,7 +1294,7 @@ static int32_t sample(Sampler *s, float *logits, const int32_t *ids, size_t n, s
     return choose(s, best_k(s, logits, k));
 }
 
-/* For --kl (section 16); here because the tests include Parts I and II alone.
+/* For --kl (section 19); here because the tests include Parts I and II alone.
  *
  * ln of the sum of exp(logits[0..n)), n >= 1. */
 static double log_sum_exp(const float *logits, uint32_t n) {
@@ -1310,7 +1313,7 @@ static double kl_divergence(const float *p, const float *q, uint32_t n) {
     return sum;
 }
 
-/* ---- 6. Session ------------------------------------------------------------------------------ */
+/* ---- 7. Session ------------------------------------------------------------------------------ */
 
 /* Guesses that were right, by how sure of them one could be. */
 #define GUESS_CLASSES 5
@@ -1332,7 +1335,7 @@ typedef struct {
 } Session;
 
 /* A smaller model with the same tokenizer, whose session follows a conversation to guess how it
- * goes on (section 8). It holds the conversation from the token `from` on. */
+ * goes on (section 11). It holds the conversation from the token `from` on. */
 struct Drafter {
     Session session;
     size_t from;
@@ -1424,7 +1427,9 @@ static bool session_copy(Session *to, const Session *from, size_t n, Error *err)
     return true;
 }
 
-/* A session on disk: what --cache keeps of a prompt for the next run of the program.
+/* ---- 8. Session on disk ---------------------------------------------------------------------- */
+
+/* What --cache keeps of a prompt for the next run of the program.
  *
  *   CacheHeader
  *   i32 ids[n]       the prompt, as far as it was read
@@ -1618,7 +1623,7 @@ static bool cache_write(const Session *s, const char *path, size_t n, Error *err
     return false;
 }
 
-/* ---- 7. Output ------------------------------------------------------------------------------- */
+/* ---- 9. Output ------------------------------------------------------------------------------- */
 
 /* Text on its way out. It holds back what may still become a stop string, and the beginning of a
  * character whose end is not there yet. */
@@ -1711,7 +1716,7 @@ static bool output_finish(Output *o, Error *e) {
     return ok;
 }
 
-/* ---- 8. Generation --------------------------------------------------------------------------- */
+/* ---- 10. Generation -------------------------------------------------------------------------- */
 
 /* The loop guard: the answer has become the same `period` tokens again and again. Three whole
  * copies of at least 96 tokens together are taken for a loop. */
@@ -1893,12 +1898,15 @@ static bool run_close(Run *r, bool ok, Error *e) {
     return ok;
 }
 
-/* Guesses. Where the latest tokens stood before, in prompt or answer, other tokens followed; or a
- * smaller model says what it would go on with. A pass is fed those too. It reads the weights once,
- * however many tokens there are, which is most of its time; and behind every guess that turns out
- * to be what the sampler chooses, the next token's logits are there already. The other guesses are
- * forgotten. So the answer never depends on them, nor on the clock that decides how many there are:
- * every token is chosen from the same logits by the same random number. */
+/* ---- 11. Speculative decoding ---------------------------------------------------------------- */
+
+/* Where the latest tokens stood before, in prompt or answer, other tokens followed (prompt lookup);
+ * or a smaller model says what it would go on with (a draft model). A pass is fed those guesses
+ * too. It reads the weights once, however many tokens there are, which is most of its time; and
+ * behind every guess that turns out to be what the sampler chooses, the next token's logits are
+ * there already. The other guesses are forgotten. So the answer never depends on them, nor on the
+ * clock that decides how many there are: every token is chosen from the same logits by the same
+ * random number. */
 
 #define MATCH_MIN 2u
 #define MATCH_MAX 16u
@@ -2330,13 +2338,13 @@ static bool generate(Session *s, const Ids *prompt, const GenerateOptions *o, Ou
  * Part II: the machine
  * ============================================================================================ */
 
-/* ---- 9. Threads ------------------------------------------------------------------------------ */
+/* ---- 12. Threads ----------------------------------------------------------------------------- */
 
-/* Each thread has a share of the units, which it
- * takes from the front one by one; whoever is done first helps the others. A call ends when all
- * units are done: a thread that another program keeps from running is not waited for, unless it
- * has one in hand. Threads wait for the next call by spinning, since the next call is microseconds
- * away; after a while without one they sleep. Which thread runs a unit never changes a result. */
+/* Each thread has a share of the units, which it takes from the front one by one; whoever is done
+ * first helps the others. A call ends when all units are done: a thread that another program keeps
+ * from running is not waited for, unless it has one in hand. Threads wait for the next call by
+ * spinning, since the next call is microseconds away; after a while without one they sleep. Which
+ * thread runs a unit never changes a result. */
 
 #ifdef QWEN_OMP
 
@@ -2526,7 +2534,7 @@ static Pool *pool_open(uint32_t threads, Error *e) {
 
 #endif
 
-/* ---- 10. Processors and memory --------------------------------------------------------------- */
+/* ---- 13. Processors, memory, signals --------------------------------------------------------- */
 
 /* The first line of a small system file, or "". */
 static void read_line(const char *path, char *line, size_t room) {
@@ -2660,7 +2668,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 
 #ifndef QWEN_NO_MAIN
 
-/* ---- 11. Options ----------------------------------------------------------------------------- */
+/* ---- 14. Options ----------------------------------------------------------------------------- */
 
 #define MAX_STOPS 16
 #define MAX_BATCH DECODE_ROWS
@@ -3145,7 +3153,7 @@ static bool batch_size(const Options *o, const Model *m, size_t n_prompts, Engin
                 n, to->ctx, n * each * 1e-9, fmax(room, 0) * 1e-9);
 }
 
-/* ---- 12. Prompts and statistics -------------------------------------------------------------- */
+/* ---- 15. One prompt, and statistics ---------------------------------------------------------- */
 
 /* A test of --bench, with llama-bench's meaning: pp reads n tokens of a prompt (logits of the last
  * only), tg generates n one by one without choosing among them, b does so for several sequences at
@@ -3538,7 +3546,7 @@ static int run_show_prompt(Program *p) {
     return !ok ? complain(&e, 1) : interrupts ? 130 : 0;
 }
 
-/* ---- 13. Many prompts ------------------------------------------------------------------------ */
+/* ---- 16. Many prompts ------------------------------------------------------------------------ */
 
 /* One of the sequences, and the line of --prompts that is answered there. */
 typedef struct {
@@ -3822,7 +3830,7 @@ static int run_batch(Program *p) {
     return status;
 }
 
-/* ---- 14. Chat -------------------------------------------------------------------------------- */
+/* ---- 17. Chat -------------------------------------------------------------------------------- */
 
 /* A point of a conversation, to go back to. */
 typedef struct {
@@ -4481,7 +4489,7 @@ static int run_chat(Program *p) {
     return status;
 }
 
-/* ---- 15. Bench ------------------------------------------------------------------------------- */
+/* ---- 18. Bench ------------------------------------------------------------------------------- */
 
 #define BATCH_TOKENS 32 /* tokens of each sequence in a test of several */
 
@@ -4746,7 +4754,7 @@ static int run_bench(Program *p) {
     return 0;
 }
 
-/* ---- 16. Perplexity and verify --------------------------------------------------------------- */
+/* ---- 19. Perplexity and verify --------------------------------------------------------------- */
 
 #define SCORE_ROWS 32u /* tokens whose logits are looked at together */
 
@@ -4933,7 +4941,7 @@ static int run_verify(Program *p) {
     return stopped ? complain(&e, 130) : bad ? 1 : 0;
 }
 
-/* ---- 17. main -------------------------------------------------------------------------------- */
+/* ---- 20. main -------------------------------------------------------------------------------- */
 
 /* QWEN_LOOKUP and QWEN_DRAFT change only the time that an answer takes, so they are no options. */
 static bool guess_setting(const char *name, int64_t *to, Error *e) {

@@ -61,8 +61,8 @@ done
     mv -- qwen.c.gcov "$build/gcov/qwen.c.gcov" && rm -f -- *.gcov
     gcov -b -c -o "$build/test_engine-test_engine.gcda" test/test_engine.c >/dev/null 2>&1
     mv -- qwen.c.gcov "$build/gcov/engine.c.gcov" && rm -f -- *.gcov)
-from=$(grep -n '^/\* ---- 5. Sampler' "$root/qwen.c" | cut -d: -f1)
-to=$(grep -n '^/\* ---- 6. ' "$root/qwen.c" | cut -d: -f1)
+from=$(grep -n '^/\* ---- [0-9]*. Sampler' "$root/qwen.c" | cut -d: -f1)
+to=$(grep -n '^/\* ---- [0-9]*. Session -' "$root/qwen.c" | cut -d: -f1)
 if [ -f "$build/gcov/qwen.c.gcov" ] && [ -f "$build/gcov/engine.c.gcov" ] &&
     [ -n "$from" ] && [ -n "$to" ]; then
     counts=$(numbers "$from" "$to" "$build/gcov/qwen.c.gcov" "$build/gcov/engine.c.gcov")
