@@ -1982,10 +1982,9 @@ static double pace_seconds(const Pace *p, uint32_t m) {
 }
 
 /* A pass for n_runs took so many seconds, for m tokens, of which `accepted` were right guesses, and
- * a drafter `drafting` seconds before it. Guesses may cost what they saved before, and 0.5 %
- * of the time. A pass that took longer than the tokens can be the reason of was held up
- * by something else. Costs that were not measured for long are forgotten: a machine that was busy
- * may be so no longer. */
+ * a drafter `drafting` seconds before it. Guesses may cost what they saved before, and 0.5 % of the
+ * time. A pass that took longer than its tokens can explain was held up by something else. Costs
+ * that were not measured for long are forgotten: a machine that was busy may be so no longer. */
 static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, double seconds,
                       double drafting) {
     double plain = pace_seconds(p, n_runs);
@@ -2254,28 +2253,25 @@ static void pick_unit(void *ctx, uint32_t unit, uint32_t thread) {
     }
 }
 
-/* What the tokens of a pass are, for every run its latest one and guesses; their number in *m, and
- * the seconds that drafters took for them in *drafting. */
-static bool runs_tokens(Run **runs, uint32_t n, Token *tokens, uint32_t *m, double *drafting,
-                        Error *err) {
+/* What the o->m tokens of a pass are: for every run its latest one and guesses. */
+static bool runs_tokens(Run **runs, uint32_t n, Token *tokens, Outlook *o, Error *err) {
     const Engine *e = runs[0]->session->engine;
-    Outlook o = {.allowed = pace_allows(&e->pace, n),
-                 .m = n,
-                 .room = (uint32_t)min_size(DECODE_ROWS, e->chunk) - n,
-                 .gain = n};
-    *m = 0;
+    uint32_t m = 0;
+    *o = (Outlook){.allowed = pace_allows(&e->pace, n),
+                   .m = n,
+                   .room = (uint32_t)min_size(DECODE_ROWS, e->chunk) - n,
+                   .gain = n};
     for (uint32_t i = 0; i < n; i++) {
         Run *r = runs[i];
         Session *s = r->session;
         size_t pos = s->ids.n;
-        if (!ids_add(&s->ids, r->next, err) || !run_guess(r, &o, err)) return false;
-        r->row = *m;
+        if (!ids_add(&s->ids, r->next, err) || !run_guess(r, o, err)) return false;
+        r->row = m;
         for (; pos < s->ids.n; pos++)
-            tokens[(*m)++] = (Token){s->ids.ids[pos], s->seq, (uint32_t)pos, true};
+            tokens[m++] = (Token){s->ids.ids[pos], s->seq, (uint32_t)pos, true};
         r->stats->n_drafted += r->n_drafts;
         r->stats->decode_bytes += (double)e->model->token_bytes / n + kv_read(e, pos - 1);
     }
-    *drafting = o.drafting;
     return true;
 }
 
@@ -2305,14 +2301,14 @@ static bool run_take_picked(Run *r, uint32_t *accepted, Error *err) {
 static bool runs_step(Run **runs, uint32_t n, Error *err) {
     Engine *e = runs[0]->session->engine;
     Token tokens[DECODE_ROWS];
-    uint32_t m, accepted = 0;
-    double drafting;
-    if (!runs_tokens(runs, n, tokens, &m, &drafting, err)) {
+    Outlook o;
+    uint32_t accepted = 0;
+    if (!runs_tokens(runs, n, tokens, &o, err)) {
         runs[0]->failed = true;
         return runs[0]->going = false;
     }
     double start = now_seconds();
-    forward(e, GENERATED, tokens, m, e->logits, NULL);
+    forward(e, GENERATED, tokens, o.m, e->logits, NULL);
     parallel_for(e->pool, n, pick_unit, runs);
     double seconds = now_seconds() - start;
     for (uint32_t i = 0; i < n; i++)
@@ -2320,7 +2316,7 @@ static bool runs_step(Run **runs, uint32_t n, Error *err) {
             runs[i]->failed = true;
             return false;
         }
-    pace_note(&e->pace, n, m, accepted, seconds, drafting);
+    pace_note(&e->pace, n, o.m, accepted, seconds, o.drafting);
     return true;
 }
 
