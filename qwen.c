@@ -3109,15 +3109,19 @@ static const char *environment(const char *name) {
     return text && *text ? text : NULL;
 }
 
+static bool check_context(const Model *m, float yarn, int64_t ctx, Error *e) {
+    uint32_t limit = context_limit(m->config, yarn);
+    return ctx <= limit ||
+           fail(e, m->path, "context",
+                "this model knows %u positions, got -c %" PRId64 " (--yarn stretches it)", limit,
+                ctx);
+}
+
 static bool engine_options(const Options *o, const Model *m, EngineOptions *to, Error *e) {
     float yarn = (float)real_or(o->yarn, 0);
-    uint32_t limit = context_limit(m->config, yarn);
-    uint32_t usual = o->perplexity ? 512 : 32768;
-    int64_t ctx = int_or(o->ctx, limit < usual ? limit : usual);
-    if (ctx > limit)
-        return fail(e, m->path, "context",
-                    "this model knows %u positions, got -c %" PRId64 " (--yarn stretches it)",
-                    limit, ctx);
+    size_t usual = min_size(o->perplexity ? 512 : 32768, context_limit(m->config, yarn));
+    int64_t ctx = int_or(o->ctx, (int64_t)usual);
+    if (!check_context(m, yarn, ctx, e)) return false;
     *to = (EngineOptions){.threads = o->threads != UNSET ? (uint32_t)o->threads : default_threads(),
                           .ctx = (uint32_t)ctx,
                           .n_seq = 1,
@@ -4848,16 +4852,15 @@ static bool scored_open(Scored *s, Model *m, Engine *engine, Error *e) {
 
 /* Open the reference of --kl: it must take the same ids for the same text. */
 static bool reference_open(const Program *p, Model *m, Engine *engine, Error *e) {
-    EngineOptions options;
+    EngineOptions options = p->engine.options;
     if (!model_load(m, p->options.kl, e)) return false;
     if (m->config->vocab_size != p->model.config->vocab_size)
         return fail(e, m->path, "vocab_size", "expected %u as in %s, got %u",
                     p->model.config->vocab_size, p->model.path, m->config->vocab_size);
-    if (!check_same_tokenizer(m, &p->model, e) || !engine_options(&p->options, m, &options, e))
-        return false;
     options.pool = p->engine.pool;
-    options.threads = p->engine.options.threads; /* what this process may use may have changed */
-    return engine_open(engine, m, &options, e);
+    return check_same_tokenizer(m, &p->model, e) &&
+           check_context(m, options.yarn_factor, options.ctx, e) &&
+           engine_open(engine, m, &options, e);
 }
 
 static void print_score(const Program *p, Score *s, size_t n_ids) {
@@ -4980,7 +4983,6 @@ static bool program_open(Program *p, Error *e) {
         p->model.chat.default_system_len = strlen(p->options.system);
         p->model.chat.has_default_system = true;
     }
-    if (p->options.perplexity) p->options.ctx = engine.ctx; /* --kl's model gets the same */
     for (size_t i = 0; i < p->n_tests; i++)
         if (p->tests[i].n_seq > engine.n_seq) engine.n_seq = p->tests[i].n_seq;
     if (!engine_open(&p->engine, &p->model, &engine, e) ||
