@@ -560,43 +560,47 @@ static size_t value_plane(const Engine *e, size_t n) {
            values_bytes(e->model->config->head_dim, e->options.kv_f32);
 }
 
-/* Store the key and the value of one token, k, v (D), in the blocks of its plane, at position pos
- * of a block. */
-static void put_floats(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos,
-                       const float *k, const float *v) {
-    uint32_t d_head = e->model->config->head_dim;
-    float *to = (float *)(void *)keys + pos;
-    for (uint32_t d = 0; d < d_head; d++) to[d * KV_BLOCK] = k[d];
-    memcpy((float *)(void *)values + (size_t)pos * e->v_stride, v, d_head * sizeof *v);
+/* Blocks of keys and of values, of the same positions. */
+typedef struct {
+    uint8_t *k, *v;
+} Blocks;
+
+/* Those of a plane from position `first` (a multiple of KV_BLOCK) on. */
+static Blocks kv_blocks(const Engine *e, uint32_t seq, size_t plane, uint32_t first) {
+    const KvCache *kv = &e->caches[seq];
+    return (Blocks){kv->k + plane * kv->k_plane + key_plane(e, first),
+                    kv->v + plane * kv->v_plane + value_plane(e, first)};
 }
-static void put_words(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos, const float *k,
-                      const float *v) {
-    enum { LINE_WORDS = LINE_BYTES / sizeof(int16_t) };
+
+/* Store the key and the value of one token, k, v (D), at position pos of a block. */
+static void put_floats(const Engine *e, Blocks to, uint32_t pos, const float *k, const float *v) {
     uint32_t d_head = e->model->config->head_dim;
-    int16_t words[MAX_HEAD_DIM], *to = (int16_t *)(void *)keys;
+    float *key = (float *)(void *)to.k + pos;
+    for (uint32_t d = 0; d < d_head; d++) key[d * KV_BLOCK] = k[d];
+    memcpy((float *)(void *)to.v + (size_t)pos * e->v_stride, v, d_head * sizeof *v);
+}
+static void put_words(const Engine *e, Blocks to, uint32_t pos, const float *k, const float *v) {
+    enum { LINE_WORDS = LINE_BYTES / sizeof(int16_t), LINE_FLOATS = LINE_BYTES / sizeof(float) };
+    uint32_t d_head = e->model->config->head_dim;
+    int16_t words[MAX_HEAD_DIM], *keys = (void *)to.k, *values = (void *)to.v;
     float scale = e->kernels->words(words, k, d_head);
-    for (uint32_t d = 0; d < d_head; d++) to[d / 2 * 2 * KV_BLOCK + 2 * pos + d % 2] = words[d];
-    ((float *)(void *)keys)[(size_t)d_head * LINE_BYTES / sizeof(float) + pos] = scale;
-    to = (int16_t *)(void *)values;
+    for (uint32_t d = 0; d < d_head; d++) keys[d / 2 * 2 * KV_BLOCK + 2 * pos + d % 2] = words[d];
+    ((float *)(void *)to.k)[(size_t)d_head * LINE_FLOATS + pos] = scale;
     scale = e->kernels->words(words, v, d_head);
     for (uint32_t d = 0; d < d_head; d++) {
         size_t line = values_line(d) + pos / 2 * values_step(e->v_stride, d);
-        to[line * LINE_WORDS + d % 16 * 2 + pos % 2] = words[d];
+        values[line * LINE_WORDS + d % 16 * 2 + pos % 2] = words[d];
     }
-    ((float *)(void *)values)[(size_t)e->v_stride * LINE_BYTES / sizeof(float) + pos] = scale;
+    ((float *)(void *)to.v)[(size_t)e->v_stride * LINE_FLOATS + pos] = scale;
+}
+static void block_put(const Engine *e, Blocks to, uint32_t pos, const float *k, const float *v) {
+    (e->options.kv_f32 ? put_floats : put_words)(e, to, pos, k, v);
 }
 
-static void block_put(const Engine *e, uint8_t *keys, uint8_t *values, uint32_t pos, const float *k,
-                      const float *v) {
-    (e->options.kv_f32 ? put_floats : put_words)(e, keys, values, pos, k, v);
-}
-
-/* The same at position pos of the context. */
-static void kv_put(const Engine *e, const KvCache *kv, size_t plane, uint32_t pos, const float *k,
-                   const float *v) {
-    uint32_t first = pos / KV_BLOCK * KV_BLOCK;
-    block_put(e, kv->k + plane * kv->k_plane + key_plane(e, first),
-              kv->v + plane * kv->v_plane + value_plane(e, first), pos - first, k, v);
+/* Those that token t meets in this layer. */
+static Blocks pass_blocks(const Pass *p, uint32_t t, uint32_t kv_head, uint32_t first) {
+    size_t plane = (size_t)p->layer_index * p->e->model->config->num_key_value_heads + kv_head;
+    return kv_blocks(p->e, p->tokens[t].seq, plane, first);
 }
 
 /* Take the bias of k_proj off the rotated keys k (B, D) of one token, in the pairs that hardly
@@ -629,9 +633,9 @@ static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     if (p->layer->k_bias) subtract_bias(e, k, p->layer->k_bias);
     float scale = 1 / sqrtf((float)c->head_dim);
     for (uint32_t i = 0; i < c->num_attention_heads * c->head_dim; i++) q[i] *= scale;
-    for (uint32_t b = 0; b < c->num_key_value_heads; b++)
-        kv_put(e, &e->caches[p->tokens[t].seq], (size_t)p->layer_index * c->num_key_value_heads + b,
-               p->tokens[t].pos, k + b * c->head_dim, v + b * c->head_dim);
+    uint32_t pos = p->tokens[t].pos % KV_BLOCK, first = p->tokens[t].pos - pos;
+    for (uint32_t b = 0; b < c->num_key_value_heads; b++, k += c->head_dim, v += c->head_dim)
+        block_put(e, pass_blocks(p, t, b, first), pos, k, v);
 }
 
 /* What attend() found for some rows, as floats: see Found in kernels.h. */
@@ -653,18 +657,16 @@ static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t fir
                         uint8_t *scratch, Found to) {
     Engine *e = p->e;
     const ModelConfig *c = e->model->config;
-    const Token *token = &p->tokens[span.first];
-    const KvCache *kv = &e->caches[token->seq];
-    size_t plane = (size_t)p->layer_index * c->num_key_value_heads + kv_head;
     const float *q = query_heads(p, span.first, kv_head);
+    Blocks keys = pass_blocks(p, span.first, kv_head, first);
     Attend a = {
         .head_dim = c->head_dim,
         .n_tok = span.n,
         .first = first,
-        .pos = token->pos,
+        .pos = p->tokens[span.first].pos,
         .q_stride = e->q_stride,
-        .k = kv->k + plane * kv->k_plane + key_plane(e, first),
-        .v = kv->v + plane * kv->v_plane + value_plane(e, first),
+        .k = keys.k,
+        .v = keys.v,
         .scratch = scratch,
     };
     for (uint32_t h = 0; h < group_size(c); h += a.n_heads) { /* a span of several has few enough */
@@ -744,8 +746,7 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const ModelConfig *c = e->model->config;
     uint32_t b = c->num_key_value_heads, kv_head = unit % b, g = group_size(c);
     const Span *span = &e->spans[unit / b];
-    const KvCache *kv = &e->caches[p->tokens[span->first].seq];
-    size_t plane = (size_t)p->layer_index * b + kv_head;
+    Blocks keys = pass_blocks(p, span->first, kv_head, 0);
     PromptAttend a = {
         .head_dim = c->head_dim,
         .n_heads = g,
@@ -753,8 +754,8 @@ static void prompt_attend_unit(void *ctx, uint32_t unit, uint32_t thread) {
         .pos = p->tokens[span->first].pos,
         .q = query_heads(p, span->first, kv_head),
         .q_stride = e->q_stride,
-        .k = kv->k + plane * kv->k_plane,
-        .v = kv->v + plane * kv->v_plane,
+        .k = keys.k,
+        .v = keys.v,
         .scratch = e->attend_scratch + (size_t)thread * ATTEND_BYTES,
         .out = e->heads + span->first * e->q_stride + (size_t)kv_head * g * c->head_dim,
         .out_stride = e->q_stride,
@@ -1416,10 +1417,10 @@ static size_t session_rewind(Session *s, const Ids *prompt) {
 /* Take over the first n tokens of another session of the same engine, keys and values and all. */
 static bool session_copy(Session *to, const Session *from, size_t n, Error *err) {
     const Engine *e = to->engine;
-    const KvCache *a = &e->caches[to->seq], *b = &e->caches[from->seq];
     for (size_t p = 0; p < n_planes(e); p++) {
-        memcpy(a->k + p * a->k_plane, b->k + p * b->k_plane, key_plane(e, n));
-        memcpy(a->v + p * a->v_plane, b->v + p * b->v_plane, value_plane(e, n));
+        Blocks a = kv_blocks(e, to->seq, p, 0), b = kv_blocks(e, from->seq, p, 0);
+        memcpy(a.k, b.k, key_plane(e, n));
+        memcpy(a.v, b.v, value_plane(e, n));
     }
     to->ids.n = 0;
     for (size_t i = 0; i < n; i++)
@@ -1536,7 +1537,6 @@ static bool cache_prove(const Engine *e, const Map *m, const char *path, Error *
 /* Take what the file's tokens and the prompt have in common into the empty session. */
 static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error *err) {
     const Engine *e = s->engine;
-    const KvCache *kv = &e->caches[s->seq];
     size_t n = ((const CacheHeader *)(const void *)data)->n;
     const int32_t *ids = (const void *)(data + sizeof(CacheHeader));
     size_t most = min_size(min_size(n, prompt->n), e->options.ctx);
@@ -1544,8 +1544,9 @@ static bool cache_take(Session *s, const uint8_t *data, const Ids *prompt, Error
         if (!ids_add(&s->ids, prompt->ids[s->ids.n], err)) return false;
     const uint8_t *from = (const uint8_t *)(ids + n);
     for (size_t p = 0; p < n_planes(e); p++, from += key_plane(e, n) + value_plane(e, n)) {
-        memcpy(kv->k + p * kv->k_plane, from, key_plane(e, s->ids.n));
-        memcpy(kv->v + p * kv->v_plane, from + key_plane(e, n), value_plane(e, s->ids.n));
+        Blocks to = kv_blocks(e, s->seq, p, 0);
+        memcpy(to.k, from, key_plane(e, s->ids.n));
+        memcpy(to.v, from + key_plane(e, n), value_plane(e, s->ids.n));
     }
     return true;
 }
@@ -1585,26 +1586,27 @@ static bool cache_put(CacheWriter *w, const void *bytes, size_t n, Error *err) {
     return newfile_write(&w->file, bytes, n, err);
 }
 
-/* n positions of a plane. Its last blocks may hold later ones too, of the answer: not in the file.
+/* n positions of a plane. Its last block may hold later ones too, of the answer: not in the file.
  */
-static bool cache_put_plane(CacheWriter *w, const Engine *e, const uint8_t *keys,
-                            const uint8_t *values, size_t n, Error *err) {
+static bool cache_put_plane(CacheWriter *w, const Session *s, size_t plane, size_t n, Error *err) {
     static const float zeros[MAX_HEAD_DIM];
-    size_t rest = n % KV_BLOCK, whole_keys = key_plane(e, n - rest), more_keys = key_plane(e, rest);
-    size_t whole_values = value_plane(e, n - rest), more_values = value_plane(e, rest);
-    uint8_t *k = e->attend_scratch, *v = k + more_keys; /* idle now; there is room for much more */
-    memcpy(k, keys + whole_keys, more_keys);
-    memcpy(v, values + whole_values, more_values);
+    const Engine *e = s->engine;
+    size_t rest = n % KV_BLOCK, keys = key_plane(e, rest), values = value_plane(e, rest);
+    Blocks whole = kv_blocks(e, s->seq, plane, 0);
+    Blocks last = kv_blocks(e, s->seq, plane, (uint32_t)(n - rest));
+    Blocks copy = {e->attend_scratch, e->attend_scratch + keys}; /* idle now, and large enough */
+    memcpy(copy.k, last.k, keys);
+    memcpy(copy.v, last.v, values);
     for (uint32_t pos = (uint32_t)rest; pos > 0 && pos < KV_BLOCK; pos++)
-        block_put(e, k, v, pos, zeros, zeros);
-    return cache_put(w, keys, whole_keys, err) && cache_put(w, k, more_keys, err) &&
-           cache_put(w, values, whole_values, err) && cache_put(w, v, more_values, err);
+        block_put(e, copy, pos, zeros, zeros);
+    return cache_put(w, whole.k, key_plane(e, n - rest), err) && cache_put(w, copy.k, keys, err) &&
+           cache_put(w, whole.v, value_plane(e, n - rest), err) &&
+           cache_put(w, copy.v, values, err);
 }
 
 /* Write the first n tokens of the session. */
 static bool cache_write(const Session *s, const char *path, size_t n, Error *err) {
     const Engine *e = s->engine;
-    const KvCache *kv = &e->caches[s->seq];
     CacheHeader h = {.version = CACHE_VERSION, .key = cache_key(e), .n = n};
     CacheWriter w = {.crc = 0};
     size_t bytes;
@@ -1616,7 +1618,7 @@ static bool cache_write(const Session *s, const char *path, size_t n, Error *err
     bool ok =
         cache_put(&w, &h, sizeof h, err) && cache_put(&w, s->ids.ids, n * sizeof *s->ids.ids, err);
     for (size_t p = 0; ok && p < n_planes(e); p++)
-        ok = cache_put_plane(&w, e, kv->k + p * kv->k_plane, kv->v + p * kv->v_plane, n, err);
+        ok = cache_put_plane(&w, s, p, n, err);
     h.crc32c = w.crc;
     if (ok && newfile_pwrite(&w.file, &h, sizeof h, 0, err)) return newfile_commit(&w.file, err);
     newfile_abort(&w.file);
