@@ -1374,8 +1374,8 @@ typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
 /* Append ids[0..n) to the session, in chunks, with the arithmetic for tokens of this origin; the
  * logits of the last one are in s->logits. The caller has checked that they fit. After ^C the
  * chunks that were done stay. */
-static Fed session_feed_as(Session *s, Origin origin, const int32_t *ids, size_t n,
-                           ProgressFn progress, Error *err) {
+static Fed session_feed(Session *s, Origin origin, const int32_t *ids, size_t n,
+                        ProgressFn progress, Error *err) {
     Engine *e = s->engine;
     Token *tokens = alloc_array(err, "tokens", e->chunk, sizeof *tokens);
     if (!tokens) return FED_FAILED;
@@ -1394,11 +1394,6 @@ static Fed session_feed_as(Session *s, Origin origin, const int32_t *ids, size_t
     free(tokens);
     if (result == FED && !check_finite(e, s->logits, s->ids.n - 1, err)) return FED_NOT_FINITE;
     return result;
-}
-
-/* The same for a prompt. */
-static Fed session_feed(Session *s, const int32_t *ids, size_t n, ProgressFn progress, Error *err) {
-    return session_feed_as(s, GIVEN, ids, n, progress, err);
 }
 
 /* How many tokens the cache and the prompt have in common. The last one of the prompt is never
@@ -1851,7 +1846,7 @@ static bool run_prompt(Run *r, const Ids *prompt, Error *e) {
     RunStats *st = r->stats;
     Session *s = r->session;
     st->n_cached = session_rewind(s, prompt);
-    Fed fed = session_feed(s, prompt->ids + st->n_cached, prompt->n - st->n_cached,
+    Fed fed = session_feed(s, GIVEN, prompt->ids + st->n_cached, prompt->n - st->n_cached,
                            r->options->progress, e);
     st->n_read = s->ids.n - st->n_cached;
     st->prompt_s = now_seconds() - r->start;
@@ -2170,7 +2165,7 @@ static bool drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_
     size_t n = run_lacks(r);
     if (n == 0) return false;
     Origin origin = n < DRAFT_MIN ? GENERATED : GIVEN; /* what is fastest for so many */
-    Fed fed = session_feed_as(&d->session, origin, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
+    Fed fed = session_feed(&d->session, origin, s->ids.ids + s->ids.n - n, n, NULL, &d->error);
     if (fed == FED) *id = drafter_choose(r, ahead, class);
     d->failed = fed == FED_NOT_FINITE || fed == FED_FAILED;
     if (!d->begun) pace_credit(&s->engine->pace);
@@ -4603,7 +4598,7 @@ static bool bench_read_prompt(Program *p, uint32_t n, Error *e) {
     int32_t *ids = alloc_array(e, "bench", n, sizeof *ids);
     if (!ids) return false;
     for (uint32_t i = 0; i < n; i++) ids[i] = bench_id(p, &state);
-    Fed fed = session_feed(&p->session, ids, n, NULL, e);
+    Fed fed = session_feed(&p->session, GIVEN, ids, n, NULL, e);
     free(ids);
     p->not_finite = fed == FED_NOT_FINITE;
     if (fed == FED_INTERRUPTED) return fail(e, NULL, "bench", "interrupted");

@@ -33,7 +33,7 @@ static void open_all(void) {
         abort();
     for (size_t i = 0; i < N_PROMPT; i++)
         if (!ids_add(&test.prompt, good_id(i), &e)) abort();
-    if (session_feed(&test.session, test.prompt.ids, N_PROMPT, NULL, &e) != FED) abort();
+    if (session_feed(&test.session, GIVEN, test.prompt.ids, N_PROMPT, NULL, &e) != FED) abort();
     size_t bytes = test.model.config->vocab_size * sizeof *test.logits;
     test.logits = malloc(bytes);
     if (!test.logits) abort();
@@ -57,13 +57,13 @@ static void use_cache(void) {
     Session *s = &test.session;
     Error e = {{0}};
     size_t n = session_rewind(s, &test.prompt);
-    Fed fed = session_feed(s, test.prompt.ids + n, N_PROMPT - n, NULL, &e);
+    Fed fed = session_feed(s, GIVEN, test.prompt.ids + n, N_PROMPT - n, NULL, &e);
     if (fed == FED_NOT_FINITE)
         fuzz_error(&e);
     else if (fed != FED)
         abort();
     s->ids.n = 0;
-    if (session_feed(s, test.prompt.ids, N_PROMPT, NULL, &e) != FED) abort();
+    if (session_feed(s, GIVEN, test.prompt.ids, N_PROMPT, NULL, &e) != FED) abort();
     if (memcmp(s->logits, test.logits, test.model.config->vocab_size * sizeof(float)) != 0) abort();
 }
 

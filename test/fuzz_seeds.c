@@ -111,7 +111,7 @@ static void seed_caches(void) {
          path);
     for (size_t i = 0; i < 40; i++) {
         int32_t id = good_id(i);
-        need(session_feed(&s, &id, 1, NULL, &seed_error) == FED, path);
+        need(session_feed(&s, GIVEN, &id, 1, NULL, &seed_error) == FED, path);
     }
     snprintf(path, sizeof path, "%s/seed.kv", to);
     for (uint8_t i = 0; i < 4; i++) {

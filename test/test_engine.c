@@ -329,8 +329,8 @@ static uint64_t logits_hash(const Model *m, Way w, uint32_t n) {
     if (!open_way(&engine, m, w, &e)) return 0;
     if (session_open(&s, &engine, &e)) {
         for (uint32_t i = 0; i < 4; i++) {
-            Fed fed = i == 0 ? session_feed(&s, text_ids, n, NULL, &e)
-                             : session_feed(&s, text_ids + n + i - 1, 1, NULL, &e);
+            Fed fed = i == 0 ? session_feed(&s, GIVEN, text_ids, n, NULL, &e)
+                             : session_feed(&s, GIVEN, text_ids + n + i - 1, 1, NULL, &e);
             CHECK(fed == FED, "%s", e.text);
             for (uint32_t v = 0; v < m->config->vocab_size; v++)
                 h = hash_id(h, (int32_t)bits_from_float(s.logits[v]));
@@ -414,13 +414,13 @@ static void test_prefix(const Model *m) {
         for (uint32_t i = 0; i < 90; i++)
             ok = ok && ids_add(&prompt, text_ids[i < shared ? i : 500 + i], &e);
         s.ids.n = 0;
-        ok = ok && session_feed(&s, prompt.ids, prompt.n, NULL, &e) == FED;
+        ok = ok && session_feed(&s, GIVEN, prompt.ids, prompt.n, NULL, &e) == FED;
         memcpy(want, s.logits, m->config->vocab_size * sizeof *want);
         s.ids.n = 0;
-        ok = ok && session_feed(&s, text_ids, 100, NULL, &e) == FED;
+        ok = ok && session_feed(&s, GIVEN, text_ids, 100, NULL, &e) == FED;
         size_t cached = session_rewind(&s, &prompt);
         CHECK(ok && cached == min_size(shared, 89), "%zu of %u are reused", cached, shared);
-        ok = ok && session_feed(&s, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
+        ok = ok && session_feed(&s, GIVEN, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
         CHECK(ok && memcmp(want, s.logits, m->config->vocab_size * sizeof *want) == 0,
               "the logits behind %zu reused tokens", cached);
         ids_free(&prompt);
@@ -448,15 +448,15 @@ static void test_interrupt(const Model *m) {
     if (!open_way(&engine, m, (Way){.threads = 2, .chunk = 20}, &e)) return;
     if (!session_open(&s, &engine, &e)) return engine_close(&engine);
     float *want = alloc_array(&e, "logits", row / sizeof *want, sizeof *want);
-    bool ok = want && session_feed(&s, text_ids, 100, NULL, &e) == FED;
+    bool ok = want && session_feed(&s, GIVEN, text_ids, 100, NULL, &e) == FED;
     if (ok) memcpy(want, s.logits, row);
     s.ids.n = shown = 0;
-    Fed fed = session_feed(&s, text_ids, 100, press_late, &e);
+    Fed fed = session_feed(&s, GIVEN, text_ids, 100, press_late, &e);
     CHECK(ok && fed == FED_INTERRUPTED && s.ids.n == 40 && shown == 100, "%zu tokens", s.ids.n);
-    fed = session_feed(&s, text_ids + 40, 60, NULL, &e);
+    fed = session_feed(&s, GIVEN, text_ids + 40, 60, NULL, &e);
     CHECK(fed == FED_INTERRUPTED && s.ids.n == 40, "it stays pressed: %zu tokens", s.ids.n);
     interrupts = 0;
-    fed = session_feed(&s, text_ids + 40, 60, NULL, &e);
+    fed = session_feed(&s, GIVEN, text_ids + 40, 60, NULL, &e);
     CHECK(ok && fed == FED && memcmp(want, s.logits, row) == 0, "the logits after ^C");
     free(want);
     session_close(&s);
@@ -578,12 +578,12 @@ static void check_cache_prefix(Session *s, uint32_t shared, float *want) {
     size_t row = s->engine->model->config->vocab_size * sizeof *want;
     Ids prompt = prompt_of(shared, 100);
     s->ids.n = 0;
-    bool ok = session_feed(s, prompt.ids, prompt.n, NULL, &e) == FED;
+    bool ok = session_feed(s, GIVEN, prompt.ids, prompt.n, NULL, &e) == FED;
     memcpy(want, s->logits, row);
     ok = ok && read_anew(s, &prompt, &e) == CACHE_READ;
     CHECK(ok && s->ids.n == min_size(shared, 90), "%zu of %u are taken", s->ids.n, shared);
     size_t cached = session_rewind(s, &prompt);
-    ok = ok && session_feed(s, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
+    ok = ok && session_feed(s, GIVEN, prompt.ids + cached, prompt.n - cached, NULL, &e) == FED;
     CHECK(ok && memcmp(want, s->logits, row) == 0, "the logits behind %zu tokens", cached);
     ids_free(&prompt);
 }
@@ -592,7 +592,7 @@ static void test_cache_prefix(Session *s) {
     Error e;
     float *want = alloc_array(&e, "logits", s->engine->model->config->vocab_size, sizeof *want);
     s->ids.n = 0;
-    bool ok = want && session_feed(s, text_ids, 95, NULL, &e) == FED &&
+    bool ok = want && session_feed(s, GIVEN, text_ids, 95, NULL, &e) == FED &&
               cache_write(s, cache_path, 90, &e);
     CHECK(ok, "%s", e.text);
     for (uint32_t shared = 0; ok && shared <= 96; shared += 8) check_cache_prefix(s, shared, want);
@@ -614,7 +614,9 @@ static void test_cache_bytes(Session *s) {
             /* the prompt alone; with an answer behind it; taken from the file */
             if (k == 2) ok = read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == n;
             size_t more = k == 0 ? n : k == 1 ? 40 : 0;
-            ok = ok && (more == 0 || session_feed(s, prompt.ids + k * n, more, NULL, &e) == FED) &&
+            ok = ok &&
+                 (more == 0 ||
+                  session_feed(s, GIVEN, prompt.ids + k * n, more, NULL, &e) == FED) &&
                  cache_write(s, cache_path, n, &e) && read_file(cache_path, 1 << 20, &files[k], &e);
         }
         for (size_t k = 1; ok && k < 3; k++)
@@ -634,7 +636,7 @@ static void test_cache_damage(Session *s) {
     Buffer file = {0};
     Ids prompt = prompt_of(5, 9);
     s->ids.n = 0;
-    bool ok = session_feed(s, prompt.ids, 5, NULL, &e) == FED &&
+    bool ok = session_feed(s, GIVEN, prompt.ids, 5, NULL, &e) == FED &&
               cache_write(s, cache_path, 5, &e) && read_file(cache_path, 1 << 20, &file, &e);
     CHECK(ok && read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == 5, "%s", e.text);
     for (size_t n = 0; ok && n < file.n; n += n < 4096 ? 1 : step) {
@@ -716,7 +718,7 @@ static void test_cache_way(const Model *m, const Model *other, Way way) {
         test_cache_damage(&s);
         test_cache_forged(&s);
         s.ids.n = 0;
-        CHECK(session_feed(&s, text_ids, 20, NULL, &e) == FED &&
+        CHECK(session_feed(&s, GIVEN, text_ids, 20, NULL, &e) == FED &&
                   cache_write(&s, cache_path, 20, &e),
               "%s", e.text);
         session_close(&s);
@@ -754,7 +756,7 @@ static bool logits_behind(const Model *m, Way w, uint32_t n, float *to) {
     if (!open_way(&engine, m, w, &e)) return false;
     bool ok = session_open(&s, &engine, &e);
     if (ok) {
-        ok = session_feed(&s, text_ids, n, NULL, &e) == FED;
+        ok = session_feed(&s, GIVEN, text_ids, n, NULL, &e) == FED;
         memcpy(to, s.logits, m->config->vocab_size * sizeof *to);
         session_close(&s);
     }

@@ -61,7 +61,7 @@ static Fed feed(Engine *engine, const int32_t *ids, size_t n) {
     Session s;
     Error e;
     Fed fed = FED_FAILED;
-    if (session_open(&s, engine, &e)) fed = session_feed(&s, ids, n, NULL, &e);
+    if (session_open(&s, engine, &e)) fed = session_feed(&s, GIVEN, ids, n, NULL, &e);
     session_close(&s);
     return fed;
 }

@@ -455,10 +455,10 @@ static void test_copy(Engine *engine) {
         bool ok = session_open(&a, engine, &e) && session_open(&b, engine, &e);
         b.seq = 1;
         int32_t other = 3; /* what b held before is no longer there */
-        ok = ok && session_feed(&b, &other, 1, NULL, &e) == FED &&
-             session_feed(&a, prompt.ids, prompt.n, NULL, &e) == FED &&
+        ok = ok && session_feed(&b, GIVEN, &other, 1, NULL, &e) == FED &&
+             session_feed(&a, GIVEN, prompt.ids, prompt.n, NULL, &e) == FED &&
              session_copy(&b, &a, n, &e) &&
-             session_feed(&b, prompt.ids + n, prompt.n - n, NULL, &e) == FED;
+             session_feed(&b, GIVEN, prompt.ids + n, prompt.n - n, NULL, &e) == FED;
         CHECK(ok, "%s", e.text);
         CHECK(ok && b.ids.n == prompt.n && memcmp(a.logits, b.logits, bytes) == 0,
               "the logits behind %zu copied tokens", n);
@@ -602,7 +602,7 @@ static void test_follow(Session *s, Small *d) {
         CHECK(same, "step %d: from %zu, %zu held, %zu lacking of %zu, window %zu", step, f->from,
               had, lacks, n, window);
         CHECK(f->from == 0 || n > min_size(window, 100), "step %d: all of %zu are read", step, n);
-        ok = session_feed(&f->session, ids + n - lacks, lacks, NULL, &e) == FED;
+        ok = session_feed(&f->session, GIVEN, ids + n - lacks, lacks, NULL, &e) == FED;
     }
     CHECK(ok, "%s", e.text);
     small_close(d, s);

@@ -35,7 +35,7 @@ static bool use_engine(const Model *m, const Ids *ids, Error *e) {
     if (!engine_open(&engine, m, &o, e)) return false;
     bool ok = session_open(&s, &engine, e) &&
               sampler_open(&sampler, &so, engine.kernels, m->config->vocab_size, e);
-    if (ok && session_feed(&s, ids->ids, min_size(ids->n, 12), NULL, e) == FED) {
+    if (ok && session_feed(&s, GIVEN, ids->ids, min_size(ids->n, 12), NULL, e) == FED) {
         int32_t id = sample(&sampler, s.logits, s.ids.ids, s.ids.n, 3);
         ok = id >= 0 && (uint32_t)id < m->config->vocab_size;
     }
