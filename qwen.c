@@ -3431,17 +3431,15 @@ static FILE *standard_stream(const char *path) {
  * file, like a pipe, or holds what this program has printed. */
 static bool write_whole(const char *path, const Buffer *b, Error *e) {
     struct stat st;
-    FILE *standard = standard_stream(path);
-    if (standard) {
-        bool ok = fwrite(b->data, 1, b->n, standard) == b->n && fflush(standard) == 0;
-        return ok || fail_errno(e, path, "writing");
+    FILE *standard = standard_stream(path), *to = standard;
+    if (!standard && stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        to = fopen(path, "we");
+        if (!to) return fail_errno(e, path, "opening");
     }
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        FILE *f = fopen(path, "we");
-        if (!f) return fail_errno(e, path, "opening");
-        bool ok = fwrite(b->data, 1, b->n, f) == b->n;
-        if (fclose(f) != 0 || !ok) return fail_errno(e, path, "writing");
-        return true;
+    if (to) {
+        bool ok = fwrite(b->data, 1, b->n, to) == b->n && fflush(to) == 0;
+        if (to != standard) ok = fclose(to) == 0 && ok;
+        return ok || fail_errno(e, path, "writing");
     }
     NewFile f;
     if (!newfile_open(&f, path, e)) return false;
@@ -3450,13 +3448,16 @@ static bool write_whole(const char *path, const Buffer *b, Error *e) {
     return false;
 }
 
+static bool check_stats_file(const char *path, Error *e) {
+    return standard_stream(path) || may_replace(path, "{\"model\":", e);
+}
+
 static bool write_stats(const Program *p, const RunStats *st, Error *e) {
     if (!p->options.stats) return true;
     Buffer b = {0};
     /* asked again: --cache may have written there */
-    bool ok = (standard_stream(p->options.stats) ||
-               may_replace(p->options.stats, "{\"model\":", e)) &&
-              stats_json(p, st, &b, e) && write_whole(p->options.stats, &b, e);
+    bool ok = check_stats_file(p->options.stats, e) && stats_json(p, st, &b, e) &&
+              write_whole(p->options.stats, &b, e);
     buffer_free(&b);
     return ok;
 }
@@ -4491,10 +4492,10 @@ static int run_chat(Program *p) {
 #define BATCH_TOKENS 32 /* tokens of each sequence in a test of several */
 
 static bool bench_number(const char **text, uint32_t *n) {
-    uint64_t value = 0;
+    char *end;
     if (**text < '0' || **text > '9') return false;
-    for (; **text >= '0' && **text <= '9' && value < MAX_CONTEXT; (*text)++)
-        value = value * 10 + (uint64_t)(**text - '0');
+    unsigned long value = strtoul(*text, &end, 10);
+    *text = end;
     *n = (uint32_t)value;
     return value <= MAX_CONTEXT;
 }
@@ -4634,10 +4635,10 @@ static bool bench_depth(Program *p, const BenchTest *t, Error *e) {
     return ok;
 }
 
-/* Once the test itself. */
-static bool bench_once(Program *p, const BenchTest *t, Error *e) {
+/* Once the test itself, of n tokens. */
+static bool bench_once(Program *p, const BenchTest *t, uint32_t n, Error *e) {
     p->session.ids.n = t->depth;
-    return t->generate ? bench_generate(p, t, t->n, e) : bench_read_prompt(p, t->n, e);
+    return t->generate ? bench_generate(p, t, n, e) : bench_read_prompt(p, n, e);
 }
 
 static int compare_doubles(const void *a, const void *b) {
@@ -4668,13 +4669,11 @@ static bool bench_run(Program *p, BenchTest *t, size_t repetitions, Error *e) {
     if (!rates) return false;
     double *limits = rates + repetitions, *shares = limits + repetitions;
     double cost = bench_cost(p, t);
-    bool ok = bench_depth(p, t, e);
-    /* one warm-up */
-    ok = ok && (t->generate ? bench_generate(p, t, 1, e) : bench_read_prompt(p, t->n, e));
+    bool ok = bench_depth(p, t, e) && bench_once(p, t, t->generate ? 1 : t->n, e); /* warm-up */
     double before = ok ? bench_limit(p, t) : 0;
     for (size_t i = 0; ok && i < repetitions; i++) {
         double start = now_seconds();
-        ok = bench_once(p, t, e);
+        ok = bench_once(p, t, t->n, e);
         rates[i] = per_second((double)t->n * t->n_seq, now_seconds() - start);
         double after = ok ? bench_limit(p, t) : before;
         limits[i] = (before + after) / 2;
@@ -5044,8 +5043,7 @@ static int program_prepare(Program *p, bool *chat, Error *e) {
                         "expected at most %" PRId64 " for %zu prompts, got %" PRId64, last,
                         p->n_prompts, o->seed), 2;
     }
-    if (o->stats && !standard_stream(o->stats) && !may_replace(o->stats, "{\"model\":", e))
-        return 1;
+    if (o->stats && !check_stats_file(o->stats, e)) return 1;
     signal(SIGPIPE, SIG_IGN); /* writing to a closed pipe is then an error like any other */
     signal(SIGXFSZ, SIG_IGN); /* and so is writing beyond the limit of a file's size */
     /* Of many answers those that are there are written first. */
