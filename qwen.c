@@ -2364,9 +2364,11 @@ static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
 
 #else
 
-/* Next and end in one word: whoever takes a unit learns in the same step whether there is one. */
+/* A thread's. Next and end in one word: whoever takes a unit learns in the same step whether there
+ * is one. */
 typedef struct {
     _Alignas(64) atomic_uint_least64_t range; /* low half: first unit that nobody took; high: end */
+    Pool *pool;
 } Share;
 
 struct Pool {
@@ -2383,11 +2385,6 @@ struct Pool {
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };
-
-typedef struct {
-    Pool *pool;
-    uint32_t thread;
-} WorkerStart;
 
 static void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -2433,10 +2430,9 @@ static void worker_wait(Pool *p, uint32_t seen) {
 }
 
 static void *worker_main(void *arg) {
-    WorkerStart *start = arg;
-    Pool *p = start->pool;
-    uint32_t thread = start->thread, seen = 0;
-    free(start);
+    const Share *own = arg;
+    Pool *p = own->pool;
+    uint32_t thread = (uint32_t)(own - p->shares), seen = 0;
     sigset_t usual;
     hold_signals(&usual); /* they are for the caller: they must end the caller's waiting */
     for (;;) {
@@ -2496,15 +2492,11 @@ static bool pool_start_workers(Pool *p, Error *e) {
     p->shares = alloc_aligned(e, "thread pool", p->threads, sizeof *p->shares);
     if (!p->workers || !p->shares) return false;
     for (uint32_t t = 1; t < p->threads; t++) {
-        WorkerStart *start = alloc_array(e, "thread pool", 1, sizeof *start);
-        if (!start) return false;
-        *start = (WorkerStart){p, t};
-        errno = pthread_create(&p->workers[t - 1], NULL, worker_main, start);
-        if (errno != 0) {
-            free(start);
+        p->shares[t].pool = p;
+        errno = pthread_create(&p->workers[t - 1], NULL, worker_main, &p->shares[t]);
+        if (errno != 0)
             return fail_errno(e, NULL, "starting thread %u of %u (try a smaller -t)", t + 1,
                               p->threads);
-        }
         p->n_workers++;
     }
     return true;
