@@ -3575,8 +3575,7 @@ static const char *batch_line(Batch *b, size_t *n) {
 
 static size_t count_lines(const Buffer *text) {
     size_t n = 1; /* the last one has no end */
-    for (const char *c = text->data; (c = memchr(c, '\n', text->n - (size_t)(c - text->data)));)
-        n++, c++;
+    for (size_t i = 0; i < text->n; i++) n += text->data[i] == '\n';
     return n;
 }
 
@@ -3624,15 +3623,23 @@ static bool render_line(const Batch *b, const char *line, size_t n, ChatPrompt *
     return ok;
 }
 
+/* Write the answers that are there, in order: up to the first that is not; or all, when that one
+ * will not come, after ^C or an error. */
+static bool batch_write(Batch *b, bool all, Error *e) {
+    for (; b->written < b->program->n_prompts; b->written++) {
+        Buffer *line = &b->answers[b->written];
+        if (line->n == 0 && !all) break;
+        if (line->n > 0 && !write_now(stdout, line->data, line->n, e)) return false;
+        buffer_free(line);
+    }
+    return true;
+}
+
 /* Line `index` is done: write it, and those behind it that waited for it. */
 static bool batch_done(Batch *b, size_t index, Buffer *answer, Error *e) {
     b->answers[index] = *answer;
     b->n_done++;
-    for (; b->written < b->program->n_prompts && b->answers[b->written].n > 0; b->written++) {
-        Buffer *line = &b->answers[b->written];
-        if (!write_now(stdout, line->data, line->n, e)) return false;
-        buffer_free(line);
-    }
+    if (!batch_write(b, false, e)) return false;
     if (b->show)
         fprintf(stderr, "\r%zu of %zu answers, %.1f tokens/s ", b->n_done, b->program->n_prompts,
                 per_second((double)b->total.n_generated, now_seconds() - b->start));
@@ -3782,15 +3789,6 @@ static void batch_close(Batch *b) {
     free(b->slots);
 }
 
-/* Write the answers that wait for a line which will not come, after ^C or an error. */
-static bool batch_flush(Batch *b, Error *e) {
-    for (; b->written < b->program->n_prompts; b->written++) {
-        const Buffer *line = &b->answers[b->written];
-        if (line->n > 0 && !write_now(stdout, line->data, line->n, e)) return false;
-    }
-    return true;
-}
-
 /* --prompts */
 static int run_batch(Program *p) {
     Error e, second;
@@ -3800,7 +3798,7 @@ static int run_batch(Program *p) {
                .show = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO)};
     if (!p->options.raw && !b.json && !check_template(p, &e)) return complain(&e, 1);
     bool ok = batch_open(&b, &e) && batch_run(&b, &e);
-    ok = (!b.answers || batch_flush(&b, ok ? &e : &second)) && ok;
+    ok = (!b.answers || batch_write(&b, true, ok ? &e : &second)) && ok;
     if (interrupts && b.next < p->n_prompts) b.total.finish = FINISH_INTERRUPT;
     if (!ok) b.total.finish = FINISH_ERROR;
     if (b.show) fprintf(stderr, "\r%60s\r", "");
@@ -3810,8 +3808,7 @@ static int run_batch(Program *p) {
     if (ok && b.n_failed > 0) {
         if (status == 0) status = 1;
         fail(&e, input_name(p->options.prompts), NULL, "%zu of %zu lines could not be answered",
-             b.n_failed,
-             p->n_prompts);
+             b.n_failed, p->n_prompts);
         complain(&e, status);
     }
     if (!write_stats(p, &b.total, &e) && ok && b.n_failed == 0)
