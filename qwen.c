@@ -1146,9 +1146,9 @@ static bool sampler_open(Sampler *s, const SamplerOptions *o, const Kernels *ker
                          uint32_t n_vocab, Error *e) {
     *s = (Sampler){.kernels = kernels, .options = *o, .n_vocab = n_vocab, .state = o->seed};
     s->count = alloc_array(e, "sampler", n_vocab, sizeof *s->count);
-    s->p = s->count ? alloc_array(e, "sampler", n_vocab, sizeof *s->p) : NULL;
-    s->candidates = s->p ? alloc_array(e, "sampler", n_vocab, sizeof *s->candidates) : NULL;
-    return s->candidates != NULL;
+    s->p = alloc_array(e, "sampler", n_vocab, sizeof *s->p);
+    s->candidates = alloc_array(e, "sampler", n_vocab, sizeof *s->candidates);
+    return s->count && s->p && s->candidates;
 }
 
 static void sampler_close(Sampler *s) {
@@ -3364,11 +3364,14 @@ static void print_stats(const Program *p, const RunStats *st) {
             st->hash);
 }
 
+/* The bytes of a buffer that may be empty. */
+static const char *buffer_text(const Buffer *b) { return b->data ? b->data : ""; }
+
 /* JSON is UTF-8; what a user typed, or called a file, need not be. */
 static bool quote_any(Buffer *b, const char *text, size_t n, Error *e) {
     Output clean = {0};
     bool ok = output_text(&clean, text, n, e) &&
-              json_quote(b, clean.all.n ? clean.all.data : "", clean.all.n, e);
+              json_quote(b, buffer_text(&clean.all), clean.all.n, e);
     output_close(&clean);
     return ok;
 }
@@ -3489,10 +3492,9 @@ static void keep_cached(const Program *p, const Ids *prompt, size_t known) {
 
 /* A drafter that failed costs its guesses, not the answer; it is said once. */
 static void report_drafter(Program *p) {
-    if (p->session.drafter && p->drafter.failed)
-        fprintf(stderr, "qwen: %s; the answer goes on without its guesses\n",
-                p->drafter.error.text);
-    if (p->drafter.failed) p->session.drafter = NULL;
+    if (!p->session.drafter || !p->drafter.failed) return;
+    fprintf(stderr, "qwen: %s; the answer goes on without its guesses\n", p->drafter.error.text);
+    p->session.drafter = NULL;
 }
 
 /* Answer one prompt and exit. */
@@ -3682,7 +3684,7 @@ static bool slot_close(Batch *b, Slot *s, bool ok, Error *e) {
     ok = run_close(&s->run, ok, e);
     batch_count(b, s);
     ok = ok && buffer_printf(&line, e, "{\"index\":%zu,\"text\":", s->index) &&
-         json_quote(&line, s->out.all.data ? s->out.all.data : "", s->out.all.n, e) &&
+         json_quote(&line, buffer_text(&s->out.all), s->out.all.n, e) &&
          buffer_printf(&line, e,
                        ",\"finish\":\"%s\",\"prompt_tokens\":%zu,\"generated_tokens\":%zu,"
                        "\"seed\":%" PRIu64 ",\"hash\":\"%016" PRIx64 "\"}\n",
@@ -3966,7 +3968,7 @@ static bool find_question(const Program *p, const Json *messages, Conversation *
     to->asked = conversation_mark(to);
     if (json_is(json_get(last, "role"), "assistant") && !json_get(last, "tool_calls")) {
         ok = content_text(json_get(last, "content"), &text, e) &&
-             render_turn(p, "assistant", text.data ? text.data : "", text.n, &turn, e);
+             render_turn(p, "assistant", buffer_text(&text), text.n, &turn, e);
         to->asked.ids -= turn.ids.n;
         to->asked.text -= turn.text.n;
         to->asked.messages -= last->source_len + (before ? 2 : 0); /* ",\n" */
@@ -4197,8 +4199,8 @@ static bool chat_keep_answer(Chat *c, const Output *out, Error *e) {
     size_t n = out->ids.n;
     bool eos = n > 0 && is_eos(m, out->ids.ids[n - 1]), ok = true;
     if (out->stopped)
-        ok = tokenizer_encode(m->tokenizer, out->all.data ? out->all.data : "", out->all.n, false,
-                              &prompt->ids, e);
+        ok = tokenizer_encode(m->tokenizer, buffer_text(&out->all), out->all.n, false, &prompt->ids,
+                              e);
     else
         for (size_t i = 0; ok && i + eos < n; i++) ok = ids_add(&prompt->ids, out->ids.ids[i], e);
     return ok && chat_close_reply(&m->chat, m->tokenizer, prompt, e) &&
