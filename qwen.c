@@ -348,9 +348,8 @@ static uint32_t context_limit(const ModelConfig *c, float asked) {
     return limit < MAX_CONTEXT ? (uint32_t)limit : MAX_CONTEXT;
 }
 
-/* inv_freq[i] = theta^(-2i/D), and with YaRN (arXiv 2309.00071; transformers'
- * _compute_yarn_parameters) a blend, from the fast to the slow pairs, of that and that divided by
- * the factor. */
+/* inv_freq[i] = theta^(-2i/D); with YaRN (arXiv 2309.00071; transformers' _compute_yarn_parameters)
+ * a blend, from the fast to the slow pairs, of that and that divided by the factor. */
 static void rope_init(Engine *e) {
     const ModelConfig *c = e->model->config;
     double factor = (double)yarn_in_force(c, e->options.yarn_factor), original = yarn_positions(c);
@@ -403,8 +402,7 @@ static void rest_row(const Engine *e, uint32_t t) {
     }
 }
 
-/* One token's input to the next matrices: normalized, and quantized or rounded if the model asks
- * for it. */
+/* One token's input to the next matrices: normalized, and quantized or rounded where needed. */
 static void prepare_unit(void *ctx, uint32_t token, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
@@ -515,8 +513,7 @@ static void product_store(const Engine *e, const Product *p, uint32_t panel, uin
     }
 }
 
-/* A pair is one panel from each half of the matrix: a thread that takes unit after unit reads two
- * long streams. */
+/* A pair is one panel from each half of the matrix: unit after unit, a thread reads two streams. */
 static void product_unit(void *ctx, uint32_t unit, uint32_t thread) {
     const Products *j = ctx;
     const Engine *e = j->pass->e;
@@ -618,8 +615,7 @@ static void subtract_bias(const Engine *e, float *k, const float *bias) {
         }
 }
 
-/* Rotate one token's queries and keys by its position, scale the queries by 1/sqrt(D), and store
- * its keys and values. */
+/* Rotate a token's queries and keys, scale its queries by 1/sqrt(D), store its keys and values. */
 static void rotate_unit(void *ctx, uint32_t t, uint32_t thread) {
     (void)thread;
     Pass *p = ctx;
@@ -651,8 +647,7 @@ static const float *query_heads(const Pass *p, uint32_t t, uint32_t kv_head) {
     return p->e->q + t * p->e->q_stride + (size_t)kv_head * group_size(c) * c->head_dim;
 }
 
-/* Attention of a span's heads of one KV head to the keys [first, first + ATTEND_KEYS) or as far as
- * its tokens may look. */
+/* Attention of a span's heads of one KV head to the keys [first, first + ATTEND_KEYS), causal. */
 static void attend_part(const Pass *p, Span span, uint32_t kv_head, uint32_t first,
                         uint8_t *scratch, Found to) {
     Engine *e = p->e;
@@ -805,8 +800,7 @@ static uint32_t gated_units(const Pass *p) {
     return n_units(p, &p->e->act, n_pairs(&p->layer->gate_proj), 4);
 }
 
-/* What gate_proj and up_proj gave: of panel i, gate + i * apart and up + i * apart, (T, 16) each.
- */
+/* What gate_proj and up_proj gave: panel i is at gate + i * apart and up + i * apart, (T, 16). */
 typedef struct {
     float *gate, *up;
     size_t apart;
@@ -1205,8 +1199,7 @@ static bool before(Candidate a, Candidate b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-/* Restore the heap below node i of h[0..n): the top is the first by `before`, or, when `worst`, the
- * last. */
+/* Restore the heap below node i of h[0..n), whose top is the best or, when `worst`, the worst. */
 static void sift_down(Candidate *h, size_t n, size_t i, bool worst) {
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && before(h[child + 1], h[child]) != worst) child++;
@@ -1263,8 +1256,7 @@ static size_t keep_likeliest(Candidate *h, size_t n, double enough, double least
     return left;
 }
 
-/* Of n candidates, the likeliest last, the one that r falls on; the first takes what rounding
- * leaves. */
+/* Of n candidates, likeliest last, the one r falls on; the first takes what rounding leaves. */
 static int32_t draw_from(const Candidate *c, size_t n, double r) {
     while (n > 1 && (r -= (double)c[n - 1].p) >= 0) n--;
     return c[n - 1].id;
@@ -1581,8 +1573,7 @@ static bool cache_put(CacheWriter *w, const void *bytes, size_t n, Error *err) {
     return newfile_write(&w->file, bytes, n, err);
 }
 
-/* n positions of a plane. Its last block may hold later ones too, of the answer: not in the file.
- */
+/* n positions of a plane; later ones in its last block, the answer's, are not for the file. */
 static bool cache_put_plane(CacheWriter *w, const Session *s, size_t plane, size_t n, Error *err) {
     static const float zeros[MAX_HEAD_DIM];
     const Engine *e = s->engine;
@@ -1702,8 +1693,7 @@ static bool output_add(Output *o, const char *bytes, size_t n, Error *e) {
     return true;
 }
 
-/* The answer is over: write what was held back, but for a stop string that waited for an earlier
- * one to be whole. */
+/* The answer is over: write what was held back, up to a whole stop string in it. */
 static bool output_finish(Output *o, Error *e) {
     size_t n = 0;
     while (n < o->held.n && !stop_begins(o, n, true)) n++;
@@ -1805,8 +1795,7 @@ typedef struct {
     Error error;
 } Run;
 
-/* The answer's next token is id: write it, and see whether it is the last one. False on an error.
- */
+/* The answer's next token is id: write it and see whether it is the last. False on an error. */
 static bool run_take(Run *r, int32_t id, Error *e) {
     const Session *s = r->session;
     const Model *m = s->engine->model;
@@ -1909,8 +1898,7 @@ static bool run_close(Run *r, bool ok, Error *e) {
 #define MATCH_MAX 16u
 #define DRAFT_MIN 16u /* a drafter that can read no more than that does not begin */
 
-/* How sure is a guess behind so many matching tokens, and one that a drafter gives the probability
- * p? */
+/* How sure is a guess behind so many matching tokens, and one of the drafter's probability p? */
 static uint8_t match_class(uint32_t match) {
     return match < 3 ? 0 : match < 4 ? 1 : match < 6 ? 2 : match < 10 ? 3 : 4;
 }
@@ -1918,8 +1906,7 @@ static uint8_t confidence_class(float p) {
     return p < 0.3f ? 0 : p < 0.5f ? 1 : p < 0.7f ? 2 : p < 0.9f ? 3 : 4;
 }
 
-/* How often guesses of a class are right until there is a record: as in ordinary text. It counts as
- * four guesses. */
+/* How often guesses of a class are right in ordinary text: counts as a record of four guesses. */
 static const double first_chance[GUESS_CLASSES] = {0.25, 0.35, 0.5, 0.7, 0.85};
 
 /* How likely is a guess of this class? */
@@ -2021,8 +2008,7 @@ typedef struct {
 } Outlook;
 
 /* How many tokens to guess, up to `most`, when it takes `each` seconds to find one, and the i-th is
- * right with chance[i] if those before it are: as many as make the pass give the most in a second,
- * which is *rate. */
+ * right with chance[i] if those before it are: what gives the most tokens in a second, *rate. */
 static uint32_t guess_length(const Pace *p, const Outlook *o, const double *chance, uint32_t most,
                              double each, double *rate) {
     double expected = o->gain, all = 1;
@@ -2174,8 +2160,7 @@ static bool drafter_next(Run *r, Outlook *o, Sampler *ahead, int32_t *id, uint8_
     return fed == FED;
 }
 
-/* Guess with the drafter, token by token, as long as one more is likely to pay. Behind the end of
- * the answer nothing is. */
+/* Guess with the drafter, token by token, while one more is likely to pay; never behind an end. */
 static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
     Session *s = r->session;
     Drafter *d = s->drafter;
@@ -2200,8 +2185,7 @@ static bool run_draft(Run *r, Outlook *o, uint32_t most, Error *err) {
     return true;
 }
 
-/* May the drafter guess for this pass? *rate: the tokens per second that this promises, as far as
- * it depends on that. */
+/* May the drafter guess for this pass? *rate: the tokens per second that it promises, or 0. */
 static bool run_may_draft(const Run *r, const Outlook *o, uint32_t most, double *rate) {
     const Session *s = r->session;
     Drafter *d = s->drafter;
@@ -2364,8 +2348,7 @@ static void parallel_for(Pool *p, uint32_t n, UnitFn fn, void *ctx) {
 
 #else
 
-/* A thread's. Next and end in one word: whoever takes a unit learns in the same step whether there
- * is one. */
+/* A thread's. Next and end are one word: one step takes a unit and tells whether there was one. */
 typedef struct {
     _Alignas(64) atomic_uint_least64_t range; /* low half: first unit that nobody took; high: end */
     Pool *pool;
@@ -2507,8 +2490,7 @@ static Pool *pool_open(uint32_t threads, Error *e) {
     Pool *p = alloc_aligned(e, "thread pool", 1, sizeof *p);
     if (!p) return NULL;
     p->threads = threads;
-    /* about a millisecond; with more threads than processors, spinning only keeps others from
-     * working */
+    /* about a millisecond; with more threads than processors, spinning only holds others up */
     p->spins = threads <= allowed_processors() ? 20000 : 0;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
@@ -2568,8 +2550,7 @@ static uint32_t quota_processors(void) {
     return quota > 0 && quota < MAX_THREADS ? (uint32_t)ceil(quota) : 0;
 }
 
-/* The first processor of those that are threads of cpu's core; cpu where the system does not say.
- */
+/* The first hyper-thread of cpu's core; cpu itself where the system does not say. */
 static size_t first_of_core(size_t cpu) {
     char path[96], line[64];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%zu/topology/thread_siblings_list",
@@ -2661,8 +2642,7 @@ static bool handle_signal(int number, void (*handler)(int), Error *e) {
 #define MAX_SEED (INT64_C(1) << 53) /* a number that JSON's readers take as it is */
 #define UNSET INT64_MIN /* an integer option that was not given; for reals it is NAN */
 
-/* What the command line says. Sampling options that were not given come from the model's own file.
- */
+/* What the command line says. Sampling options that were not given are the model's own. */
 typedef struct {
     const char *model, *prompt, *file, *system, *messages, *prompts, *stats, *bench, *perplexity,
         *kl, *cache, *draft;
@@ -3279,8 +3259,7 @@ static void rename_developers(const Json *messages) {
     }
 }
 
-/* With `answer` the prompt ends where an answer begins; without, it is a chat, which goes on and
- * has no tools. */
+/* With `answer` the prompt ends where an answer begins; without, it is a chat's, without tools. */
 static bool render_conversation(const Program *p, const Json *root, bool answer, const char *file,
                                 ChatPrompt *out, Error *e) {
     const Json *tools, *messages = conversation_messages(root, &tools);
@@ -3656,8 +3635,7 @@ static bool batch_refused(Batch *b, size_t index, const Error *why, Error *e) {
     return ok && batch_done(b, index, &line, e);
 }
 
-/* What a slot's answer adds to the statistics of all. The hash does not depend on the order in
- * which answers end. */
+/* What a slot's answer adds to the statistics of all, whose hash is the same for any order. */
 static void batch_count(Batch *b, const Slot *s) {
     const RunStats *st = &s->stats;
     RunStats *all = &b->total;
@@ -3837,8 +3815,7 @@ typedef struct {
     Mark asked;      /* behind the last question; {0}: none that can be answered again */
 } Conversation;
 
-/* A chat on a terminal. Answers, and what /show and /? tell, go to stdout; prompts, notes and
- * errors to stderr. */
+/* A chat on a terminal. stdout gets answers, and what /show and /? tell; stderr all else. */
 typedef struct {
     Program *program;
     Conversation said;
@@ -3852,8 +3829,7 @@ typedef struct {
     size_t block_at;     /* where in it the block's text begins: behind "/set system ", or 0 */
 } Chat;
 
-/* Positions of the context that are taken. The end of an answer that filled it is not among them.
- */
+/* Positions of the context that are taken; the end of an answer that filled it is behind them. */
 static size_t chat_used(const Chat *c) {
     return min_size(c->said.prompt.ids.n, c->program->engine.options.ctx);
 }
@@ -4280,8 +4256,7 @@ static bool chat_regenerate(Chat *c, RunStats *st, Error *e) {
     return ok;
 }
 
-/* Linux hands out at most so many bytes of a line on a terminal, and drops what is typed behind
- * them. */
+/* Linux takes so many bytes of a line on a terminal, and drops what is typed behind them. */
 #define TERMINAL_LINE 4096
 
 typedef enum { READ_LINE, READ_INTERRUPT, READ_END, READ_FAILED } ReadLine;
@@ -4350,8 +4325,7 @@ static ReadLine line_read(Line *l, const char *prompt, Error *e) {
     }
 }
 
-/* Does the line open a text of several lines? Returns where it begins, behind the """; 0: it does
- * not. */
+/* Where the text of several lines begins that this line opens, behind the """; 0: it opens none. */
 static size_t block_start(Line *l) {
     char *at = l->data, *rest = after_word(at, "/set");
     if (rest && (rest = after_word(rest, "system"))) at = rest;
@@ -4642,8 +4616,7 @@ static double median(double *values, size_t n) {
     return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
-/* What a token costs, in units of 10^9 bytes or 10^12 operations; and how many of them the machine
- * gives in a second. */
+/* What a token costs, in 10^9 bytes or 10^12 operations; and what the machine gives in a second. */
 static double bench_cost(const Program *p, const BenchTest *t) {
     if (!t->generate) return token_ops(&p->model) * 1e-12;
     double weights = (double)p->model.token_bytes / t->n_seq;
