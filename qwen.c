@@ -4206,54 +4206,50 @@ static void chat_report(const Chat *c, const RunStats *st, bool again) {
                 again ? "/regen asks again" : "the question is forgotten");
 }
 
-/* Answer the question that the conversation ends with; *began: something was. */
-static bool chat_reply(Chat *c, RunStats *st, bool *began, Error *e) {
+/* Answer the question that the conversation ends with. When that fails, or is stopped before the
+ * answer begins, the conversation is again as it was at the mark. */
+static bool chat_reply(Chat *c, Mark before, RunStats *st, Error *e) {
     Program *p = c->program;
     Output out = {.to = stdout, .stops = p->options.stops, .n_stops = p->options.n_stops};
     program_sampling(p); /* a new seed, unless one was asked for: then that and those behind it */
     p->generate.sampler.seed += c->again;
     ChatPrompt *prompt = &c->said.prompt;
+    Mark asked = conversation_mark(&c->said);
     bool ok = chat_open_reply(&p->model.chat, p->model.tokenizer, prompt, e) &&
               generate(&p->session, &prompt->ids, &p->generate, &out, st, e) &&
               chat_keep_answer(c, &out, e);
-    *began = ok && (st->finish != FINISH_INTERRUPT || st->n_generated > 0);
+    bool began = ok && (st->finish != FINISH_INTERRUPT || st->n_generated > 0);
+    if (began)
+        c->said.asked = asked;
+    else
+        conversation_rewind(&c->said, before);
     if (out.all.n > 0)
         printf("\n\n");
-    else if (*began && st->finish == FINISH_INTERRUPT)
+    else if (began && st->finish == FINISH_INTERRUPT)
         printf("\n"); /* behind the terminal's ^C */
     fflush(stdout);
     output_close(&out);
     return ok;
 }
 
-/* The user said text[0..n): answer it. When that fails, or is stopped before the answer begins, the
- * conversation is as it was. */
+/* The user said text[0..n): answer it. */
 static bool chat_answer(Chat *c, const char *text, size_t n, RunStats *st, Error *e) {
     Mark before = conversation_mark(&c->said);
-    bool began = false;
     c->seed = c->program->options.seed;
     c->again = 0;
-    bool ok = chat_add(c, "user", text, n, e);
-    Mark asked = conversation_mark(&c->said);
-    ok = ok && chat_reply(c, st, &began, e);
-    if (began)
-        c->said.asked = asked;
-    else
-        conversation_rewind(&c->said, before);
-    return ok;
+    if (chat_add(c, "user", text, n, e)) return chat_reply(c, before, st, e);
+    conversation_rewind(&c->said, before);
+    return false;
 }
 
 /* /regen. When it fails, or is stopped before the answer begins, the question waits for another. */
 static bool chat_regenerate(Chat *c, RunStats *st, Error *e) {
-    bool began;
     Mark asked = c->said.asked;
     if (asked.ids == 0) return fail(e, NULL, "/regen", "there is nothing to answer again");
     c->again = c->seed == c->program->options.seed ? c->again + 1 : 0;
     c->seed = c->program->options.seed;
     conversation_rewind(&c->said, asked);
-    bool ok = chat_reply(c, st, &began, e);
-    if (!began) conversation_rewind(&c->said, asked);
-    return ok;
+    return chat_reply(c, asked, st, e);
 }
 
 /* Linux takes so many bytes of a line on a terminal, and drops what is typed behind them. */
