@@ -159,9 +159,8 @@ typedef struct {
 
 typedef enum { GENERATED, GIVEN } Origin; /* of a token: by the model, or in a prompt */
 
-/* All that Part I knows of threads. parallel_for calls fn(ctx, unit, thread) for every unit in
- * [0, n), spread over the pool's threads, and returns when all are done; one unit runs on the
- * caller. (Section 12.) */
+/* All that Part I knows of threads (section 12). parallel_for calls fn(ctx, unit, thread) for every
+ * unit in [0, n), spread over the threads, and returns when all are done. n 1: on the caller. */
 static Pool *pool_open(uint32_t threads, Error *e);
 static void pool_close(Pool *pool);
 typedef void (*UnitFn)(void *ctx, uint32_t unit, uint32_t thread);
@@ -990,9 +989,8 @@ static bool kv_open(const Engine *e, KvCache *kv, Error *err) {
     return true;
 }
 
-/* Scratch is one piece of fresh memory, zero and not there until it is touched. It is laid out
- * twice: without memory, to learn its size, and for good. model.h's caps keep every sum far from
- * wrapping. */
+/* Scratch is one piece of memory_reserve. It is laid out twice: without memory, to learn its size,
+ * and for good. model.h's caps keep every sum far from wrapping. */
 typedef struct {
     uint8_t *memory; /* NULL: only count */
     size_t used;
@@ -1363,9 +1361,8 @@ static bool check_finite(const Engine *e, const float *logits, size_t position, 
 
 typedef enum { FED, FED_INTERRUPTED, FED_NOT_FINITE, FED_FAILED } Fed;
 
-/* Append ids[0..n) to the session, in chunks, with the arithmetic for tokens of this origin; the
- * logits of the last one are in s->logits. The caller has checked that they fit. After ^C the
- * chunks that were done stay. */
+/* Append ids[0..n) to the session, in chunks, with the arithmetic of this origin; s->logits are the
+ * last one's. The caller has checked that they fit. After ^C the chunks that were done stay. */
 static Fed session_feed(Session *s, Origin origin, const int32_t *ids, size_t n,
                         ProgressFn progress, Error *err) {
     Engine *e = s->engine;
@@ -1603,8 +1600,7 @@ static bool cache_write(const Session *s, const char *path, size_t n, Error *err
     if (!newfile_open(&w.file, path, err)) return false;
     bool ok =
         cache_put(&w, &h, sizeof h, err) && cache_put(&w, s->ids.ids, n * sizeof *s->ids.ids, err);
-    for (size_t p = 0; ok && p < n_planes(e); p++)
-        ok = cache_put_plane(&w, s, p, n, err);
+    for (size_t p = 0; ok && p < n_planes(e); p++) ok = cache_put_plane(&w, s, p, n, err);
     h.crc32c = w.crc;
     if (ok && newfile_pwrite(&w.file, &h, sizeof h, 0, err)) return newfile_commit(&w.file, err);
     newfile_abort(&w.file);
@@ -1990,9 +1986,8 @@ static void pace_note(Pace *p, uint32_t n_runs, uint32_t m, uint32_t accepted, d
 /* A drafter begins: it may cost two passes more than other guesses, to show what it can. */
 static void pace_credit(Pace *p) { p->balance += 2 * pace_seconds(p, 1); }
 
-/* May guesses be made? Not before it is known what a pass without any costs, nor when they have
- * lost too much; and now and then a pass without keeps that knowledge fresh, more often where
- * little is to be won. */
+/* May guesses be made? Not before it is known what a pass without any costs, nor when they lost too
+ * much; and a pass without keeps that fresh now and then, more often where little is to be won. */
 static bool pace_allows(const Pace *p, uint32_t n_runs) {
     bool pays = p->balance > 2 * pace_seconds(p, n_runs);
     return p->plain >= 4 && p->balance > 0 && p->guessed < (pays ? 64 : 8);
@@ -2046,8 +2041,8 @@ static void outlook_add(Outlook *o, double so_far) {
     o->gain += so_far;
 }
 
-/* Guess what followed the latest tokens where they stood before, unless the drafter promises more,
- * `rival` tokens a second. */
+/* Prompt lookup: guess what followed the latest tokens where they stood before, unless the drafter
+ * promises more, `rival` tokens a second. */
 static bool run_lookup(Run *r, Outlook *o, uint32_t most, double rival, Error *err) {
     Session *s = r->session;
     uint32_t match, n = (uint32_t)min_size((size_t)r->options->lookup, most);
@@ -3147,11 +3142,11 @@ typedef struct {
     Engine engine;
     Session session;
     GenerateOptions generate;
-    Buffer text;           /* the prompt's text, or that of all prompts, where there is one */
-    size_t n_prompts;      /* lines of --prompts */
+    Buffer text;      /* the prompt's text, or that of all prompts, where there is one */
+    size_t n_prompts; /* lines of --prompts */
     BenchTest tests[MAX_TESTS];
     size_t n_tests;
-    bool not_finite;       /* --bench met numbers that are not */
+    bool not_finite; /* --bench met numbers that are not */
     double load_s;
     Model draft_model; /* --draft */
     Engine draft_engine;
@@ -3225,8 +3220,7 @@ static int read_prompt(const Options *o, Buffer *text, Error *e) {
     return (!file || buffer_puts(text, "\n\n", e)) && buffer_puts(text, o->prompt, e) ? 0 : 1;
 }
 
-/* The messages of a conversation: an array of them, or an object with messages and tools. NULL, and
- * *tools NULL, where there are none. */
+/* The messages of a conversation, an array or an object with messages and tools. NULL: none. */
 static const Json *conversation_messages(const Json *root, const Json **tools) {
     *tools = json_get(root, "tools");
     return root->kind == JSON_OBJECT ? json_get(root, "messages") : root;
@@ -4337,9 +4331,8 @@ static bool block_end(Line *l, size_t from) {
     return true;
 }
 
-/* Read what the user types: a line, or several between """, whose own ends of line beside the text
- * are dropped. The end of input ends a block too. False when there is no more. ^C forgets what was
- * typed. */
+/* Read what the user types: a line, or several between """, without the ends of line beside these.
+ * The end of input ends a block too. False when there is no more. ^C forgets what was typed. */
 static bool chat_read(Chat *c, Buffer *text, Line *line, Error *e) {
     bool cut = false, ends = false, ok = true;
     size_t pieces = 0;
@@ -4788,8 +4781,7 @@ static bool score_window(Score *s, const int32_t *ids, size_t n, size_t from, Er
     return true;
 }
 
-/* Windows of w tokens, each half a window further on; only the second half is scored, but in the
- * first window everything is. */
+/* Windows of w tokens, each half a window on; scored whole (the first) or in the second half. */
 static bool score_text(Score *s, const Ids *ids, Error *e) {
     size_t w = s->model.engine->options.ctx, half = w / 2;
     for (size_t start = 0; start + 1 < ids->n; start += w - half) {
