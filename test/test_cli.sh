@@ -340,6 +340,21 @@ END
     same "--render --raw" "$(tail -n 1 "$out")" 'ids: 268'
 }
 
+# A model without a chat template takes text as it is, and nothing else.
+raw_tests() {
+    cp -r "$tiny" "$scratch/raw"
+    sed 's/"chat_template"/"no_template"/' "$tiny/tokenizer_config.json" \
+        >"$scratch/raw/tokenizer_config.json"
+    run 0 "no template" "$convert" "$scratch/raw" -o "$scratch/raw.bin"
+    echo a >"$scratch/prompt.txt"
+    for option in -p --prompts; do
+        refuse 1 "no template, $option" "$qwen" "$scratch/raw.bin" $option "$scratch/prompt.txt"
+        says "no template, $option" 'raw.bin: template: this model has none \(--raw feeds'
+        run 0 "no template, $option --raw" "$qwen" "$scratch/raw.bin" -n 1 --raw \
+            $option "$scratch/prompt.txt"
+    done
+}
+
 # "developer" is another name of "system", first in a conversation and behind, in each family.
 developer_tests() {
     cp -r "$tiny" "$scratch/qwen2"
@@ -451,6 +466,12 @@ stats_tests() {
     ask "a model with a min_p" "$scratch/sampled.bin" -p a -n 1 --stats "$scratch/stats.json"
     check "a model with a min_p: it counts" grep -q '"min_p":0.25,' "$scratch/stats.json"
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
+    mkfifo "$scratch/named"
+    timeout 20 cat "$scratch/named" >"$scratch/stats.json" &
+    run 0 "--stats into a named pipe" "$qwen" "$model" -p a -n 1 --stats "$scratch/named"
+    wait $!
+    check "--stats into a named pipe: it is there" grep -q '^{"model":.*}$' "$scratch/stats.json"
+    check "--stats into a named pipe: it stays one" test -p "$scratch/named"
 }
 
 machine_tests() {
@@ -1204,6 +1225,7 @@ prompt_tests
 sampling_tests
 stop_tests
 render_tests
+raw_tests
 messages_tests
 stats_tests
 machine_tests

@@ -313,6 +313,19 @@ static void test_commands(void) {
     chat_close(&t);
 }
 
+/* The model's own system message is shown, until another takes its place, be it an empty one. */
+static void test_system(void) {
+    char reply[4096];
+    CHAT(t, "endless.bin", "-n", "5");
+    ask_for(&t, "/show system", "You are tiny.\n");
+    ask_for(&t, "/set system", "expected a text (\"\" for an empty one)");
+    ask_for(&t, "/show system", "You are tiny.\n");
+    ask_for(&t, "/set system \"\"", "");
+    ask(&t, "/show system", reply);
+    CHECK(strcmp(reply, "\n") == 0, "an empty system message is shown as \"%s\"", reply);
+    chat_close(&t);
+}
+
 /* A stop string is not shown, nor is what stands behind it. */
 static void test_stop(void) {
     char whole[4096], cut[4096], line[80];
@@ -458,6 +471,33 @@ static void test_no_chat(void) {
     type_bytes(&t, "AB\n\4", 4);
     expect(&t, "32 33\n", NULL, 0);
     CHECK(terminal_close(&t) == 0, "--tokenize of what is typed");
+    Error e;
+    snprintf(path, sizeof path, "%s", in_folder("raw.bin"));
+    CHECK(tiny_model(path, "q8-raw", TINY_NEVER_ENDS, &e), "raw.bin: %s", e.text);
+    argv[2] = NULL;
+    if (!terminal_open(&t, argv)) return CHECK(0, "a terminal: %s", strerror(errno));
+    expect(&t, "raw.bin: template: this model has none, so it cannot chat", NULL, 0);
+    int status = terminal_close(&t);
+    CHECK(status == 1, "without a template: status %d", status);
+}
+
+/* Many prompts whose answers go into a file: the terminal shows how many are there. */
+static void test_prompts(void) {
+    char line[2800];
+    write_file("lines.txt", "one\ntwo\nthree\n");
+    snprintf(line, sizeof line, "exec '%s' '%s' --prompts '%s' -n 3 -t 1 --batch 2 >'%s'", program,
+             in_folder("endless.bin"), in_folder("lines.txt"), in_folder("answers"));
+    Terminal t;
+    char *argv[] = {"/bin/sh", "-c", line, NULL};
+    if (!terminal_open(&t, argv)) return CHECK(0, "a terminal: %s", strerror(errno));
+    expect(&t, "3 prompts, 2 at a time\n", NULL, 0);
+    for (int i = 1; i <= 3; i++) {
+        snprintf(line, sizeof line, "\r%d of 3 answers, ", i);
+        expect(&t, line, NULL, 0);
+    }
+    expect(&t, " tokens/s \r    ", NULL, 0);
+    CHECK(terminal_close(&t) == 0, "--prompts into a file");
+    check_file("answers", "{\"index\":2,");
 }
 
 /* A system message that is set in a conversation is one more message of it. */
@@ -812,6 +852,12 @@ static void test_draft_notes(void) {
     ask(&u, "/show info", reply);
     CHECK(!strstr(reply, "guesses by"), "it guesses no more: %s", reply);
     chat_close(&u);
+
+    CHAT(v, "ending.bin", "-n", "9"); /* without such numbers of its own a chat ends */
+    type_line(&v, "hello");
+    expect(&v, "not a finite number at position", NULL, 0);
+    int status = terminal_close(&v);
+    CHECK(status == 3, "it ends with status 3, not %d", status);
     unsetenv("QWEN_DRAFT");
 }
 
@@ -833,11 +879,13 @@ int main(void) {
         test_ended_answer();
         test_seeds();
         test_commands();
+        test_system();
         test_stop();
         test_typing();
         test_long_lines();
         test_files();
         test_no_chat();
+        test_prompts();
         test_late_system();
         test_regen();
         test_interrupt_prompt();
