@@ -91,6 +91,16 @@ number_tests() {
         --temp 0 --presence-penalty -100 --ignore-eos -n 60 --stats "$scratch/one.json"
     check "guesses are counted" grep -q '"drafted_tokens":[1-9][0-9]*,"accepted_tokens":[1-9]' \
         "$scratch/one.json"
+    printf 'hello\nhello\n' >"$scratch/two.txt"
+    run 0 "the numbers of two" "$qwen" "$model" --prompts "$scratch/two.txt" --batch 1 -n 9 \
+        --ignore-eos --stats "$scratch/two.json"
+    n=$(member prompt_tokens "$(line 1)")
+    check "the numbers of two: tokens" grep -q \
+        "\"prompt_tokens\":$((2 * n)),\"cached_tokens\":$((n - 1)),\"generated_tokens\":18," \
+        "$scratch/two.json"
+    for rate in first_token_ms prompt_tokens_s decode_tokens_s gb_s; do
+        check "the numbers of two: $rate" grep -qE "\"$rate\":[0-9.]*[1-9]" "$scratch/two.json"
+    done
     run 0 "-n 0" "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 0
     same "-n 0" "$(grep -c '"text":"","finish":"length",.*"generated_tokens":0,' "$out")" 12
 }

@@ -465,6 +465,22 @@ stats_tests() {
     run 0 "a model with a min_p" "$convert" "$scratch/sampled" -o "$scratch/sampled.bin"
     ask "a model with a min_p" "$scratch/sampled.bin" -p a -n 1 --stats "$scratch/stats.json"
     check "a model with a min_p: it counts" grep -q '"min_p":0.25,' "$scratch/stats.json"
+    sed 's/"do_sample":true/"do_sample":false/' "$tiny/generation_config.json" \
+        >"$scratch/sampled/generation_config.json"
+    run 0 "a model that does not sample" "$convert" "$scratch/sampled" -o "$scratch/sampled.bin"
+    ask "a model that does not sample" "$scratch/sampled.bin" -p a -n 1 \
+        --stats "$scratch/stats.json"
+    check "a model that does not sample" grep -q '"temperature":0,' "$scratch/stats.json"
+    # About as much is read for every token; so the two rates are of the same tokens.
+    for n in 2 12; do
+        run 0 "rates of $n tokens" env QWEN_LOOKUP=0 "$qwen" "$model" -p a -n $n --ignore-eos -t 1 \
+            --stats "$scratch/stats.json"
+        sed 's/.*"decode_tokens_s":\([0-9.]*\),"gb_s":\([0-9.]*\),.*/\1 \2/' "$scratch/stats.json"
+    done >"$scratch/rates"
+    check "rates of 2 tokens and of 12" awk '
+        { each[NR] = $2 / $1 }
+        END { exit !(NR == 2 && each[1] > 0.9 * each[2] && each[1] < 1.1 * each[2]) }
+        ' "$scratch/rates"
     run 1 "--stats in no folder" "$qwen" "$model" -p a -n 1 --stats "$scratch/none/stats.json"
     mkfifo "$scratch/named"
     timeout 20 cat "$scratch/named" >"$scratch/stats.json" &
@@ -976,6 +992,16 @@ kl_tests() {
     q5=$mean
     kl "--kl of q4 with f32" "$scratch/q4.bin" "$scratch/f32.bin"
     check "--kl: q5 ($q5) < q4 ($mean) < 0.2" awk "BEGIN { exit !($q5 < $mean && $mean < 0.2) }"
+    prints "--kl of q4 with f32: not every likeliest token is the same" \
+        'token [1-9]?[0-9]\.[0-9]+ %'
+    tail='99th percentile \([0-9.]*\), max \([0-9.]*\) nats.*'
+    check "--kl: one token of a hundred is above the percentile" sh -c \
+        "sed -n 's/.*$tail/\1 \2/p' '$out' | awk '{ exit !(\$1 < \$2) }'"
+    head -c 60 "$scratch/text.txt" >"$scratch/short.txt"
+    run 0 "--kl of few tokens" "$qwen" "$scratch/q4.bin" --perplexity "$scratch/short.txt" \
+        --kl "$scratch/f32.bin"
+    check "--kl of few tokens: the percentile is the most of all" sh -c \
+        "sed -n 's/.*$tail/\1 \2/p' '$out' | awk '{ exit !(\$1 == \$2) }'"
     refuse 2 "--kl alone" "$qwen" "$model" --kl "$model" -p a
     refuse 1 "--kl of nothing" "$qwen" "$model" --perplexity "$scratch/text.txt" \
         --kl "$scratch/none.bin"
@@ -998,13 +1024,16 @@ perplexity_tests() {
     run 0 "--perplexity again" env QWEN_ISA=scalar "$qwen" "$model" \
         --perplexity "$scratch/text.txt" -c 128 -t 1 --exact
     same "--perplexity is the same on every instruction set" "$(cat "$out")" "$exact"
-    check "--perplexity: every token but the first is scored" sh -c \
-        "sed 's/.* over \([0-9]*\) of \([0-9]*\) .*/\1 \2/' '$out' | {
-            read -r scored all; test \$((all - scored)) = 1; }"
+    for window in 128 127; do
+        run 0 "--perplexity -c $window" "$qwen" "$model" --perplexity "$scratch/text.txt" -c $window
+        check "--perplexity: every token but the first is scored" sh -c \
+            "sed 's/.* over \([0-9]*\) of \([0-9]*\) .*/\1 \2/' '$out' | {
+                read -r scored all; test \$((all - scored)) = 1; }"
+    done
     kl_tests
     printf '<|im_start|>user\nhello<|im_end|>\n' >"$scratch/text.txt"
     run 0 "--perplexity of a chat" "$qwen" "$model" --perplexity "$scratch/text.txt"
-    prints "--perplexity: special text is plain text" ' of [2-9][0-9] tokens'
+    prints "--perplexity: special text is plain text" ' of [2-9][0-9] tokens, windows of 512$'
     run 0 "--perplexity --parse-special" "$qwen" "$model" --perplexity "$scratch/text.txt" \
         --parse-special
     same "--parse-special: as many tokens" "$(sed 's/.* of \([0-9]*\) tokens.*/\1/' "$out")" \
@@ -1205,6 +1234,13 @@ demo_stop_tests() {
     ask "--stop in a longer one" "$@" --stop "$answer, and never more" --stop "${answer##* }"
     same "--stop in a longer one: it is cut" "$(cat "$out")" "${answer% *} "
     says "--stop in a longer one" '\| stop \|'
+    # Behind an answer comes the end of a line, unless the answer ends with one.
+    set -- "$scratch/demo.q8.bin" --temp 0 \
+        -p 'Explain in three paragraphs what a lighthouse is for.'
+    ask "paragraphs" "$@"
+    ask "one paragraph" "$@" --stop "$(sed -n 3p "$out" | cut -c 1-20)"
+    same "one paragraph, and two ends of lines" "$(wc -l <"$out") $(tail -c 3 "$out" | wc -l)" \
+        "2 2"
 }
 
 # ---- All of it -----------------------------------------------------------------------------------

@@ -742,6 +742,35 @@ static void test_full_context(void) {
     chat_close(&t);
 }
 
+/* What /show info says of the positions that are used */
+static size_t used_positions(Terminal *t) {
+    char info[4096];
+    size_t used = 0;
+    ask(t, "/show info", info);
+    const char *at = strstr(info, "of 32768 positions, ");
+    CHECK(at && sscanf(at, "of 32768 positions, %zu used", &used) == 1, "positions in %s", info);
+    return used;
+}
+
+/* A context of 128 is nearly full when 96 positions are used. */
+static void test_context_warning(void) {
+    char line[80], reply[4096];
+    CHAT(t, "endless.bin", "--temp", "0", "-c", "128");
+    ask_for(&t, "/set parameter num_predict 2", "");
+    ask(&t, "hello", reply);
+    size_t used = used_positions(&t);
+    for (size_t want = 95; want <= 96; want++) {
+        snprintf(line, sizeof line, "/set parameter num_predict %zu", 2 + want - used);
+        ask_for(&t, line, "");
+        ask(&t, "/regen", reply);
+        CHECK(used_positions(&t) == want, "%zu positions are used", want);
+        bool told = strstr(reply, "(96 of the context's 128 tokens are used; /clear") != NULL;
+        CHECK(told == (want == 96) && told == (strstr(reply, "are used") != NULL),
+              "%zu positions: %s", want, reply);
+    }
+    chat_close(&t);
+}
+
 /* With a reward for what was said most, the model says one thing for ever. */
 static void test_loop(void) {
     char reply[4096];
@@ -894,6 +923,7 @@ int main(void) {
         test_interrupt_regen();
         test_end_of_input();
         test_full_context();
+        test_context_warning();
         test_loop();
         test_draft();
         test_draft_notes();
