@@ -14,6 +14,11 @@ exec </dev/null
 line() { sed -n "$(($1 + 1))p" "$out"; }
 # member NAME LINE: a number or a plain string of a JSON object
 member() { echo "$2" | sed -n "s/.*\"$1\":\"\{0,1\}\([0-9a-z]*\).*/\1/p"; }
+# The text of an answer, without control characters, and @@ for a backslash
+plain_text() {
+    printf '%s\n' "$1" | sed 's/.*"text":"\(.*\)","finish".*/\1/; s/\\\\/@@/g
+        s/\\u00[01][0-9a-f]//g; s/\\[bfnrt]//g; s/\\"/"/g'
+}
 # Every line is whole, and one of the two kinds.
 whole_lines() {
     answer='^\{"index":[0-9]+,"text":".*","finish":"[a-z]+","prompt_tokens":[0-9]+,'
@@ -55,6 +60,8 @@ any_number() {
             >"$scratch/alone" 2>"$err"
         alone="| $(member finish "$answer") | $(member hash "$answer")"
         check "$what: line $i alone" grep -qF "$alone" "$err"
+        same "$what: the text of line $i" "$(plain_text "$answer")" \
+            "$(tr -d '\000-\037' <"$scratch/alone" | sed 's/\\/@@/g')"
         check "$what: the tokens of line $i" grep -q \
             "^prompt $(member prompt_tokens "$answer") tokens .* answer $(member generated_tokens \
             "$answer") tokens" "$err"
@@ -120,8 +127,11 @@ continued_tests() {
         want=$(member hash "$(line 1)")
         for n in 1 2; do
             run 0 "behind its beginning" "$qwen" "$model" --prompts "$scratch/continued.jsonl" \
-                --seed $seed --batch $n "$@"
+                --seed $seed --batch $n --stats "$scratch/shared.json" "$@"
             same "the same behind its beginning, $n at a time" "$(member hash "$(line 1)")" "$want"
+            same "its prompt alone is shared, $n at a time" \
+                "$(member cached_tokens "$(cat "$scratch/shared.json")")" \
+                "$(member prompt_tokens "$(line 0)")"
         done
     done
 }
@@ -226,7 +236,9 @@ end_tests() {
     run 2 "--prompts and --render" "$qwen" "$model" --prompts "$scratch/prompts.txt" --render
     run 2 "--batch alone" "$qwen" "$model" -p a --batch 2
     run 2 "a seed too large for the last line" "$qwen" "$model" --prompts "$scratch/prompts.txt" \
-        -n 1 --seed 9007199254740992
+        -n 1 --seed 9007199254740982
+    run 0 "the last seed" "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 1 \
+        --seed 9007199254740981
     # shellcheck disable=SC3045 # dash and bash have ulimit -v
     ulimited() { (ulimit -v 2000000 && exec "$@"); }
     set -- "$qwen" "$model" --prompts "$scratch/prompts.txt" -n 2 --yarn 256 -c 1048576 -t 1
@@ -242,8 +254,10 @@ end_tests() {
     cp "$model" "$scratch/bad.bin" # the head is the last tensor: scales that are NaN
     head -c 8000 /dev/zero | tr '\0' '\377' | dd of="$scratch/bad.bin" bs=1 conv=notrunc \
         seek=$(($(wc -c <"$model") - 16000)) 2>/dev/null
-    run 3 "numbers that are not finite" "$qwen" "$scratch/bad.bin" --prompts "$scratch/prompts.txt"
+    run 3 "numbers that are not finite" "$qwen" "$scratch/bad.bin" --stats "$scratch/bad.json" \
+        --prompts "$scratch/prompts.txt"
     same "numbers that are not finite: one line" "$(wc -l <"$err")" 1
+    check "numbers that are not finite: --stats" grep -q '"finish":"error"' "$scratch/bad.json"
     for test in pp16 tg2 tg2@16 b2; do
         run 3 "--bench $test: numbers that are not finite" "$qwen" "$scratch/bad.bin" \
             --bench $test -r 1

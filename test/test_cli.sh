@@ -471,12 +471,15 @@ stats_tests() {
     ask "a model that does not sample" "$scratch/sampled.bin" -p a -n 1 \
         --stats "$scratch/stats.json"
     check "a model that does not sample" grep -q '"temperature":0,' "$scratch/stats.json"
+    ask "--kv f32 and no --exact" "$model" -p a -n 1 --kv f32 --stats "$scratch/stats.json"
+    check "--kv f32 and no --exact" grep -q '"kv":"f32","exact":false,' "$scratch/stats.json"
     # About as much is read for every token; so the two rates are of the same tokens.
     for n in 2 12; do
         run 0 "rates of $n tokens" env QWEN_LOOKUP=0 "$qwen" "$model" -p a -n $n --ignore-eos -t 1 \
             --stats "$scratch/stats.json"
         sed 's/.*"decode_tokens_s":\([0-9.]*\),"gb_s":\([0-9.]*\),.*/\1 \2/' "$scratch/stats.json"
     done >"$scratch/rates"
+    # shellcheck disable=SC2016 # an awk program
     check "rates of 2 tokens and of 12" awk '
         { each[NR] = $2 / $1 }
         END { exit !(NR == 2 && each[1] > 0.9 * each[2] && each[1] < 1.1 * each[2]) }
@@ -939,8 +942,21 @@ bench_tests() {
         END {
             kv = 3000 * 2 * 2 * 2 * (64 * 2 + 4)
             exit !(near(bytes["tg2@3000"] - bytes["tg2"], kv) &&
-                near(bytes["b2@3000"] - bytes["b2"], kv))
+                near(bytes["b2@3000"] - bytes["b2"], kv) &&
+                bytes["b2"] < 0.6 * bytes["tg2"]) # which two tokens read once
         }' "$out"
+    run 0 "--bench of many" "$qwen" "$model" --bench pp256,tg8,b32 -r 3 --format csv -t 1
+    # shellcheck disable=SC2016 # an awk program
+    check "--bench of many: tokens of all sequences" awk -F, \
+        '{ rate[$1] = $2 } END { exit !(rate["b32"] > rate["tg8"]) }' "$out"
+    # Two layers, with 4 and 2 heads of 64; the rate is rounded to 0.001.
+    # shellcheck disable=SC2016 # an awk program
+    check "--bench of many: what a prompt asks for" awk -F, '
+        $1 == "pp256" { rate = $9; want = $2 * 2 * 2 * 256 * (2 * 256 + 2 * 128 + 3 * 512) / 1e12 }
+        END { d = rate - want; exit !(d * d <= (0.0006 + want / 100) ^ 2) }' "$out"
+    run 0 "--bench of f32" "$qwen" "$scratch/f32.bin" --bench pp8,tg2 -r 1 --format csv -t 1
+    prints "--bench of f32: no limit of a prompt" '^pp8,.*,f32,,,,$'
+    prints "--bench of f32: one of tokens" '^tg2,.*,f32,GB/s,[0-9.]+,[0-9.]+,[0-9.]+$'
     run 0 "--bench json" "$qwen" "$model" --bench pp8,tg4 -r 1 --format json
     same "--bench json: an array" \
         "$(tr -d '\n' <"$out" | sed 's/[0-9.]*[0-9]/N/g; s/{[^}]*}/{}/g')" '[{}, {}]'

@@ -412,6 +412,8 @@ static void test_files(void) {
     write_file("junk.json", "[{\"role\": \"user\", \"content\": ");
     write_file("tools.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
                              "\"tools\": [{\"name\": \"f\"}]}");
+    write_file("untooled.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
+                                "\"tools\": []}");
     write_file("role.json", "[{\"role\": \"robot\", \"content\": \"a\"}]");
     write_file("marked.json", "\xef\xbb\xbf[{\"role\": \"user\", \"content\": \"a\"}]");
     ask_for(&t, "/set verbose", "");
@@ -425,6 +427,7 @@ static void test_files(void) {
     read_stats(reply, &prompt, &cached, &answer);
     CHECK(cached > 30, "the conversation is kept: %s", reply);
     load_from(&t, "marked.json", "loaded");
+    load_from(&t, "untooled.json", "loaded");
     write_file("parts.json",
                "[{\"role\": \"developer\", \"content\": [{\"type\": \"text\", \"text\": \"Be \"}, "
                "{\"type\": \"text\", \"text\": \"odd.\"}]}]");
