@@ -297,6 +297,8 @@ static void test_commands(void) {
     ask_for(&t, "/set parameter stop \"two words\"", "");
     ask_for(&t, "/show parameters", "top_k 7\n");
     ask_for(&t, "/show parameters", "stop \"two words\"\n");
+    ask_for(&t, "/set parameter stop more", "");
+    ask_for(&t, "/show parameters", "stop \"two words\"\nstop \"more\"\n");
     ask_for(&t, "/set parameter stop", "");
     ask(&t, "/show parameters", reply);
     CHECK(!strstr(reply, "stop"), "stop strings are forgotten: %s", reply);
@@ -392,6 +394,7 @@ static void test_long_lines(void) {
     type_line(&t, "start");
     type_line(&t, line);
     ask_for(&t, "\"\"\"", "not taken");
+    save_nothing(&t); /* not a part of it either */
     line[4000] = 0;
     ask(&t, line, reply);
     CHECK(!strstr(reply, "not taken"), "4000 bytes are taken: %s", reply);
