@@ -3689,7 +3689,6 @@ static bool slot_open(Batch *b, Slot *s, Error *e) {
     Error why;
     size_t n, index = b->next;
     const char *line = batch_line(b, &n);
-    s->prompt = (ChatPrompt){0};
     bool ok =
         render_line(b, line, n, &s->prompt, &why) && check_fits(&s->session, &s->prompt.ids, &why);
     if (!ok) {
@@ -3885,7 +3884,6 @@ static bool chat_reset(Chat *c, Error *e) {
     Conversation *said = &c->said;
     chat_prompt_free(&said->prompt);
     buffer_free(&said->messages);
-    said->prompt = (ChatPrompt){0};
     said->asked = (Mark){0};
     bool ok = said->has_system ? chat_add(c, "system", said->system.data, said->system.n, e)
                                : render_default_system(c->program, &said->prompt, e);
