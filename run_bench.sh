@@ -189,24 +189,6 @@ lock_take() {
 
 # ---- CSV -----------------------------------------------------------------------------------------
 
-csv_field() {
-    case $1 in
-    *[\",$cr$nl]*) printf '"%s"' "$(printf '%s\n' "$1" | sed 's/"/""/g')" ;;
-    *) printf '%s' "$1" ;;
-    esac
-}
-
-# The fields as one record, ending in CR LF.
-csv_record() {
-    comma=''
-    for field; do
-        printf '%s' "$comma"
-        csv_field "$field"
-        comma=,
-    done
-    printf '\r\n'
-}
-
 # csv_awk PROGRAM [NAME=VALUE...] FILE: awk with what csv.awk defines.
 csv_awk() {
     program=$1
@@ -214,24 +196,18 @@ csv_awk() {
     awk "$csv_library$nl$program" "$@"
 }
 
+# The arguments as one record, ending in CR LF.
+csv_record() {
+    # shellcheck disable=SC2016 # for awk to expand
+    csv_awk 'BEGIN {
+        for (i = 1; i < ARGC; i++) printf "%s%s", (i > 1 ? "," : ""), csv_quote(ARGV[i])
+        printf "\r\n"
+    }' "$@"
+}
+
 csv_new() {
     { printf '%s\r\n' "$header" >"$work/row" && mv "$work/row" "$csv"; } 2>/dev/null ||
         die 1 "$csv: cannot be written (is the disk full?)"
-}
-
-csv_cut() { dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null; }
-
-# Append the record that lies in $work/row: one write, then to the disk. What could be written only
-# in part is cut off again. Signals wait until the row is there.
-csv_append() {
-    row_bytes=$(file_size "$work/row")
-    if ! (trap '' INT TERM HUP && dd bs=1048576 count=1 <"$work/row" 2>/dev/null >>"$csv") ||
-        [ "$(file_size "$csv")" != $((csv_bytes + row_bytes)) ]; then
-        csv_cut "$csv" "$csv_bytes"
-        die 1 "$csv: the row could not be written (is the disk full?); the rows before it are whole"
-    fi
-    csv_bytes=$((csv_bytes + row_bytes))
-    sync "$csv" 2>/dev/null || sync
 }
 
 # csv_awk_to FILE PROGRAM ARGS...: csv_awk's output in FILE, all of it; its status in awk_status.
@@ -244,13 +220,14 @@ csv_awk_to() {
         awk_status=$(cat "$work/awk_status") && [ "$awk_status" = 0 ]
 }
 
-# csv_replace FILE...: $csv becomes these, with the mode that it has, or stays as it is.
-csv_replace() {
+# csv_replace FILE...: $csv becomes these, with the mode that it has, or stays as it is. Signals wait.
+csv_replace() (
+    trap '' INT TERM HUP
     { cp -p "$csv" "$csv.new" && cat "$@" >"$csv.new"; } 2>/dev/null &&
-        { sync "$csv.new" 2>/dev/null || sync; } && mv "$csv.new" "$csv" && return
+        { sync "$csv.new" 2>/dev/null || sync; } && mv "$csv.new" "$csv" && exit
     rm -f "$csv.new"
-    return 1
-}
+    exit 1
+)
 
 # Prove an old file before going on with it: our header, whole rows. A last row without its end is
 # cut off, with a message; anything else that is wrong is left untouched.
@@ -307,36 +284,27 @@ csv_repair() {
 csv_open='CSV[3] == "" && CSV[26] ~ /^failed/'
 csv_waits='CSV[3] == "" && CSV[26] !~ /^failed/' # for a vote
 
-# The numbers of the tasks that have a result.
-csv_done() {
-    csv_awk "csv_add(\$0) && records++ && !($csv_open) { print CSV[1] }" "$csv"
-}
-csv_failed() {
-    csv_awk "csv_add(\$0) && records++ && ($csv_open) { n++ } END { print n + 0 }" "$csv"
-}
+# The numbers of the tasks whose rows are as the condition says.
+csv_tasks() { csv_awk "csv_add(\$0) && records++ && ($1) { print CSV[1] }" "$csv"; }
+csv_done() { csv_tasks "!($csv_open)"; }
 
 # Put the record in $work/row behind the others, in the place of task $1's failed row where there is
-# one: then the file is replaced as a whole.
+# one.
 csv_store() {
     [ "$(file_size "$csv" 2>/dev/null)" = "$csv_bytes" ] ||
         die 1 "$csv was changed, moved or removed while running:" \
             "the row was not written, $log has it all"
     other="csv_add(\$0) && !(records++ && CSV[1] == task && $csv_open)"
-    csv_awk_to "$work/others" "$other { printf \"%s\\n\", CSV_TEXT }" task="$1" "$csv" ||
-        die 1 "$csv: the row could not be written (is the disk full?)"
-    if [ "$(file_size "$work/others")" = "$csv_bytes" ]; then
-        csv_append
-        return
-    fi
-    csv_replace "$work/others" "$work/row" ||
-        die 1 "$csv: the row could not be written; $log has it all"
+    csv_awk_to "$work/others" "$other { printf \"%s\\n\", CSV_TEXT }" task="$1" "$csv" &&
+        csv_replace "$work/others" "$work/row" ||
+        die 1 "$csv: the row could not be written (is the disk full?); $log has it all"
     csv_bytes=$(file_size "$csv")
 }
 
 # ---- Prompts -------------------------------------------------------------------------------------
 
-# A task's header: name, sampling, limit, and checks, one a line. Lines that it does not know are
-# errors.
+# A task's header: name, sampling, limit, expected tokens, and checks, one a line. Lines that it does
+# not know are errors.
 task_header() {
     awk '
         # What ./qwen would refuse in the middle of a run is refused before it.
@@ -372,7 +340,7 @@ task_header() {
             next
         }
         /^(max-tokens|expect): (0|[1-9][0-9]*)$/ && $2 <= 1048576 {
-            if ($1 ~ /^max/) limit = $2
+            if ($1 == "expect:") expect = $2; else limit = $2
             next
         }
         /^(max-tokens|expect):/ { wrong($1 " and a whole number up to 1048576") }
@@ -389,33 +357,20 @@ task_header() {
         /^check:/ { wrong("a check of prompts/README.md") }
         { wrong("task:, sampling:, max-tokens:, expect:, check: or ---") }
         END {
-            if (!failed) printf "%s\n%s\n%s\n%s", name, sampling, limit, checks
+            if (!failed) printf "%s\n%s\n%s\n%s\n%s", name, sampling, limit, expect, checks
             exit failed
         }' "$1" || exit 2
 }
-
-# For the estimates, a line for each task of the set: number, bytes of its prompt, expected tokens,
-# name.
-set_plan() {
-    SET_DIR=$set_dir awk '
-        BEGIN { dir = ENVIRON["SET_DIR"] } # -v would take a backslash for an escape
-        FNR == 1 { body = 0; file = FILENAME; sub(/.*\//, "", file); number = substr(file, 1, 2) + 0
-                   order[++n] = number; bytes[number] = 0; expect[number] = 200 }
-        { sub(/\r$/, "") }
-        body && /^@include / {
-            while ((getline line < (dir "/" substr($0, 10))) > 0) bytes[number] += length(line) + 1
-            close(dir "/" substr($0, 10))
-            next
-        }
-        body { bytes[number] += length($0) + 1 }
-        !body && /^expect: / { expect[number] = substr($0, 9) + 0 }
-        !body && /^task: / { name[number] = substr($0, 7) }
-        /^---[ \t]*$/ { body = 1 }
-        END {
-            for (i = 1; i <= n; i++)
-                print order[i], bytes[order[i]], expect[order[i]], name[order[i]]
-        }' \
-        "$set_dir"/[0-9][0-9]-*.txt
+task_read() { # FILE: its header into variables
+    head=$(task_header "$1") || exit
+    {
+        read -r name; read -r sampling; read -r max_tokens; read -r expect
+        CHECKS=$(cat)
+    } <<EOF
+$head
+EOF
+    max_tokens=${max_tokens:-1500} expect=${expect:-200}
+    export CHECKS # for checks.awk
 }
 
 # The prompt of a task file: all below the line ---, with @include files put in; with
@@ -473,20 +428,20 @@ set_find() {
 }
 
 # Read every file of the set before the first answer is paid for; is there sampling that the profile
-# does not rule?
+# does not rule? For the estimates, `plan` has a line for each task: number, bytes of its prompt,
+# expected tokens.
 set_check() {
-    own=''
+    own='' plan=''
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
-        head=$(task_header "$file") || exit
-        [ -n "${head%%"$nl"*}" ] || die 2 "$file: expected a line \"task: NAME\""
+        task_read "$file"
+        [ -n "$name" ] || die 2 "$file: expected a line \"task: NAME\""
         tr -d '\r' <"$file" | sed -n 's/^@include //p' | while IFS= read -r part; do
             [ -f "$set_dir/$part" ] && [ -r "$set_dir/$part" ] ||
                 die 2 "$file: @include $part: expected a file in $set_dir"
         done || exit
-        task_prompt "$file" >/dev/null ||
-            die 2 "$file: expected a header, a line --- and a prompt"
-        head=${head#*"$nl"} # the second line is the sampling
-        case ${head%%"$nl"*} in *=*) own=" (with the tasks' own sampling)" ;; esac
+        prompt=$(task_prompt "$file") || die 2 "$file: expected a header, a line --- and a prompt"
+        plan="$plan$(task_number "$file") ${#prompt} $expect$nl"
+        case $sampling in *=*) own=" (with the tasks' own sampling)" ;; esac
     done
 }
 
@@ -522,25 +477,25 @@ json_values() {
             }
             return out
         }
-        function number(key, format,    v) {
-            v = value(key)
-            print (v == "" ? "" : sprintf(format, v))
+        BEGIN {
+            n = split("name quant isa threads context temperature:%.6g top_k top_p:%.6g " \
+                "min_p:%.6g repeat_penalty:%.6g repeat_last_n prompt_tokens cached_tokens " \
+                "generated_tokens load_ms first_token_ms prompt_tokens_s:%.2f " \
+                "decode_tokens_s:%.2f peak_memory_mib finish", wanted, " ")
         }
-        { print value("name"); print value("quant"); print value("isa"); print value("threads")
-          print value("context"); number("temperature", "%.6g"); print value("top_k")
-          number("top_p", "%.6g"); number("min_p", "%.6g"); number("repeat_penalty", "%.6g")
-          print value("repeat_last_n"); print value("prompt_tokens"); print value("cached_tokens")
-          print value("generated_tokens"); print value("load_ms"); print value("first_token_ms")
-          number("prompt_tokens_s", "%.2f"); number("decode_tokens_s", "%.2f")
-          print value("peak_memory_mib"); print value("finish"); exit
+        NR == 1 {
+            for (i = 1; i <= n; i++) {
+                split(wanted[i], part, ":")
+                text = value(part[1])
+                print (text == "" || part[2] == "" ? text : sprintf(part[2], text))
+            }
         }' "$1" >"$work/values" 2>/dev/null ||
         die 1 "$work/values: could not be written (is the disk full?)"
     {
         read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx
-        read -r s_temp
-        read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen; read -r s_last_n
-        read -r s_prompt; read -r s_cached; read -r s_out; read -r s_load; read -r s_ttft
-        read -r s_prefill; read -r s_decode; read -r s_peak; read -r s_finish
+        read -r s_temp; read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen
+        read -r s_last_n; read -r s_prompt; read -r s_cached; read -r s_out; read -r s_load
+        read -r s_ttft; read -r s_prefill; read -r s_decode; read -r s_peak; read -r s_finish
     } <"$work/values"
 }
 
@@ -573,18 +528,13 @@ tee_failed() {
 # begin with is computed once: with --context-first that is the article, and with another seed the
 # whole prompt.
 answer_local() {
-    set -- "$model" -f "$work/prompt" --stats "$work/stats" -n "$max_tokens" -c "$n_ctx" --seed "$1"
-    set -- "$@" --cache "$work/cache"
-    [ -z "$temp" ] || set -- "$@" --temp "$temp"
-    [ -z "$top_k" ] || set -- "$@" --top-k "$top_k"
-    [ -z "$top_p" ] || set -- "$@" --top-p "$top_p"
-    [ -z "$min_p" ] || set -- "$@" --min-p "$min_p"
-    [ -z "$rep_pen" ] || set -- "$@" --repeat-penalty "$rep_pen"
-    [ -z "$last_n" ] || set -- "$@" --repeat-last-n "$last_n"
-    [ -z "$threads" ] || set -- "$@" --threads "$threads"
-    [ -z "$draft" ] || set -- "$@" --draft "$draft"
     {
-        "$qwen" "$@" 2>"$work/errors"
+        "$qwen" "$model" -f "$work/prompt" --stats "$work/stats" --cache "$work/cache" \
+            -n "$max_tokens" -c "$n_ctx" --seed "$1" ${threads:+--threads "$threads"} \
+            ${draft:+--draft "$draft"} ${temp:+--temp "$temp"} ${top_k:+--top-k "$top_k"} \
+            ${top_p:+--top-p "$top_p"} ${min_p:+--min-p "$min_p"} \
+            ${rep_pen:+--repeat-penalty "$rep_pen"} ${last_n:+--repeat-last-n "$last_n"} \
+            2>"$work/errors"
         echo $? 2>/dev/null >"$work/status"
     } | tee "$work/answer" 2>/dev/null || tee_failed
     answer_status=$(cat "$work/status")
@@ -789,17 +739,14 @@ answer_url() {
     { url_stats; } 2>/dev/null || die 1 "$full"
     json_values "$work/stats"
     { url_end; } 2>/dev/null || die 1 "$full"
-    s_quant='' s_isa='' s_threads='' s_ctx=''
     s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p s_rep_pen=$rep_pen s_last_n=$last_n
 }
 
 # Answer the prompt in $work/prompt with the seed $1: into $work/answer, and the s_ variables.
 answer() {
     rm -f "$work/stats" "$work/status" "$work/errors" "$work/answer"
-    s_quant='' s_isa='' s_threads='' s_ctx=''
-    s_temp='' s_top_k='' s_top_p='' s_min_p='' s_rep_pen='' s_last_n=''
-    s_prompt='' s_cached='' s_out='' s_load='' s_ttft='' s_prefill='' s_decode='' s_peak=''
-    s_finish='' answer_status=''
+    json_values /dev/null # forget those of the last answer
+    answer_status=''
     started=$(date +%s)
     printf '%s' "$green"
     if [ -n "$url" ]; then answer_url "$1"; else answer_local "$1"; fi
@@ -958,11 +905,11 @@ log_answer() {
 # About how long the tasks $1... will take: their sizes, at the speeds of the latest answers,
 # corrected by how the estimates so far came out.
 estimate() {
-    awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
+    printf %s "$plan" | awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
         prefill > 0 && decode > 0 && index(list, " " $1 " ") {
             s += $2 / 4.2 / prefill + $3 / decode
         }
-        END { print int(s + 0.5) }' "$work/plan"
+        END { print int(s + 0.5) }'
 }
 estimate_text() {
     [ -n "$reading" ] && [ "${s_decode:-0}" != 0 ] || return 0
@@ -977,18 +924,10 @@ estimate_text() {
 
 task_prepare() { # NUMBER: file, name, limits and prompt
     file=$(task_file "$1")
-    head=$(task_header "$file") || exit
-    {
-        read -r name; read -r sampling; read -r max_tokens
-        CHECKS=$(cat)
-    } <<EOF
-$head
-EOF
-    export CHECKS # for checks.awk
+    task_read "$file"
     sampling_set "$1" "$sampling"
     row_profile=$profile
     case $sampling in *=*) row_profile=$profile+task ;; esac # the task has its own
-    max_tokens=${max_tokens:-1500}
     task_prompt "$file" >"$work/prompt" 2>/dev/null ||
         die 1 "$file: its prompt could not be read again, or not be written (is the disk full?)"
 }
@@ -1002,9 +941,8 @@ task_row() {
         "$(hash8 <"$work/prompt")" "$run/$(printf %02d "$1").txt"
 }
 
-# Run one task until it is voted on, then write its row. 1: the user leaves.
+# Run the prepared task $1 until it is voted on, then write its row. 1: the user leaves.
 run_task() {
-    task_prepare "$1"
     seed_now=$seed
     while :; do
         printf '%s' "$dim"
@@ -1044,8 +982,6 @@ warm_up() {
 run_tasks() {
     done_tasks=" $(csv_done | tr '\n' ' ')"
     spent_s=0 expected_s=0 # of computing
-    set_plan >"$work/plan" 2>/dev/null ||
-        die 1 "$work/plan: could not be written (is the disk full?)"
     left=''
     for number in $tasks; do
         case $done_tasks in *" $number "*) ;; *) left="$left $number" ;; esac
@@ -1056,8 +992,8 @@ run_tasks() {
         # shellcheck disable=SC2086 # words on purpose
         time_left=$(estimate_text $left)
         expected_s=$((expected_s + $(estimate "$number")))
-        title=$(sed -n "s/^$number [0-9]* [0-9]* //p" "$work/plan")
-        printf '\n%s\n' "${bold}[$position/$n_tasks] $title$plain${time_left:+, $time_left}"
+        task_prepare "$number"
+        printf '\n%s\n' "${bold}[$position/$n_tasks] $name$plain${time_left:+, $time_left}"
         if ! run_task "$number"; then
             say "Left at task $number. $again --resume $run goes on with it."
             return
@@ -1084,7 +1020,7 @@ run_total() {
 run_end() {
     run_total "$run"
     say "$csv, $log"
-    failed=$(csv_failed)
+    failed=$(($(csv_tasks "$csv_open" | wc -l)))
     [ "$failed" = 0 ] ||
         die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
 }
@@ -1112,19 +1048,12 @@ settings_read() {
     settings=$results/$run/settings
     while IFS= read -r line; do
         value=${line#*=}
-        case ${line%%=*} in
-        model) model=$value ;;
-        model_name) model_name=$value ;;
-        model_id) model_id=$value ;;
-        draft) draft=$value ;;
-        url) url=$value ;;
-        set) set=$value ;;
-        context_first) context_first=$value ;;
-        profile) profile=$value ;;
-        seed) seed=$value ;;
-        threads) threads=$value ;;
-        n_ctx) n_ctx=$value ;;
-        auto) [ "$value" != 1 ] || auto=1 ;;
+        case $line in
+        auto=*) [ "$value" != 1 ] || auto=1 ;;
+        model=* | model_name=* | model_id=* | draft=* | url=* | set=* | context_first=* | \
+            profile=* | seed=* | threads=* | n_ctx=*)
+            eval "${line%%=*}=\$value"
+            ;;
         *)
             die 2 "$settings: expected NAME=VALUE as this program writes it," \
                 "got \"$(printf %.80s "$line")\""
@@ -1462,22 +1391,11 @@ while [ $# -gt 0 ]; do
 done
 
 # What a mode would not look at is refused.
-case $mode in
-resume) known='--resume --auto --results' ;;
-score) known='--score --seed --results' ;;
-report) known='--report --html --results' ;;
-new)
-    known='--auto --prompts --profile --context-first --url --model --seed --threads --run'
-    known="$known --draft --results"
-    ;;
-esac
 for option in $given; do
-    case " $known " in
-    *" $option "*) ;;
-    *)
-        [ "$mode" != new ] || die 2 "$option: goes with --report"
-        die 2 "$option: does not go with --$mode"
-        ;;
+    case $mode$option in
+    new--html) die 2 "--html: goes with --report" ;;
+    new--* | "$mode--$mode" | *--results | resume--auto | score--seed | report--html) ;;
+    *) die 2 "$option: does not go with --$mode" ;;
     esac
 done
 [ "$mode" = new ] || [ -z "$model" ] || die 2 "$model: a model does not go with --$mode"
