@@ -77,6 +77,7 @@ die() {
     warn "$*"
     exit "$status"
 }
+die_full() { die 1 "$1: could not be written (is the disk full?)"; }
 
 # The first 8 digits of the SHA-256 of stdin; where no such tool is, POSIX's CRC, marked.
 hash8() {
@@ -220,7 +221,8 @@ csv_awk_to() {
         awk_status=$(cat "$work/awk_status") && [ "$awk_status" = 0 ]
 }
 
-# csv_replace FILE...: $csv becomes these, with the mode that it has, or stays as it is. Signals wait.
+# csv_replace FILE...: $csv becomes these, with the mode that it has, or stays as it is. Signals
+# wait until it is done.
 csv_replace() (
     trap '' INT TERM HUP
     { cp -p "$csv" "$csv.new" && cat "$@" >"$csv.new"; } 2>/dev/null &&
@@ -270,7 +272,7 @@ csv_repair() {
             exit bad > 0
         }' fields=$n_fields torn=$torn "$csv" || {
         [ "$awk_status" != 1 ] || exit 2
-        die 1 "$work/whole: could not be written (is the disk full?)"
+        die_full "$work/whole"
     }
     lost=$(($(file_size "$csv") - $(file_size "$work/whole")))
     if [ $lost -gt 0 ]; then
@@ -303,8 +305,8 @@ csv_store() {
 
 # ---- Prompts -------------------------------------------------------------------------------------
 
-# A task's header: name, sampling, limit, expected tokens, and checks, one a line. Lines that it does
-# not know are errors.
+# A task's header: name, sampling, limit, expected tokens, then the checks, one a line each. Lines
+# that it does not know are errors.
 task_header() {
     awk '
         # What ./qwen would refuse in the middle of a run is refused before it.
@@ -489,8 +491,7 @@ json_values() {
                 text = value(part[1])
                 print (text == "" || part[2] == "" ? text : sprintf(part[2], text))
             }
-        }' "$1" >"$work/values" 2>/dev/null ||
-        die 1 "$work/values: could not be written (is the disk full?)"
+        }' "$1" >"$work/values" 2>/dev/null || die_full "$work/values"
     {
         read -r s_name; read -r s_quant; read -r s_isa; read -r s_threads; read -r s_ctx
         read -r s_temp; read -r s_top_k; read -r s_top_p; read -r s_min_p; read -r s_rep_pen
@@ -521,7 +522,7 @@ sampling_set() {
 
 tee_failed() {
     case $? in 141 | 269) exit 141 ;; esac # nobody reads what it shows (269: ksh)
-    die 1 "$work/answer: could not be written (is the disk full?)"
+    die_full "$work/answer"
 }
 
 # Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one
@@ -538,7 +539,7 @@ answer_local() {
         echo $? 2>/dev/null >"$work/status"
     } | tee "$work/answer" 2>/dev/null || tee_failed
     answer_status=$(cat "$work/status")
-    [ -n "$answer_status" ] || die 1 "$work/status: could not be written (is the disk full?)"
+    [ -n "$answer_status" ] || die_full "$work/status"
     # A signal is 128 and its number in most shells, 256 in ksh, 384 in yash.
     [ "$answer_status" -lt 256 ] || answer_status=$((128 + answer_status % 128))
     if [ -f "$work/stats" ]; then json_values "$work/stats"; fi
@@ -613,49 +614,53 @@ url_stats() {
             t = part[1] * 3600 + part[2] * 60 + part[3]
             return t < start ? t + 86400 : t
         }
-        function found() {
-            if (data ~ /"(content|reasoning|reasoning_content)": ?"[^"]/) {
+        function is_piece(text) {
+            return text ~ /"(content|reasoning|reasoning_content)" *: *"[^"]/
+        }
+        function received() {
+            if (is_piece(data)) {
                 if (!first) first = at
                 last = at
             }
             data = ""
         }
-        /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
-            found()
-            at = seconds($1)
-            answer = /<= Recv data/
-            if (!start && /=> Send header/) start = at
-            next
-        }
-        answer && /^[0-9a-f]+: / { data = data substr($0, 7) }
-        END { found(); printf "%.3f %.3f\n", (first - start) * 1000, last - first }' "$work/trace" \
-        >"$work/times" || return
-    read -r first_ms decode_s <"$work/times"
-    awk -v first="$first_ms" -v decode="$decode_s" '
-        function last(key,    rest) {
+        function keep(key,    rest) {
             rest = $0
             if (!match(rest, "\"" key "\" *: *")) return
             rest = substr(rest, RSTART + RLENGTH)
             if (rest ~ /^[0-9]/) { sub(/[^0-9].*/, "", rest); seen[key] = rest }
             else if (rest ~ /^"/) { rest = substr(rest, 2); sub(/".*/, "", rest); seen[key] = rest }
         }
-        {
-            last("finish_reason")
-            last("prompt_tokens"); last("completion_tokens"); last("cached_tokens")
+        file == "events" {
+            keep("finish_reason")
+            keep("prompt_tokens"); keep("completion_tokens"); keep("cached_tokens")
+            if (is_piece($0)) pieces++
+            next
         }
-        /"(content|reasoning|reasoning_content)" *: *"[^"]/ { pieces++ }
+        /^[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.][0-9]* [<=]/ {
+            received()
+            at = seconds($1)
+            answer = /<= Recv data/
+            if (!start && /=> Send header/) start = at
+            next
+        }
+        answer && /^[0-9a-f]+: / { data = data substr($0, 7) }
         END {
+            received()
+            first_ms = (first - start) * 1000
+            decode_s = sprintf("%.3f", last - first) + 0 # what comes at once has no speed
             n = "completion_tokens" in seen ? seen["completion_tokens"] : pieces + 0
             anew = seen["prompt_tokens"] - seen["cached_tokens"]
             printf "{\"prompt_tokens\":%s,\"cached_tokens\":%s", seen["prompt_tokens"],
                 seen["cached_tokens"]
             printf ",\"generated_tokens\":%d,\"finish\":\"%s\"", n, seen["finish_reason"]
-            if (pieces) printf ",\"first_token_ms\":%.1f", first
-            if (pieces && first > 0 && seen["prompt_tokens"] > 0)
-                printf ",\"prompt_tokens_s\":%.2f", anew * 1000 / first
-            if (n > 1 && decode > 0) printf ",\"decode_tokens_s\":%.2f", (n - 1) / decode
+            if (pieces) printf ",\"first_token_ms\":%.1f", first_ms
+            if (pieces && first_ms > 0 && seen["prompt_tokens"] > 0)
+                printf ",\"prompt_tokens_s\":%.2f", anew * 1000 / first_ms
+            if (n > 1 && decode_s > 0)
+                printf ",\"decode_tokens_s\":%.2f", (n - 1) / decode_s
             print "}"
-        }' "$work/events" >"$work/stats"
+        }' file=trace "$work/trace" file=events "$work/events" >"$work/stats"
 }
 
 # What curl is to send. The key goes through a file, so that no list of processes shows it.
@@ -726,19 +731,18 @@ url_end() {
 
 # Ask a server. A stream that could not be kept whole breaks off, and lacks its end in $work/status.
 answer_url() {
-    full="$work: could not be written (is the disk full?)"
-    { url_prepare "$1"; } 2>/dev/null || die 1 "$full"
+    { url_prepare "$1"; } 2>/dev/null || die_full "$work"
     {
         url_stream | while IFS= read -r line; do url_line "${line%"$cr"}" || break; done |
             tee "$work/answer"
-    } 2>/dev/null || die 1 "$full"
-    grep -q '^curl_status' "$work/status" 2>/dev/null || die 1 "$full"
+    } 2>/dev/null || die_full "$work"
+    grep -q '^curl_status' "$work/status" 2>/dev/null || die_full "$work"
     if [ -s "$work/answer" ]; then
-        { printf '\n' | tee -a "$work/answer"; } 2>/dev/null || die 1 "$full"
+        { printf '\n' | tee -a "$work/answer"; } 2>/dev/null || die_full "$work"
     fi
-    { url_stats; } 2>/dev/null || die 1 "$full"
+    { url_stats; } 2>/dev/null || die_full "$work"
     json_values "$work/stats"
-    { url_end; } 2>/dev/null || die 1 "$full"
+    { url_end; } 2>/dev/null || die_full "$work"
     s_temp=$temp s_top_k=$top_k s_top_p=$top_p s_min_p=$min_p s_rep_pen=$rep_pen s_last_n=$last_n
 }
 
@@ -769,7 +773,8 @@ figures() {
         "| ${s_finish:-?}"
 }
 
-# Run the task's checks on an answer: auto_pass "2/3", auto_detail, and lines in $work/checks.
+# Run the task's checks on the answer in file $1, and show them: auto_pass "2/3", auto_detail, and
+# lines in $work/checks.
 run_checks() {
     auto_pass='' auto_detail=''
     { true >"$work/checks"; } 2>/dev/null || die 1 "$work/checks: could not be written"
@@ -777,8 +782,8 @@ run_checks() {
     chars=$(tr -cd '\344-\351' <"$1" | wc -c)
     PROMPT_FILE=$work/prompt awk -v chars=$((chars)) \
         'BEGIN { prompt = ENVIRON["PROMPT_FILE"] }'"$nl$checks_program" "$1" \
-        >"$work/checks" 2>/dev/null ||
-        die 1 "$work/checks: could not be written (is the disk full?)"
+        >"$work/checks" 2>/dev/null || die_full "$work/checks"
+    sed 's/^/check: /' "$work/checks"
     auto_pass=$(awk '/^ok/ { n++ } END { print n + 0 "/" NR }' "$work/checks")
     auto_detail=$(sed 's/^no /NOT: /; s/^ok //' "$work/checks" |
         awk 'NR > 1 { printf "; " } { printf "%s", $0 }')
@@ -832,7 +837,7 @@ tty_line() {
     case $1 in
     0) IFS= read -r line <"$work/line" ;;
     3) return 1 ;;
-    *) die 1 "$work/line: could not be written (is the disk full?)" ;;
+    *) die_full "$work/line" ;;
     esac
     tty_state=$(stty -g <&4)
     more=$(tty_pending 2; printf x)
@@ -889,8 +894,11 @@ ask_vote() {
 
 log_add() { cat 2>/dev/null >>"$log" || die 1 "$log: cannot be written (is the disk full?)"; }
 
-# The prompt, the answer and the figures of the task at hand, whole.
-log_answer() {
+# Answer the prompt with the seed $2, show figures and checks, and log it whole as $1.
+answer_logged() {
+    answer "$2"
+    figures
+    run_checks "$work/answer"
     {
         say "==== $1 $(date -u +%Y-%m-%dT%H:%M:%SZ), seed $2"
         say "---- prompt"
@@ -948,11 +956,7 @@ run_task() {
         printf '%s' "$dim"
         cat "$work/prompt"
         printf '%s\n' "$plain"
-        answer "$seed_now"
-        figures
-        run_checks "$work/answer"
-        sed 's/^/check: /' "$work/checks"
-        log_answer "task $1: $name" "$seed_now"
+        answer_logged "task $1: $name" "$seed_now"
         vote='' remark='' action=s
         if [ "$auto" = 0 ]; then ask_vote r; fi
         [ "$action" != r ] || { seed_now=$((seed_now + 1)); continue; }
@@ -971,10 +975,7 @@ warm_up() {
     [ -f "$(task_file 0)" ] || return 0
     task_prepare 0
     say "warm-up (not scored): $(cat "$work/prompt")"
-    answer "$seed"
-    figures
-    run_checks "$work/answer"
-    log_answer "warm-up" "$seed"
+    answer_logged "warm-up" "$seed"
     [ "$answer_status" = 0 ] || exit 1
 }
 
@@ -1034,15 +1035,14 @@ work_open() {
 # What a run was started with, so that it can be gone on with.
 settings_write() {
     all=''
-    for key in model model_name model_id draft url set context_first profile seed threads n_ctx \
-        auto; do
+    for key in model model_name model_id draft url set context_first profile seed threads n_ctx auto
+    do
         eval "value=\$$key"
         # shellcheck disable=SC2154 # set by eval
         all=$all$key=$value$nl
     done
     { printf %s "$all" >"$work/settings" && mv "$work/settings" "$results/$run/settings"; } \
-        2>/dev/null ||
-        die 1 "$results/$run: cannot be written"
+        2>/dev/null || die 1 "$results/$run: cannot be written"
 }
 settings_read() {
     settings=$results/$run/settings
@@ -1215,7 +1215,6 @@ EOF
     cat "$results/$output"
     printf '%s\n' "$plain"
     run_checks "$results/$output"
-    sed 's/^/check: /' "$work/checks"
 }
 
 score_runs() {
@@ -1266,7 +1265,7 @@ score_repeat() {
         [ -s "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"
     } 2>/dev/null && {
         csv_record "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$runs" "$1" "$2" "$vote" >>"$file"
-    } 2>/dev/null || die 1 "$file: could not be written (is the disk full?)"
+    } 2>/dev/null || die_full "$file"
     repeat_text="One answer was shown twice (task $1): you gave it $2, then $vote."
 }
 
@@ -1308,7 +1307,7 @@ if [ -t 1 ] && [ -z "$NO_COLOR" ] && [ "$TERM" != dumb ]; then
     bold=$esc'[1m' dim=$esc'[2m' green=$esc'[32m' plain=$esc'[0m'
 fi
 
-need() { [ $# -ge 2 ] || die 2 "$1: expected a value after it"; }
+need() { [ -n "${2-}" ] || die 2 "$1: expected a value after it"; }
 # whole WHAT TEXT [LEAST MOST]. To a shell 010 is 8 and 08 nothing, and JSON has neither.
 whole() {
     whole_range=${4:+ from $3 to $4}
@@ -1363,12 +1362,7 @@ while [ $# -gt 0 ]; do
     --model) need "$@"; model_name=$2; shift ;;
     --seed) need "$@"; whole "$1" "$2"; seed=$2 shuffle=$2; shift ;;
     --threads) need "$@"; whole "$1" "$2" 1 256; threads=$2; shift ;;
-    --draft)
-        need "$@"
-        [ -n "$2" ] || die 2 "--draft: expected a file, got nothing"
-        draft=$2
-        shift
-        ;;
+    --draft) need "$@"; draft=$2; shift ;;
     --results) need "$@"; results=$2; shift ;;
     --html) need "$@"; html=$2; shift ;;
     --run) need "$@"; run_name "$2"; run=$2; shift ;;

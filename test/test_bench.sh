@@ -736,7 +736,8 @@ refused 2 "--threads: does not go with --resume" --threads 2 --resume x
 refused 2 "--seed: does not go with --report" --report x --seed 2
 refused 2 "--draft: does not go with --resume" --draft x --resume y
 refused 2 "--draft: goes with a model file, not with --url" --url http://x --model y --draft z
-refused 2 "--draft: expected a file, got nothing" --draft ""
+refused 2 "--draft: expected a value after it" --draft ""
+refused 2 "--results: expected a value after it" "$scratch/model.bin" --results ""
 refused 2 "--prompts: does not go with --score" --score x --prompts zh
 refused 2 "--auto: does not go with --report" --auto --report
 refused 2 "--score: does not go with --resume" --resume x --score
