@@ -79,6 +79,8 @@ die() {
 }
 die_full() { die 1 "$1: could not be written (is the disk full?)"; }
 
+utc() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+
 # The first 8 digits of the SHA-256 of stdin; where no such tool is, POSIX's CRC, marked.
 hash8() {
     if command -v sha256sum >/dev/null 2>&1; then
@@ -197,7 +199,7 @@ csv_awk() {
     awk "$csv_library$nl$program" "$@"
 }
 
-# The arguments as one record, ending in CR LF.
+# The arguments as one record, ending in CR LF; to a file through cat, as in csv_awk_to.
 csv_record() {
     # shellcheck disable=SC2016 # for awk to expand
     csv_awk 'BEGIN {
@@ -382,10 +384,7 @@ task_prompt() {
         BEGIN { dir = ENVIRON["SET_DIR"] }
         function include(name,    line, n) {
             while ((n = (getline line < (dir "/" name))) > 0) { sub(/\r$/, "", line); print line }
-            if (n < 0) {
-                print "run_bench: " dir "/" name ": cannot be read" >"/dev/stderr"
-                failed = 1
-            }
+            if (n < 0) failed = 1
             close(dir "/" name)
         }
         { sub(/\r$/, "") }
@@ -408,12 +407,11 @@ set_find() {
     set_dir=$set
     case $set in
     */* | .*) ;;
-    *) if [ -d "$here/prompts/$set" ] || [ ! -d "$set" ]; then set_dir=$here/prompts/$set; else
-        set=./$set
-    fi ;;
+    *) if [ -d "$programs/$set" ] || [ ! -d "$set" ]; then set_dir=$programs/$set; fi ;;
     esac
     set_dir=$(CDPATH='' cd -- "$set_dir" 2>/dev/null && pwd) || die 2 "--prompts $set: no such set"
-    case $set in */* | .*) set=$set_dir ;; esac # --resume may be called from elsewhere
+    # A directory's name is kept whole, for --resume may be called from elsewhere.
+    [ "$set_dir" = "$programs/$set" ] || set=$set_dir
     tasks='' seen=''
     n_tasks=0
     for file in "$set_dir"/[0-9][0-9]-*.txt; do
@@ -509,7 +507,6 @@ sampling_set() {
     fi
     for word in $2; do
         case $word in
-        profile) ;;
         temp=*) temp=${word#*=} ;;
         top-k=*) top_k=${word#*=} ;;
         top-p=*) top_p=${word#*=} ;;
@@ -518,11 +515,6 @@ sampling_set() {
         repeat-last-n=*) last_n=${word#*=} ;;
         esac
     done
-}
-
-tee_failed() {
-    case $? in 141 | 269) exit 141 ;; esac # nobody reads what it shows (269: ksh)
-    die_full "$work/answer"
 }
 
 # Ask ./qwen. The prompt file's last newline is dropped there. What this prompt and the last one
@@ -537,7 +529,10 @@ answer_local() {
             ${rep_pen:+--repeat-penalty "$rep_pen"} ${last_n:+--repeat-last-n "$last_n"} \
             2>"$work/errors"
         echo $? 2>/dev/null >"$work/status"
-    } | tee "$work/answer" 2>/dev/null || tee_failed
+    } | tee "$work/answer" 2>/dev/null || case $? in
+        141 | 269) exit 141 ;; # nobody reads what it shows (269: ksh)
+        *) die_full "$work/answer" ;;
+    esac
     answer_status=$(cat "$work/status")
     [ -n "$answer_status" ] || die_full "$work/status"
     # A signal is 128 and its number in most shells, 256 in ksh, 384 in yash.
@@ -565,7 +560,7 @@ json_escape() {
 # One streamed event on stdin: its piece of the answer, as escapes for printf %b.
 url_piece() {
     awk '
-        function octal(n) { return sprintf("\\0%o%o%o", int(n / 64), int(n / 8) % 8, n % 8) }
+        function octal(n) { return sprintf("\\0%03o", n) }
         function utf8(n) {
             if (n < 128) return octal(n)
             if (n < 2048) return octal(192 + int(n / 64)) octal(128 + n % 64)
@@ -820,6 +815,7 @@ tty_pending() {
         printf '%s' "${piece%x}"
     done
     stty "$tty_state" <&4
+    tty_state=''
 }
 
 # Ask $1; a line, and what was pasted with it. 1: end of input. Another process asks and reads, for
@@ -839,7 +835,7 @@ tty_line() {
     3) return 1 ;;
     *) die_full "$work/line" ;;
     esac
-    tty_state=$(stty -g <&4)
+    tty_state=$(stty -g <&4) # tty_pending's is another process's
     more=$(tty_pending 2; printf x)
     tty_state=''
     more=${more%x}
@@ -863,9 +859,7 @@ trim() {
 
 # Ask until there is an answer: action is vote (with vote and remark), s, r (if $1 is r) or q.
 ask_vote() {
-    tty_state=$(stty -g <&4)
     tty_pending 0 >/dev/null # what was typed while the answer ran by is no vote
-    tty_state=''
     while :; do
         if ! tty_line "Score 0-5 and a remark (? scale, s skip, ${1:+r again, }q leave)> "; then
             action=q
@@ -900,7 +894,7 @@ answer_logged() {
     figures
     run_checks "$work/answer"
     {
-        say "==== $1 $(date -u +%Y-%m-%dT%H:%M:%SZ), seed $2"
+        say "==== $1 $(utc), seed $2"
         say "---- prompt"
         cat "$work/prompt"
         say "---- answer"
@@ -910,8 +904,7 @@ answer_logged() {
     } | log_add || exit
 }
 
-# About how long the tasks $1... will take: their sizes, at the speeds of the latest answers,
-# corrected by how the estimates so far came out.
+# About how many seconds the tasks $1... will take: their sizes, at the speeds of the latest answers.
 estimate() {
     printf %s "$plan" | awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
         prefill > 0 && decode > 0 && index(list, " " $1 " ") {
@@ -919,7 +912,7 @@ estimate() {
         }
         END { print int(s + 0.5) }'
 }
-estimate_text() {
+estimate_text() { # corrected by how the estimates so far came out
     [ -n "$reading" ] && [ "${s_decode:-0}" != 0 ] || return 0
     left=$(estimate "$@")
     if [ "$expected_s" -gt 20 ]; then left=$((left * spent_s / expected_s)); fi
@@ -941,12 +934,12 @@ task_prepare() { # NUMBER: file, name, limits and prompt
 }
 
 task_row() {
-    csv_record "$1" "$name" "$vote" "$remark" "$run" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+    csv_record "$1" "$name" "$vote" "$remark" "$run" "$(utc)" \
         "$model_name" "$model_id" "$s_quant" "$s_isa" "$s_threads" "$cpu" "$seed_now" \
         "$row_profile" "$s_temp" "$s_top_k" "$s_top_p" "$s_min_p" "$s_rep_pen" "$s_last_n" \
-        "$max_tokens" "${s_ctx:-}" "$s_prompt" "$s_cached" "$s_out" "$s_finish" "$s_load" \
+        "$max_tokens" "$s_ctx" "$s_prompt" "$s_cached" "$s_out" "$s_finish" "$s_load" \
         "$s_ttft" "$s_prefill" "$s_decode" "$s_peak" "$auto_pass" "$auto_detail" "$label" \
-        "$(hash8 <"$work/prompt")" "$run/$(printf %02d "$1").txt"
+        "$(hash8 <"$work/prompt")" "$answer_file"
 }
 
 # Run the prepared task $1 until it is voted on, then write its row. 1: the user leaves.
@@ -959,12 +952,15 @@ run_task() {
         answer_logged "task $1: $name" "$seed_now"
         vote='' remark='' action=s
         if [ "$auto" = 0 ]; then ask_vote r; fi
-        [ "$action" != r ] || { seed_now=$((seed_now + 1)); continue; }
-        [ "$action" != q ] || return 1
-        break
+        case $action in
+        r) seed_now=$((seed_now + 1)) ;;
+        q) return 1 ;;
+        *) break ;;
+        esac
     done
     say "---- vote ${vote:-none}${remark:+: $remark}" | log_add || exit
-    { mv "$work/answer" "$results/$run/$(printf %02d "$1").txt" && task_row "$1" >"$work/row" &&
+    answer_file=$run/$(printf %02d "$1").txt
+    { mv "$work/answer" "$results/$answer_file" && task_row "$1" | cat >"$work/row" &&
         [ "$(csv_awk 'csv_add($0) { print CSV_N }' "$work/row")" = $n_fields ]; } 2>/dev/null ||
         die 1 "$results/$run: cannot be written (is the disk full?)"
     csv_store "$1"
@@ -1001,12 +997,15 @@ run_tasks() {
         fi
         left=${left#" $number"}
     done
-    run_end
+    run_total "$run"
+    say "$csv, $log"
+    failed=$(($(csv_tasks "$csv_open" | wc -l)))
+    [ "$failed" = 0 ] ||
+        die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
 }
 
 run_total() {
-    AGAIN="$again --score $1"
-    export AGAIN
+    export AGAIN="$again --score $1"
     csv_awk '
         csv_add($0) && records++ {
             if (CSV[3] != "") { sum += CSV[3]; voted++ }
@@ -1017,13 +1016,6 @@ run_total() {
             printf "%s: %d of %d, %d of %d tasks scored.\n", name, sum, 5 * n, voted, n
             if (waiting) print ENVIRON["AGAIN"] " asks for the missing scores."
         }' name="${2:-Total}" "$results/$1.csv"
-}
-run_end() {
-    run_total "$run"
-    say "$csv, $log"
-    failed=$(($(csv_tasks "$csv_open" | wc -l)))
-    [ "$failed" = 0 ] ||
-        die 1 "$failed of $n_tasks tasks failed; $again --resume $run tries them again"
 }
 
 work_open() {
@@ -1103,7 +1095,7 @@ run_new() {
     with="prompts $label, profile $profile$own, seed $seed, context ${n_ctx:-of the server}"
     with=$with${draft:+, draft $draft}
     {
-        say "run $run, $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+        say "run $run, $(utc)"
         say "model $model_name, hash ${model_id:-none}, ${url:-$model}"
         say "$with, $cpu"
     } | log_add || exit
@@ -1133,9 +1125,8 @@ run_resume() {
         [ "$(model_hash "$model")" = "$model_id" ] ||
             die 1 "$model: is not the model that $run began with (hash $model_id)"
     fi
-    say "==== resumed $(date -u +%Y-%m-%dT%H:%M:%SZ)" | log_add || exit
+    say "==== resumed $(utc)" | log_add || exit
     say "Run $run goes on: $model_name, prompts $label, profile $profile$own"
-    s_decode=''
     [ "$(csv_done | wc -l)" -eq "$n_tasks" ] || warm_up
     run_tasks
 }
@@ -1177,8 +1168,7 @@ score_order() {
 # Put the vote into the row of task $2 of run $1. The file is replaced as a whole.
 score_store() {
     csv=$results/$1.csv
-    VOTE=$vote REMARK=$remark
-    export VOTE REMARK
+    export VOTE="$vote" REMARK="$remark"
     # shellcheck disable=SC2016 # for awk to expand
     csv_awk_to "$work/scored" '
         csv_add($0) {
@@ -1262,9 +1252,8 @@ score_runs() {
 score_repeat() {
     file=$results/repeats.csv
     {
-        [ -s "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"
-    } 2>/dev/null && {
-        csv_record "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$runs" "$1" "$2" "$vote" >>"$file"
+        { [ -s "$file" ] || printf 'ts_utc,runs,task,first,again\r\n' >"$file"; } &&
+            csv_record "$(utc)" "$runs" "$1" "$2" "$vote" | cat >>"$file"
     } 2>/dev/null || die_full "$file"
     repeat_text="One answer was shown twice (task $1): you gave it $2, then $vote."
 }
@@ -1299,7 +1288,7 @@ make_report() {
 
 results=results mode=new run='' runs='' model='' url='' model_name='' model_id='' set=''
 profile=rbyf seed=1 threads='' draft='' auto=0 context_first=0 html='' n_ctx='' repeat_text=''
-shuffle='' reading='' folder=''
+shuffle='' reading='' folder='' s_decode=''
 cpu=$(cpu_name)
 bold='' dim='' green='' plain=''
 if [ -t 1 ] && [ -z "$NO_COLOR" ] && [ "$TERM" != dumb ]; then
