@@ -904,7 +904,7 @@ answer_logged() {
     } | log_add || exit
 }
 
-# About how many seconds the tasks $1... will take: their sizes, at the speeds of the latest answers.
+# About how many seconds the tasks $1... take: their sizes, at the speeds of the latest answers.
 estimate() {
     printf %s "$plan" | awk -v list=" $* " -v prefill="$reading" -v decode="$s_decode" '
         prefill > 0 && decode > 0 && index(list, " " $1 " ") {
@@ -1071,9 +1071,8 @@ model_probe() {
     case $model in /*) ;; *) model=$(pwd)/$model ;; esac
     case $draft in '' | /*) ;; *) draft=$(pwd)/$draft ;; esac
     model_name=${s_name:-$(basename "$model")}
-    n_ctx=8192
-    if [ "${s_ctx:-0}" -lt 8192 ]; then n_ctx=$s_ctx; fi
-    [ -n "$n_ctx" ] || die 1 "$model: $qwen wrote no statistics"
+    [ -n "$s_ctx" ] || die 1 "$model: $qwen wrote no statistics"
+    n_ctx=$((s_ctx < 8192 ? s_ctx : 8192))
     model_id=$(model_hash "$model")
 }
 
