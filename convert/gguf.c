@@ -113,10 +113,9 @@ static bool take_string(Gguf *g, const char *field, size_t most, const char **te
                         Error *e) {
     uint64_t len = 0;
     if (!take_u64(g, field, &len, e)) return false;
-    if (len > most) {
+    if (len > most)
         return fail(e, g->path, field, "expected a text of at most %zu bytes, got %llu", most,
                     (unsigned long long)len);
-    }
     *n = (size_t)len;
     return (*text = (const char *)take(g, field, *n, e)) != NULL;
 }
@@ -135,23 +134,20 @@ static bool take_values(Gguf *g, const char *field, Entry *v, uint64_t n, Error 
     v->data = g->data + g->pos;
     v->bytes = 0;
     if (v->type == V_STRING) {
-        for (uint64_t i = 0; i < n; i++) {
+        for (uint64_t i = 0; i < n; i++)
             if (!take_string(g, field, 1u << 24, &text, &len, e)) return false;
-        }
         v->bytes = g->pos - (size_t)(v->data - g->data);
         return true;
     }
-    if (size == 0) {
+    if (size == 0)
         return fail(e, g->path, field, "expected a value of a known type, got type %u%s", v->type,
                     v->type == V_ARRAY ? " (an array of arrays)" : "");
-    }
     /* n came through take_count: n * size fits */
     v->bytes = (size_t)n * size;
     v->data = take(g, field, v->bytes, e);
     if (v->data == NULL) return false;
-    for (size_t i = 0; v->type == V_BOOL && i < v->bytes; i++) {
+    for (size_t i = 0; v->type == V_BOOL && i < v->bytes; i++)
         if (v->data[i] > 1) return fail(e, g->path, field, "expected 0 or 1, got %u", v->data[i]);
-    }
     return true;
 }
 
@@ -161,9 +157,8 @@ static bool take_entry(Gguf *g, Entry *v, Error *e) {
     printable(field, sizeof field, v->key, v->key_len);
     if (v->key_len == 0) return fail(e, g->path, "metadata key", "empty");
     for (size_t i = 0; i < v->key_len; i++) {
-        if (v->key[i] < '!' || v->key[i] > '~') {
+        if (v->key[i] < '!' || v->key[i] > '~')
             return fail(e, g->path, "metadata key", "expected plain characters, got \"%s\"", field);
-        }
     }
     if (!take_u32(g, field, &v->type, e)) return false;
     v->array = v->type == V_ARRAY;
@@ -189,9 +184,8 @@ static int by_key(const void *a, const void *b) {
 static bool read_metadata(Gguf *g, Error *e) {
     g->entries = alloc_array(e, "metadata", max_size(1, g->n_entries), sizeof *g->entries);
     if (g->entries == NULL) return false;
-    for (size_t i = 0; i < g->n_entries; i++) {
+    for (size_t i = 0; i < g->n_entries; i++)
         if (!take_entry(g, &g->entries[i], e)) return false;
-    }
     qsort(g->entries, g->n_entries, sizeof *g->entries, by_key);
     for (size_t i = 1; i < g->n_entries; i++) {
         if (by_key(&g->entries[i - 1], &g->entries[i]) == 0) {
@@ -233,19 +227,17 @@ static bool get_int(const Gguf *g, const char *key, int64_t low, int64_t high, i
     uint64_t raw = 0;
     bool is_signed = v->type == V_I8 || v->type == V_I16 || v->type == V_I32 || v->type == V_I64;
     bool is_int = is_signed || v->type <= V_U32 || v->type == V_U64;
-    if (v->array || !is_int) {
+    if (v->array || !is_int)
         return fail(e, g->path, key, "expected a whole number, got type %s", value_type_name(v));
-    }
     memcpy(&raw, v->data, v->bytes);
     uint64_t sign = (uint64_t)1 << (8 * v->bytes - 1);
     if (is_signed && raw & sign) raw |= ~(sign - 1);
     *out = (int64_t)raw;
     bool huge = !is_signed && raw > INT64_MAX;
     if (!huge && *out >= low && *out <= high) return true;
-    if (huge) {
+    if (huge)
         return fail(e, g->path, key, "expected %lld to %lld, got %llu", (long long)low,
                     (long long)high, (unsigned long long)raw);
-    }
     return fail(e, g->path, key, "expected %lld to %lld, got %lld", (long long)low, (long long)high,
                 (long long)*out);
 }
@@ -270,9 +262,8 @@ static bool get_real(const Gguf *g, const char *key, double low, double high, do
     const Entry *v = need(g, key, e);
     if (v == NULL) return false;
     float single;
-    if (v->array || (v->type != V_F32 && v->type != V_F64)) {
+    if (v->array || (v->type != V_F32 && v->type != V_F64))
         return fail(e, g->path, key, "expected a real number, got type %s", value_type_name(v));
-    }
     if (v->type == V_F64) {
         memcpy(out, v->data, sizeof *out);
     } else {
@@ -291,9 +282,8 @@ static bool get_real_if(const Gguf *g, const char *key, double low, double high,
 static bool get_text(const Gguf *g, const char *key, const char **text, size_t *n, Error *e) {
     const Entry *v = need(g, key, e);
     if (v == NULL) return false;
-    if (v->array || v->type != V_STRING) {
+    if (v->array || v->type != V_STRING)
         return fail(e, g->path, key, "expected a string, got type %s", value_type_name(v));
-    }
     *text = (const char *)v->data;
     *n = v->bytes;
     return true;
@@ -321,9 +311,8 @@ static bool is_text(const Gguf *g, const char *key, const char *wanted) {
 static bool get_bool_if(const Gguf *g, const char *key, bool *out, Error *e) {
     const Entry *v = find(g, key);
     if (v == NULL) return true;
-    if (v->array || v->type != V_BOOL) {
+    if (v->array || v->type != V_BOOL)
         return fail(e, g->path, key, "expected a bool, got type %s", value_type_name(v));
-    }
     *out = v->data[0] != 0;
     return true;
 }
@@ -369,18 +358,15 @@ static bool take_info(Gguf *g, Info *t, Error *e) {
     if (t->name_len == 0) return fail(e, g->path, "tensor name", "empty");
     printable(field, sizeof field, t->name, t->name_len);
     if (!take_u32(g, field, &t->n_dims, e)) return false;
-    if (t->n_dims < 1 || t->n_dims > 2) {
+    if (t->n_dims < 1 || t->n_dims > 2)
         return fail(e, g->path, field, "expected 1 or 2 dimensions, got %u", t->n_dims);
-    }
-    for (uint32_t i = 0; i < t->n_dims; i++) {
+    for (uint32_t i = 0; i < t->n_dims; i++)
         if (!take_u64(g, field, &dims[i], e)) return false;
-    }
     t->cols = dims[0];
     t->rows = dims[1];
-    if (t->cols < 1 || t->cols > MAX_VOCAB || t->rows < 1 || t->rows > MAX_VOCAB) {
+    if (t->cols < 1 || t->cols > MAX_VOCAB || t->rows < 1 || t->rows > MAX_VOCAB)
         return fail(e, g->path, field, "expected dimensions from 1 to %d, got %llu x %llu",
                     MAX_VOCAB, (unsigned long long)t->cols, (unsigned long long)t->rows);
-    }
     return take_u32(g, field, &t->type, e) && take_u64(g, field, &t->offset, e);
 }
 
@@ -390,13 +376,11 @@ static bool info_bytes(const Gguf *g, const Info *t, const char *field, size_t *
     uint32_t weights, block;
     const char *type = source_type_name(t->type);
     if (type == NULL) return fail(e, g->path, field, "type %u is unknown", t->type);
-    if (!source_type_block(t->type, &weights, &block)) {
+    if (!source_type_block(t->type, &weights, &block))
         return fail(e, g->path, field, "type %s is not supported", type);
-    }
-    if (t->cols % weights != 0) {
+    if (t->cols % weights != 0)
         return fail(e, g->path, field, "type %s: expected columns in multiples of %u, got %llu",
                     type, weights, (unsigned long long)t->cols);
-    }
     *bytes = source_row_bytes((SourceType)t->type, (size_t)t->cols) * (size_t)t->rows;
     return true;
 }
@@ -411,17 +395,15 @@ static bool check_layout(const Gguf *g, size_t alignment, Error *e) {
         printable(field, sizeof field, t->name, t->name_len);
         if (!info_bytes(g, t, field, &bytes, e)) return false;
         (void)round_up_ok(end, alignment, &start); /* end lies in the file */
-        if (t->offset != start) {
+        if (t->offset != start)
             return fail(e, g->path, field,
                         "offset: expected %zu, the end of the tensor before, got %llu", start,
                         (unsigned long long)t->offset);
-        }
-        if (start > available || bytes > available - start) {
+        if (start > available || bytes > available - start)
             return fail(e, g->path, field,
                         "the file ends early: expected %zu bytes of data, got %zu "
                         "(incomplete copy?)",
                         bytes, start > available ? 0 : available - start);
-        }
         end = start + bytes;
     }
     if (available - end < alignment) return true;
@@ -439,13 +421,11 @@ static bool get_alignment(const Gguf *g, size_t *out, Error *e) {
     const char *key = "general.alignment";
     const Entry *v = find(g, key);
     int64_t value = 32;
-    if (v && (v->array || v->type != V_U32)) {
+    if (v && (v->array || v->type != V_U32))
         return fail(e, g->path, key, "expected a u32, got type %s", value_type_name(v));
-    }
     if (!get_int_if(g, key, 8, 65536, &value, e)) return false;
-    if ((value & (value - 1)) != 0) {
+    if ((value & (value - 1)) != 0)
         return fail(e, g->path, key, "expected a power of two, got %lld", (long long)value);
-    }
     *out = (size_t)value;
     return true;
 }
@@ -455,14 +435,12 @@ static bool read_infos(Gguf *g, Error *e) {
     size_t alignment = 0;
     g->infos = alloc_array(e, "tensors", max_size(1, g->n_infos), sizeof *g->infos);
     if (g->infos == NULL) return false;
-    for (size_t i = 0; i < g->n_infos; i++) {
+    for (size_t i = 0; i < g->n_infos; i++)
         if (!take_info(g, &g->infos[i], e)) return false;
-    }
     if (!get_alignment(g, &alignment, e)) return false;
     (void)round_up_ok(g->pos, alignment, &g->data_start); /* pos lies in the file */
-    if (g->data_start > g->n) {
+    if (g->data_start > g->n)
         return fail(e, g->path, "size", "the file ends before its data (incomplete copy?)");
-    }
     if (!check_layout(g, alignment, e)) return false;
     for (size_t i = 0; i < g->n_infos; i++) {
         g->infos[i].file = g->part;
@@ -496,21 +474,17 @@ static bool read_head(Gguf *g, Error *e) {
     uint64_t n_tensors = 0, n_entries = 0;
     const uint8_t *magic = take(g, "magic", 4, e);
     if (magic == NULL) return false;
-    if (memcmp(magic, "GGUF", 4) != 0) {
+    if (memcmp(magic, "GGUF", 4) != 0)
         return fail(e, g->path, "magic", "expected \"GGUF\", got something else");
-    }
     if (!take_u32(g, "version", &version, e)) return false;
-    if (version != 0 && (version & 0xffff) == 0) {
+    if (version != 0 && (version & 0xffff) == 0)
         return fail(e, g->path, "version", "a big-endian file is not supported");
-    }
-    if (version != 2 && version != 3) {
+    if (version != 2 && version != 3)
         return fail(e, g->path, "version", "expected 2 or 3, got %u", version);
-    }
     /* The smallest tensor takes 33 bytes in the table, the smallest entry 14. */
     if (!take_count(g, "tensor count", 33, MAX_TENSORS, &n_tensors, e) ||
-        !take_count(g, "metadata count", 14, MAX_ENTRIES, &n_entries, e)) {
+        !take_count(g, "metadata count", 14, MAX_ENTRIES, &n_entries, e))
         return false;
-    }
     g->n_infos = (size_t)n_tensors;
     g->n_entries = (size_t)n_entries;
     return true;
@@ -535,9 +509,8 @@ static bool open_part(Gguf *g, Source *s, Error *e) {
 static bool check_split(Gguf *g, Error *e) {
     int64_t count = 1, number = 0;
     if (!get_int_if(g, "split.count", 0, MAX_FILES, &count, e) ||
-        !get_int_if(g, "split.no", 0, MAX_FILES - 1, &number, e)) {
+        !get_int_if(g, "split.no", 0, MAX_FILES - 1, &number, e))
         return false;
-    }
     g->n_parts = count > 1 ? (uint32_t)count : 1;
     if (g->n_parts == 1 || number == 0) return true;
     return fail(e, g->path, "split.no", "this is part %lld of %u, expected the first one",
@@ -549,11 +522,10 @@ static bool part_path(const Gguf *first, uint32_t part, char *out, size_t room, 
     char end[40];
     int end_len = snprintf(end, sizeof end, PART_NAME, 1u, first->n_parts);
     size_t n = strlen(first->path), cut = (size_t)end_len;
-    if (n < cut || strcmp(first->path + n - cut, end) != 0) {
+    if (n < cut || strcmp(first->path + n - cut, end) != 0)
         return fail(e, first->path, "split.count",
                     "this is the first of %u parts, expected a name that ends in %s",
                     first->n_parts, end);
-    }
     snprintf(out, room, "%.*s" PART_NAME, (int)(n - cut), first->path, part + 1, first->n_parts);
     return true;
 }
@@ -593,9 +565,8 @@ static bool read_part(Gguf *first, uint32_t part, Source *s, Error *e) {
 static bool read_parts(Gguf *g, Source *s, Error *e) {
     const char *key = "split.tensors.count";
     int64_t count = 0;
-    for (uint32_t part = 1; part < g->n_parts; part++) {
+    for (uint32_t part = 1; part < g->n_parts; part++)
         if (!read_part(g, part, s, e)) return false;
-    }
     if (g->n_parts == 1) return true;
     if (!get_int(g, key, 0, MAX_TENSORS, &count, e)) return false;
     return (size_t)count == g->n_infos ||
@@ -631,9 +602,8 @@ static bool check_keys(const Gguf *g, Error *e) {
     for (size_t i = 0; i < g->n_entries; i++) {
         const Entry *v = &g->entries[i];
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
-        for (size_t k = 0; !found && k < sizeof known / sizeof *known; k++) {
+        for (size_t k = 0; !found && k < sizeof known / sizeof *known; k++)
             found = compare_bytes(v->key + 6, v->key_len - 6, known[k], strlen(known[k])) == 0;
-        }
         if (found) continue;
         char field[SHOWN];
         printable(field, sizeof field, v->key, v->key_len);
@@ -647,24 +617,20 @@ static bool read_sizes(const Gguf *g, ModelConfig *c, Error *e) {
         !get_u32(g, "qwen2.context_length", 1, MAX_CONTEXT, &c->max_position_embeddings, e) ||
         !get_u32(g, "qwen2.embedding_length", 1, MAX_HIDDEN, &c->hidden_size, e) ||
         !get_u32(g, "qwen2.feed_forward_length", 1, MAX_FFN, &c->intermediate_size, e) ||
-        !get_u32(g, "qwen2.attention.head_count", 1, MAX_HEADS, &c->num_attention_heads, e)) {
+        !get_u32(g, "qwen2.attention.head_count", 1, MAX_HEADS, &c->num_attention_heads, e))
         return false;
-    }
     int64_t kv = c->num_attention_heads; /* absent: one for each, as in Qwen1.5 */
-    if (!get_int_if(g, "qwen2.attention.head_count_kv", 1, c->num_attention_heads, &kv, e)) {
+    if (!get_int_if(g, "qwen2.attention.head_count_kv", 1, c->num_attention_heads, &kv, e))
         return false;
-    }
     c->num_key_value_heads = (uint32_t)kv;
     int64_t key = c->hidden_size / c->num_attention_heads, same = 0;
-    if (!has(g, "qwen2.attention.key_length") && c->hidden_size % c->num_attention_heads != 0) {
+    if (!has(g, "qwen2.attention.key_length") && c->hidden_size % c->num_attention_heads != 0)
         return fail(e, g->path, "qwen2.embedding_length", "expected a multiple of %u heads, got %u",
                     c->num_attention_heads, c->hidden_size);
-    }
     if (!get_int_if(g, "qwen2.attention.key_length", 2, MAX_HEAD_DIM, &key, e) ||
         !get_int_if(g, "qwen2.attention.value_length", key, key, &same, e) ||
-        !get_int_if(g, "qwen2.rope.dimension_count", key, key, &same, e)) {
+        !get_int_if(g, "qwen2.rope.dimension_count", key, key, &same, e))
         return false;
-    }
     c->head_dim = (uint32_t)key;
     return true;
 }
@@ -688,10 +654,8 @@ static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
         !get_real(g, "qwen2.rope.scaling.factor", 1, 1024, &factor, e) ||
         !get_real_if(g, "qwen2.rope.scaling.yarn_beta_fast", 32, 32, &usual, e) ||
         !get_real_if(g, "qwen2.rope.scaling.yarn_beta_slow", 1, 1, &usual, e) ||
-        !get_int_if(g, "qwen2.rope.scaling.original_context_length", 1, MAX_CONTEXT, &original,
-                    e)) {
+        !get_int_if(g, "qwen2.rope.scaling.original_context_length", 1, MAX_CONTEXT, &original, e))
         return false;
-    }
     c->yarn_factor = (float)factor;
     c->yarn_original_max_position_embeddings = (uint32_t)original;
     return true;
@@ -701,9 +665,8 @@ static bool read_config(const Gguf *g, ModelConfig *c, Error *e) {
     double eps = 0;
     int64_t same = 0;
     if (!read_sizes(g, c, e) || !read_rope(g, c, e) ||
-        !get_real(g, "qwen2.attention.layer_norm_rms_epsilon", 1e-12, 1, &eps, e)) {
+        !get_real(g, "qwen2.attention.layer_norm_rms_epsilon", 1e-12, 1, &eps, e))
         return false;
-    }
     c->rms_norm_eps = (float)eps;
     const Info *embedding = find_info(g, "token_embd.weight");
     if (embedding == NULL) return fail(e, g->path, "token_embd.weight", "missing");
@@ -751,15 +714,13 @@ static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
     Info *info = find_info(g, name);
     if (info == NULL) return fail(e, g->path, name, "missing");
     const char *file = info_path(g, info, path, sizeof path);
-    if (info->cols != t->cols || info->rows != t->rows || (info->n_dims == 1) != vector) {
+    if (info->cols != t->cols || info->rows != t->rows || (info->n_dims == 1) != vector)
         return fail(e, file, name, "expected %u columns in %u rows, got %llu in %llu", t->cols,
                     t->rows, (unsigned long long)info->cols, (unsigned long long)info->rows);
-    }
     bool plain = info->type == SRC_F32 || info->type == SRC_F16 || info->type == SRC_BF16;
-    if (vector && !plain) {
+    if (vector && !plain)
         return fail(e, file, name, "expected type F32, F16 or BF16, got %s",
                     source_type_name(info->type));
-    }
     info->used = true;
     t->type = (SourceType)info->type;
     t->file = info->file;
@@ -794,9 +755,8 @@ enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, TOKEN_UNUSED
 static bool only_looks_special(const char *text, size_t n) {
     static const char *const plain[] = {"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
                                         "<|fim_pad|>",    "<|repo_name|>",  "<|file_sep|>"};
-    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         if (compare_bytes(text, n, plain[i], strlen(plain[i])) == 0) return true;
-    }
     return false;
 }
 
@@ -827,14 +787,12 @@ static bool add_tokens(const Gguf *g, TokenBuilder *b, uint32_t vocab, Error *e)
     const Entry *tokens = get_array(g, key, V_STRING, "strings", e);
     const Entry *types = tokens ? get_array(g, type_key, V_I32, "i32", e) : NULL;
     if (types == NULL) return false;
-    if (tokens->count > vocab || tokens->count == 0) {
+    if (tokens->count > vocab || tokens->count == 0)
         return fail(e, g->path, key, "expected 1 to %u, the rows of token_embd.weight, got %llu",
                     vocab, (unsigned long long)tokens->count);
-    }
-    if (types->count != tokens->count) {
+    if (types->count != tokens->count)
         return fail(e, g->path, type_key, "expected %llu, one for each token, got %llu",
                     (unsigned long long)tokens->count, (unsigned long long)types->count);
-    }
     const uint8_t *p = tokens->data;
     for (uint32_t id = 0; id < tokens->count; id++) {
         size_t n;
@@ -882,9 +840,8 @@ static bool check_pre(const Gguf *g, Source *s, Error *e) {
 static bool read_tokenizer(const Gguf *g, Source *s, Error *e) {
     if (!need_text(g, "tokenizer.ggml.model", "gpt2", e) || !check_pre(g, s, e) ||
         !need_off(g, "tokenizer.ggml.add_eos_token", e) ||
-        !need_off(g, "tokenizer.ggml.add_space_prefix", e)) {
+        !need_off(g, "tokenizer.ggml.add_space_prefix", e))
         return false;
-    }
     TokenBuilder *b = tokens_new(g->path, e);
     if (b == NULL) return false;
     bool ok = add_tokens(g, b, s->header.config.vocab_size, e) && add_merges(g, b, e) &&
@@ -934,9 +891,8 @@ static bool read_sampling(const Gguf *g, Source *s, Error *e) {
         !get_real_if(g, "general.sampling.top_p", 0, 1, &top_p, e) ||
         !get_real_if(g, "general.sampling.min_p", 0, 1, &min_p, e) ||
         !get_real_if(g, "general.sampling.penalty_repeat", 0.01, 100, &penalty, e) ||
-        !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e)) {
+        !get_int_if(g, "general.sampling.top_k", -1, MAX_VOCAB, &top_k, e))
         return false;
-    }
     if (!says && !known && has(g, "tokenizer.chat_template")) source_note(s, NOTE_GREEDY);
     h->defaults.do_sample = known || (says && temperature > 0);
     h->defaults.temperature = (float)temperature;

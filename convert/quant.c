@@ -473,18 +473,16 @@ static void pack_f32(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) 
 }
 
 static void pack_f16(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
-    for (size_t k = 0; k < cols; k++) {
+    for (size_t k = 0; k < cols; k++)
         memcpy(panel + k / 2 * LINE_BYTES + 4 * n + 2 * (k % 2), row + 2 * k, 2);
-    }
 }
 
 static void pack_q8(size_t n, size_t cols, const uint8_t *row, uint8_t *panel) {
     for (size_t b = 0; b < cols / 32; b++, row += 34) {
         uint8_t *unit = panel + b / 2 * (17 * LINE_BYTES), *lines = unit + LINE_BYTES;
         memcpy(unit + 2 * (b % 2 * 16 + n), row, 2);
-        for (size_t r = 0; r < 8; r++) {
+        for (size_t r = 0; r < 8; r++)
             memcpy(lines + (b % 2 * 8 + r) * LINE_BYTES + 4 * n, row + 2 + 4 * r, 4);
-        }
     }
 }
 
@@ -493,9 +491,8 @@ static void pack_q45_01(Type t, size_t n, size_t cols, const uint8_t *row, uint8
     const size_t heads = type_info(t)->scales, codes = type_info(t)->codes;
     for (size_t b = 0; b < cols / 32; b++, row += 2 * heads + 4 * codes) {
         uint8_t *unit = panel + b / 2 * (heads + 2 * codes) * LINE_BYTES, c[32];
-        for (size_t h = 0; h < heads; h++) {
+        for (size_t h = 0; h < heads; h++)
             memcpy(unit + h * LINE_BYTES + 2 * (b % 2 * 16 + n), row + 2 * h, 2);
-        }
         if (codes == 4)
             codes_q4(row + 2 * heads, c);
         else
@@ -784,9 +781,8 @@ static inline float error_of(const float *x, size_t n, float step, float min, fl
 static float fit_scale(const float *x, size_t n, float low, float high, float first, float apart,
                        int n_try) {
     float largest = 0, best = 0, gain = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         if ((x[i] < 0 ? -x[i] : x[i]) > (largest < 0 ? -largest : largest)) largest = x[i];
-    }
     if (largest == 0) return 0;
     int n_signs = low == -high ? 1 : 2; /* symmetric codes: both signs come to the same */
     for (int t = 0; t < n_signs * n_try; t++) {

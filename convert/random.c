@@ -131,9 +131,8 @@ static bool add_tokens(TokenBuilder *b, Error *e) {
     if (!add_bytes(b, e) || !add_pairs(b, e)) return false;
     for (uint32_t i = 0; i < sizeof added / sizeof *added; i++) {
         const char *text = added[i];
-        if (!tokens_add_special(b, FIRST_ADDED + i, text, strlen(text), i < N_SPECIAL, e)) {
+        if (!tokens_add_special(b, FIRST_ADDED + i, text, strlen(text), i < N_SPECIAL, e))
             return false;
-        }
     }
     return true;
 }
@@ -181,9 +180,8 @@ static void fill_header(const Shape *m, ModelHeader *h) {
 }
 
 static const Shape *find_shape(const char *size, Error *e) {
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (strcmp(shapes[i].name, size) == 0) return &shapes[i];
-    }
     fail(e, NULL, "--random", "expected 0.5b, 1.5b, 3b, 7b, 14b, 32b or 72b, got \"%.40s\"", size);
     return NULL;
 }
@@ -201,8 +199,7 @@ bool random_open(const char *size, Source *s, Error *e) {
         source_close(s);
         return false;
     }
-    for (size_t i = 0; i < s->n_tensors; i++) {
+    for (size_t i = 0; i < s->n_tensors; i++)
         s->tensors[i].type = s->tensors[i].rows == 1 ? SRC_F32 : SRC_BF16;
-    }
     return true;
 }
