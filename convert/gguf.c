@@ -912,23 +912,14 @@ static bool read_unused_id(const Gguf *g, const char *key, uint32_t n_tokens, in
     return true;
 }
 
-/* Stop tokens: the file's, and both of Qwen's, since its models end a turn with either. (For what
- * chats source.c adds them too; here it is for files whose template is missing or unknown.) */
 static bool read_ids(const Gguf *g, Source *s, Error *e) {
-    const char *key = "tokenizer.ggml.eos_token_id";
     ModelDefaults *d = &s->header.defaults;
-    Tokenizer *t = tokenizer_open(s->tokenizer.data, s->tokenizer.n, g->path, e);
-    if (t == NULL) return false;
-    uint32_t n = (uint32_t)tokenizer_n_tokens(t);
+    uint32_t n = ((const TokenizerHeader *)(const void *)s->tokenizer.data)->n_tokens;
     int64_t eos = -1;
-    bool ok = get_int_if(g, key, 0, (int64_t)n - 1, &eos, e) &&
-              read_unused_id(g, "tokenizer.ggml.bos_token_id", n, &d->bos, e) &&
-              read_unused_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e) &&
-              add_eos(d, (int32_t)eos, g->path, e) &&
-              add_eos(d, tokenizer_find(t, "<|im_end|>"), g->path, e) &&
-              add_eos(d, tokenizer_find(t, "<|endoftext|>"), g->path, e);
-    tokenizer_close(t);
-    return ok;
+    return get_int_if(g, "tokenizer.ggml.eos_token_id", 0, (int64_t)n - 1, &eos, e) &&
+           read_unused_id(g, "tokenizer.ggml.bos_token_id", n, &d->bos, e) &&
+           read_unused_id(g, "tokenizer.ggml.padding_token_id", n, &d->pad, e) &&
+           add_eos(d, (int32_t)eos, g->path, e);
 }
 
 /* ---- Names ----------------------------------------------------------------------------------- */

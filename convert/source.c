@@ -68,9 +68,10 @@ static bool open_file(const char *path, Source *s, Error *e) {
 
 /* Whoever answers in the template's turns ends them with <|im_end|>, whatever the settings of the
  * base model that it was trained from still say. <|endoftext|> ends an answer too, as the settings
- * of Qwen's own models say and those of others forget. */
+ * of Qwen's own models say and those of others forget. A GGUF file names one stop token alone: it
+ * gets both even where its template is missing or unknown. */
 static bool add_turn_end(Source *s, const Tokenizer *t, Error *e) {
-    if (s->header.chat_family == CHAT_NONE) return true;
+    if (s->header.chat_family == CHAT_NONE && !s->quant[0]) return true;
     return add_eos(&s->header.defaults, tokenizer_find(t, "<|im_end|>"), s->path, e) &&
            add_eos(&s->header.defaults, tokenizer_find(t, "<|endoftext|>"), s->path, e);
 }

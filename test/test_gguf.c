@@ -46,7 +46,7 @@ static void expect_config(const Source *s) {
           "sizes");
     CHECK(c->tie_word_embeddings == 1 && c->qkv_bias == 1 && c->yarn_factor == 0, "flags");
     CHECK(c->rms_norm_eps == 1e-6f && c->rope_theta == 1e6, "eps and theta");
-    CHECK(d->n_eos == 2 && d->eos[0] == 259 && d->eos[1] == 257, "stop tokens");
+    CHECK(d->n_eos == 1 && d->eos[0] == 259, "the file's stop token");
     CHECK(d->bos == -1 && d->pad == 257, "bos %d, pad %d", d->bos, d->pad);
     CHECK(d->do_sample == 0 && d->temperature == 1 && d->top_p == 1 && d->top_k == 0, "sampling");
     CHECK(strcmp(s->header.name, "A test") == 0 && strcmp(s->quant, "Q8_0") == 0, "names");
@@ -79,6 +79,11 @@ static void test_good(void) {
     CHECK(tok && tokenizer_find(tok, "<|im_end|>") == 259, "added token");
     tokenizer_close(tok);
     source_close(&s);
+    ok = source_open(path, &s, &e);
+    CHECK(ok && s.header.defaults.n_eos == 2 && s.header.defaults.eos[0] == 259 &&
+              s.header.defaults.eos[1] == 257,
+          "both stop tokens of Qwen: %s", e.text);
+    if (ok) source_close(&s);
 }
 
 /* A template as that of the Qwen2.5 Instruct models. */
