@@ -289,22 +289,22 @@ static bool get_text(const Gguf *g, const char *key, const char **text, size_t *
     return true;
 }
 
-/* Must the string have this very value. */
-static bool need_text(const Gguf *g, const char *key, const char *wanted, Error *e) {
-    const char *text = NULL;
-    size_t n = 0;
-    if (!get_text(g, key, &text, &n, e)) return false;
-    if (n == strlen(wanted) && memcmp(text, wanted, n) == 0) return true;
-    char shown[SHOWN];
-    printable(shown, sizeof shown, text, n);
-    return fail(e, g->path, key, "%s is not supported, expected %s", shown, wanted);
-}
-
 /* Has the string this very value? */
 static bool is_text(const Gguf *g, const char *key, const char *wanted) {
     const Entry *v = find(g, key);
     return v && !v->array && v->type == V_STRING &&
            compare_bytes((const char *)v->data, v->bytes, wanted, strlen(wanted)) == 0;
+}
+
+/* The string must have this very value. */
+static bool need_text(const Gguf *g, const char *key, const char *wanted, Error *e) {
+    const char *text = NULL;
+    size_t n = 0;
+    if (!get_text(g, key, &text, &n, e)) return false;
+    if (is_text(g, key, wanted)) return true;
+    char shown[SHOWN];
+    printable(shown, sizeof shown, text, n);
+    return fail(e, g->path, key, "%s is not supported, expected %s", shown, wanted);
 }
 
 /* A switch; *out is left alone when the key is absent. */
@@ -638,8 +638,7 @@ static bool read_sizes(const Gguf *g, ModelConfig *c, Error *e) {
 /* YaRN without the context that it stretches, as Ollama's converter writes it, stretches the one
  * that the file names, like llama.cpp. */
 static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
-    const char *key = "qwen2.rope.scaling.type", *type = NULL;
-    size_t n = 0;
+    const char *key = "qwen2.rope.scaling.type";
     double factor = 0, usual = 0;
     int64_t original = c->max_position_embeddings;
     c->rope_theta = 10000; /* what the format says when the key is absent */
@@ -648,8 +647,7 @@ static bool read_rope(const Gguf *g, ModelConfig *c, Error *e) {
         const char *factor_key = "qwen2.rope.scaling.factor";
         return !has(g, factor_key) || fail(e, g->path, factor_key, "stands without %s", key);
     }
-    if (!get_text(g, key, &type, &n, e)) return false;
-    if (n == 4 && memcmp(type, "none", 4) == 0) return true;
+    if (is_text(g, key, "none")) return true;
     if (!need_text(g, key, "yarn", e) ||
         !get_real(g, "qwen2.rope.scaling.factor", 1, 1024, &factor, e) ||
         !get_real_if(g, "qwen2.rope.scaling.yarn_beta_fast", 32, 32, &usual, e) ||
