@@ -176,6 +176,13 @@ static bool take_entry(Gguf *g, Entry *v, Error *e) {
     return true;
 }
 
+/* An error about a key, or the name of a tensor. */
+static bool refuse(const Gguf *g, const char *name, size_t n, const char *why, Error *e) {
+    char field[SHOWN];
+    printable(field, sizeof field, name, n);
+    return fail(e, g->path, field, "%s", why);
+}
+
 static int by_key(const void *a, const void *b) {
     const Entry *x = a, *y = b;
     return compare_bytes(x->key, x->key_len, y->key, y->key_len);
@@ -187,13 +194,9 @@ static bool read_metadata(Gguf *g, Error *e) {
     for (size_t i = 0; i < g->n_entries; i++)
         if (!take_entry(g, &g->entries[i], e)) return false;
     qsort(g->entries, g->n_entries, sizeof *g->entries, by_key);
-    for (size_t i = 1; i < g->n_entries; i++) {
-        if (by_key(&g->entries[i - 1], &g->entries[i]) == 0) {
-            char field[SHOWN];
-            printable(field, sizeof field, g->entries[i].key, g->entries[i].key_len);
-            return fail(e, g->path, field, "stands there twice");
-        }
-    }
+    for (size_t i = 1; i < g->n_entries; i++)
+        if (by_key(&g->entries[i - 1], &g->entries[i]) == 0)
+            return refuse(g, g->entries[i].key, g->entries[i].key_len, "stands there twice", e);
     return true;
 }
 
@@ -452,13 +455,9 @@ static bool read_infos(Gguf *g, Error *e) {
 /* For find_info, when those of all files are there. */
 static bool sort_infos(Gguf *g, Error *e) {
     qsort(g->infos, g->n_infos, sizeof *g->infos, by_name);
-    for (size_t i = 1; i < g->n_infos; i++) {
-        if (by_name(&g->infos[i - 1], &g->infos[i]) == 0) {
-            char field[SHOWN];
-            printable(field, sizeof field, g->infos[i].name, g->infos[i].name_len);
-            return fail(e, g->path, field, "stands there twice");
-        }
-    }
+    for (size_t i = 1; i < g->n_infos; i++)
+        if (by_name(&g->infos[i - 1], &g->infos[i]) == 0)
+            return refuse(g, g->infos[i].name, g->infos[i].name_len, "stands there twice", e);
     return true;
 }
 
@@ -604,10 +603,7 @@ static bool check_keys(const Gguf *g, Error *e) {
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
         for (size_t k = 0; !found && k < sizeof known / sizeof *known; k++)
             found = compare_bytes(v->key + 6, v->key_len - 6, known[k], strlen(known[k])) == 0;
-        if (found) continue;
-        char field[SHOWN];
-        printable(field, sizeof field, v->key, v->key_len);
-        return fail(e, g->path, field, "is not supported");
+        if (!found) return refuse(g, v->key, v->key_len, "is not supported", e);
     }
     return true;
 }
