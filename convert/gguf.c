@@ -23,21 +23,11 @@
 
 /* Types of metadata values. */
 enum {
-    V_U8,
-    V_I8,
-    V_U16,
-    V_I16,
-    V_U32,
-    V_I32,
-    V_F32,
-    V_BOOL,
-    V_STRING,
-    V_ARRAY,
-    V_U64,
-    V_I64,
-    V_F64,
+    V_U8, V_I8, V_U16, V_I16, V_U32, V_I32, V_F32, V_BOOL, V_STRING, V_ARRAY, V_U64, V_I64, V_F64,
     N_VALUE_TYPES
 };
+static const char *const value_names[N_VALUE_TYPES] = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
 
 typedef struct {
     const char *key; /* (key_len) in the map */
@@ -189,7 +179,7 @@ static int by_key(const void *a, const void *b) {
 }
 
 static bool read_metadata(Gguf *g, Error *e) {
-    g->entries = alloc_array(e, "metadata", max_size(1, g->n_entries), sizeof *g->entries);
+    g->entries = alloc_array(e, "metadata", g->n_entries, sizeof *g->entries);
     if (g->entries == NULL) return false;
     for (size_t i = 0; i < g->n_entries; i++)
         if (!take_entry(g, &g->entries[i], e)) return false;
@@ -210,10 +200,7 @@ static const Entry *find(const Gguf *g, const char *key) {
 static bool has(const Gguf *g, const char *key) { return find(g, key) != NULL; }
 
 static const char *value_type_name(const Entry *v) {
-    static const char *const name[N_VALUE_TYPES] = {"u8",  "i8",  "u16",  "i16",    "u32",
-                                                    "i32", "f32", "bool", "string", "array",
-                                                    "u64", "i64", "f64"};
-    return v->array ? "array" : name[v->type];
+    return value_names[v->array ? V_ARRAY : v->type];
 }
 
 /* The entry, which must be there. */
@@ -235,12 +222,11 @@ static bool get_int(const Gguf *g, const char *key, int64_t low, int64_t high, i
     memcpy(&raw, v->data, v->bytes);
     uint64_t sign = (uint64_t)1 << (8 * v->bytes - 1);
     if (is_signed && raw & sign) raw |= ~(sign - 1);
-    *out = (int64_t)raw;
-    bool huge = !is_signed && raw > INT64_MAX;
-    if (!huge && *out >= low && *out <= high) return true;
-    if (huge)
+    if (!is_signed && raw > INT64_MAX)
         return fail(e, g->path, key, "expected %lld to %lld, got %llu", (long long)low,
                     (long long)high, (unsigned long long)raw);
+    *out = (int64_t)raw;
+    if (*out >= low && *out <= high) return true;
     return fail(e, g->path, key, "expected %lld to %lld, got %lld", (long long)low, (long long)high,
                 (long long)*out);
 }
@@ -331,14 +317,8 @@ static const Entry *get_array(const Gguf *g, const char *key, uint32_t type, con
                               Error *e) {
     const Entry *v = need(g, key, e);
     if (v == NULL || (v->array && v->type == type)) return v;
-    if (v->array) {
-        Entry element = *v;
-        element.array = false;
-        fail(e, g->path, key, "expected an array of %s, got one of %s", what,
-             value_type_name(&element));
-    } else {
-        fail(e, g->path, key, "expected an array of %s, got type %s", what, value_type_name(v));
-    }
+    fail(e, g->path, key, "expected an array of %s, got %s %s", what, v->array ? "one of" : "type",
+         value_names[v->type]);
     return NULL;
 }
 
@@ -436,7 +416,7 @@ static bool get_alignment(const Gguf *g, size_t *out, Error *e) {
 /* The tensors of one file. */
 static bool read_infos(Gguf *g, Error *e) {
     size_t alignment = 0;
-    g->infos = alloc_array(e, "tensors", max_size(1, g->n_infos), sizeof *g->infos);
+    g->infos = alloc_array(e, "tensors", g->n_infos, sizeof *g->infos);
     if (g->infos == NULL) return false;
     for (size_t i = 0; i < g->n_infos; i++)
         if (!take_info(g, &g->infos[i], e)) return false;
@@ -539,7 +519,7 @@ static const char *info_path(const Gguf *first, const Info *info, char *room, si
 /* Move the tensors of a part to the first one's. */
 static bool move_infos(Gguf *first, const Gguf *g, Error *e) {
     size_t n = first->n_infos + g->n_infos;
-    Info *all = grow_array(e, "tensors", first->infos, max_size(1, n), sizeof *all);
+    Info *all = grow_array(e, "tensors", first->infos, n, sizeof *all);
     if (all == NULL) return false;
     memcpy(all + first->n_infos, g->infos, g->n_infos * sizeof *all);
     first->infos = all;
@@ -579,25 +559,13 @@ static bool read_parts(Gguf *g, Source *s, Error *e) {
  * of early 2024 wrote use_parallel_residual into the files of every architecture; no reader of a
  * Qwen2 looks at it. */
 static bool check_keys(const Gguf *g, Error *e) {
-    static const char *const known[] = {"attention.head_count",
-                                        "attention.head_count_kv",
-                                        "attention.key_length",
-                                        "attention.layer_norm_rms_epsilon",
-                                        "attention.value_length",
-                                        "block_count",
-                                        "context_length",
-                                        "embedding_length",
-                                        "feed_forward_length",
-                                        "rope.dimension_count",
-                                        "rope.freq_base",
-                                        "rope.scaling.factor",
-                                        "rope.scaling.finetuned",
-                                        "rope.scaling.original_context_length",
-                                        "rope.scaling.type",
-                                        "rope.scaling.yarn_beta_fast",
-                                        "rope.scaling.yarn_beta_slow",
-                                        "use_parallel_residual",
-                                        "vocab_size"};
+    static const char *const known[] = {
+        "attention.head_count", "attention.head_count_kv", "attention.key_length",
+        "attention.layer_norm_rms_epsilon", "attention.value_length", "block_count",
+        "context_length", "embedding_length", "feed_forward_length", "rope.dimension_count",
+        "rope.freq_base", "rope.scaling.factor", "rope.scaling.finetuned",
+        "rope.scaling.original_context_length", "rope.scaling.type", "rope.scaling.yarn_beta_fast",
+        "rope.scaling.yarn_beta_slow", "use_parallel_residual", "vocab_size"};
     for (size_t i = 0; i < g->n_entries; i++) {
         const Entry *v = &g->entries[i];
         bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
