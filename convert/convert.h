@@ -247,7 +247,7 @@ void tokens_free(TokenBuilder *b);
 
 /* Read a PEFT adapter folder and check that every part of it belongs to a tensor of s. */
 Lora *lora_open(const char *dir, const Source *s, Error *e);
-/* Is there anything to add to this tensor? */
+/* Is there anything to add to this tensor of s? */
 bool lora_touches(const Lora *l, const SourceTensor *t);
 /* rows (n, cols) += scale * B[first .. first+n) A */
 void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows);

@@ -1,8 +1,7 @@
 /* lora.c: a PEFT adapter, added to the weights as they are read.
  *
  *   adapter_config.json         r, lora_alpha, use_rslora: scale = alpha / r, or alpha / sqrt(r)
- *   adapter_model.safetensors   for every touched matrix W (rows, cols): A (r, cols) and B (rows,
- * r)
+ *   adapter_model.safetensors   for every touched matrix W (rows, cols): A (r, cols), B (rows, r)
  *
  *   W[n][k] += scale * sum over j of B[n][j] A[j][k]
  *
@@ -18,19 +17,23 @@
 #define PATCH_COLS 256 /* columns that are summed up at a time */
 
 typedef struct {
-    char tensor[80];      /* the touched tensor's name; "" : none */
-    const uint8_t *a, *b; /* (r, cols), (rows, r) as stored */
-    SourceType a_type, b_type;
-    uint32_t rank;
+    const uint8_t *data; /* as stored; NULL: none */
+    SourceType type;
+} Factor;
+
+/* What is added to one tensor, if anything is. */
+typedef struct {
+    Factor a, b; /* (rank, cols), (rows, rank) */
 } Part;
 
 struct Lora {
+    const Source *source;
     Map map, config; /* adapter_model.safetensors, adapter_config.json */
     char name[128];
+    uint32_t rank;
     double alpha;
     bool root_scale; /* rslora */
-    Part *parts;     /* (n_parts) one for every tensor of the source */
-    size_t n_parts;
+    Part *parts;     /* (source->n_tensors) */
 };
 
 /* ---- adapter_config.json --------------------------------------------------------------------- */
@@ -98,7 +101,7 @@ static bool read_config(const char *dir, Lora *l, Error *e) {
          field_bool(c, "use_rslora", &l->root_scale, path.data, e);
     int64_t rank;
     ok = ok && field_int(c, "r", 1, MAX_HIDDEN, &rank, path.data, e);
-    for (size_t i = 0; ok && i < l->n_parts; i++) l->parts[i].rank = (uint32_t)rank;
+    if (ok) l->rank = (uint32_t)rank;
     json_free(doc);
     buffer_free(&path);
     return ok;
@@ -129,7 +132,8 @@ static bool check_finite(const Map *m, const StTensor *t, const char *path, Erro
     return true;
 }
 
-static bool take_part(Lora *l, const Source *s, const StTensor *t, const char *path, Error *e) {
+static bool take_factor(Lora *l, const StTensor *t, const char *path, Error *e) {
+    const Source *s = l->source;
     char tensor[80], which;
     if (!split_name(t->name, tensor, &which))
         return fail(e, path, t->name, "expected base_model.model.NAME.lora_A.weight or lora_B");
@@ -140,15 +144,12 @@ static bool take_part(Lora *l, const Source *s, const StTensor *t, const char *p
     if (shape.vector || strcmp(tensor, "model.embed_tokens.weight") == 0)
         return fail(e, path, t->name, "the model has no matrix %s that an adapter can change",
                     tensor);
-    Part *p = &l->parts[i];
-    if (which == 'A' ? p->a != NULL : p->b != NULL)
-        return fail(e, path, t->name, "stands there twice");
-    uint32_t rows = which == 'A' ? p->rank : shape.rows, cols = which == 'A' ? shape.cols : p->rank;
+    Factor *factor = which == 'A' ? &l->parts[i].a : &l->parts[i].b;
+    if (factor->data) return fail(e, path, t->name, "stands there twice");
+    uint32_t rows = which == 'A' ? l->rank : shape.rows, cols = which == 'A' ? shape.cols : l->rank;
     if (!safetensors_expect(t, rows, cols, path, e) || !check_finite(&l->map, t, path, e))
         return false;
-    memcpy(p->tensor, tensor, sizeof tensor);
-    *(which == 'A' ? &p->a : &p->b) = l->map.data + t->offset;
-    *(which == 'A' ? &p->a_type : &p->b_type) = t->type;
+    *factor = (Factor){l->map.data + t->offset, t->type};
     return true;
 }
 
@@ -166,16 +167,17 @@ static bool check_pickle(const char *dir, const char *file, Error *e) {
                 "save_pretrained(DIR, safe_serialization=True))");
 }
 
-static bool read_adapter(const char *dir, const Source *s, Lora *l, Error *e) {
+static bool read_adapter(const char *dir, Lora *l, Error *e) {
+    const Source *s = l->source;
     Buffer path = {0};
     StFile st = {0};
     bool ok = buffer_printf(&path, e, "%s/adapter_model.safetensors", dir) &&
               check_pickle(dir, path.data, e) && map_open(&l->map, path.data, e) &&
               safetensors_read(&l->map, path.data, &st, e);
-    for (size_t i = 0; ok && i < st.n; i++) ok = take_part(l, s, &st.tensors[i], path.data, e);
-    for (size_t i = 0; ok && i < l->n_parts; i++)
-        if (!l->parts[i].a != !l->parts[i].b)
-            ok = fail(e, path.data, l->parts[i].tensor, "expected both lora_A and lora_B, got one");
+    for (size_t i = 0; ok && i < st.n; i++) ok = take_factor(l, &st.tensors[i], path.data, e);
+    for (size_t i = 0; ok && i < s->n_tensors; i++)
+        if (!l->parts[i].a.data != !l->parts[i].b.data)
+            ok = fail(e, path.data, s->tensors[i].name, "expected both lora_A and lora_B, got one");
     if (ok && st.n == 0) ok = fail(e, path.data, NULL, "no adapter tensors");
     free(st.tensors);
     buffer_free(&path);
@@ -191,11 +193,10 @@ Lora *lora_open(const char *dir, const Source *s, Error *e) {
     }
     Lora *l = alloc_array(e, "adapter", 1, sizeof *l);
     if (!l) return NULL;
-    l->map.fd = l->config.fd = -1;
+    l->source = s;
     source_folder_name(dir, l->name, sizeof l->name);
-    l->n_parts = s->n_tensors;
-    l->parts = alloc_array(e, "adapter", l->n_parts, sizeof *l->parts);
-    if (l->parts && read_config(dir, l, e) && read_adapter(dir, s, l, e)) return l;
+    l->parts = alloc_array(e, "adapter", s->n_tensors, sizeof *l->parts);
+    if (l->parts && read_config(dir, l, e) && read_adapter(dir, l, e)) return l;
     lora_close(l);
     return NULL;
 }
@@ -217,36 +218,30 @@ const Map *lora_file(const Lora *l, size_t i, const char **name) {
 
 /* ---- Adding ---------------------------------------------------------------------------------- */
 
-static const Part *find_part(const Lora *l, const SourceTensor *t) {
-    for (size_t i = 0; i < l->n_parts; i++)
-        if (l->parts[i].a && strcmp(l->parts[i].tensor, t->name) == 0) return &l->parts[i];
-    return NULL;
+bool lora_touches(const Lora *l, const SourceTensor *t) {
+    return l->parts[t - l->source->tensors].a.data != NULL;
 }
 
-bool lora_touches(const Lora *l, const SourceTensor *t) { return find_part(l, t) != NULL; }
-
-/* One patch: columns [k, k + n_cols) of one row; a and b are p's. b_row: row n of B. */
-static void add_patch(const Part *p, float scale, size_t cols, const uint8_t *b_row, size_t k,
-                      size_t n_cols, float *w) {
-    float a[PATCH_COLS], sum[PATCH_COLS] = {0};
-    size_t a_size = source_row_bytes(p->a_type, 1), b_size = source_row_bytes(p->b_type, 1);
-    for (size_t j = 0; j < p->rank; j++) {
-        float b;
-        source_row_to_float(p->b_type, b_row + j * b_size, 1, &b);
-        source_row_to_float(p->a_type, p->a + (j * cols + k) * a_size, n_cols, a);
-        for (size_t i = 0; i < n_cols; i++) sum[i] += b * a[i];
+/* Columns [k, k + n) of one row, w (n), whose row of B is b_row. */
+static void add_patch(const Lora *l, const Part *p, size_t cols, const uint8_t *b_row, size_t k,
+                      size_t n, float *w) {
+    float a[PATCH_COLS], sum[PATCH_COLS] = {0}, b;
+    size_t a_size = source_row_bytes(p->a.type, 1), b_size = source_row_bytes(p->b.type, 1);
+    for (size_t j = 0; j < l->rank; j++) {
+        source_row_to_float(p->b.type, b_row + j * b_size, 1, &b);
+        source_row_to_float(p->a.type, p->a.data + (j * cols + k) * a_size, n, a);
+        for (size_t i = 0; i < n; i++) sum[i] += b * a[i];
     }
-    for (size_t i = 0; i < n_cols; i++) w[i] += scale * sum[i];
+    float scale = (float)(l->alpha / (l->root_scale ? sqrt((double)l->rank) : (double)l->rank));
+    for (size_t i = 0; i < n; i++) w[i] += scale * sum[i];
 }
 
 void lora_add(const Lora *l, const SourceTensor *t, size_t first, size_t n, float *rows) {
-    const Part *p = find_part(l, t);
-    if (!p) return;
-    double rank = p->rank;
-    float scale = (float)(l->alpha / (l->root_scale ? sqrt(rank) : rank));
-    size_t b_row_bytes = source_row_bytes(p->b_type, p->rank);
+    if (!lora_touches(l, t)) return;
+    const Part *p = &l->parts[t - l->source->tensors];
+    size_t b_row_bytes = source_row_bytes(p->b.type, l->rank);
     for (size_t r = 0; r < n; r++)
         for (size_t k = 0; k < t->cols; k += PATCH_COLS)
-            add_patch(p, scale, t->cols, p->b + (first + r) * b_row_bytes, k,
+            add_patch(l, p, t->cols, p->b.data + (first + r) * b_row_bytes, k,
                       min_size(PATCH_COLS, t->cols - k), rows + r * t->cols + k);
 }
