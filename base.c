@@ -216,11 +216,9 @@ bool buffer_printf(Buffer *b, Error *e, const char *fmt, ...) {
 }
 
 void drop_byte_order_mark(Buffer *text) {
-    static const char mark[] = "\xef\xbb\xbf";
-    const size_t len = sizeof mark - 1;
-    if (text->n < len || memcmp(text->data, mark, len) != 0) return;
-    text->n -= len;
-    memmove(text->data, text->data + len, text->n + 1);
+    if (!begins_with(text->data, text->n, "\xef\xbb\xbf")) return;
+    text->n -= 3;
+    memmove(text->data, text->data + 3, text->n + 1);
 }
 
 void buffer_free(Buffer *b) {
@@ -374,8 +372,7 @@ bool may_replace(const char *path, const char *begins, Error *e) {
     if (stat(path, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size == 0) return true;
     Map m;
     if (!map_open(&m, path, e)) return false;
-    size_t n = strlen(begins);
-    bool ok = m.bytes >= n && memcmp(m.data, begins, n) == 0;
+    bool ok = begins_with(m.data, m.bytes, begins);
     map_close(&m);
     return ok || fail(e, path, NULL, "exists and is something else: left as it is");
 }

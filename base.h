@@ -75,6 +75,11 @@ static inline int compare_bytes(const char *a, size_t n_a, const char *b, size_t
     int order = memcmp(a, b, min_size(n_a, n_b));
     return order ? order : (n_a > n_b) - (n_a < n_b);
 }
+/* Are the first of n bytes those of a text? */
+static inline bool begins_with(const void *bytes, size_t n, const char *text) {
+    size_t len = strlen(text);
+    return n >= len && memcmp(bytes, text, len) == 0;
+}
 
 /* ---- a list of token ids --------------------------------------------------------------------- */
 

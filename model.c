@@ -164,7 +164,7 @@ uint32_t model_header_crc(const uint8_t *data, size_t header_bytes) {
 /* A file that is no model.bin: say what it looks like. */
 static bool refuse_magic(const uint8_t *d, size_t n, const char *path, Error *e) {
     static const char hint[] = "expected a model.bin made by convert, got";
-    if (n >= 4 && memcmp(d, "GGUF", 4) == 0)
+    if (begins_with(d, n, "GGUF"))
         return fail(e, path, "magic", "%s a GGUF file (run ./convert/convert on it first)", hint);
     if (n >= 9 && d[8] == '{')
         return fail(e, path, "magic",
@@ -314,7 +314,7 @@ static bool check_tensors(const ModelFile *m, const char *path, Error *e) {
 
 static bool check_file(ModelFile *m, const char *path, Error *e) {
     if (m->map.bytes < MODEL_HEADER_BYTES) {
-        if (m->map.bytes < 8 || memcmp(m->map.data, MODEL_MAGIC, 8) != 0)
+        if (!begins_with(m->map.data, m->map.bytes, MODEL_MAGIC))
             return refuse_magic(m->map.data, m->map.bytes, path, e);
         return fail(e, path, "size", "expected at least %d bytes, got %zu (an incomplete copy?)",
                     MODEL_HEADER_BYTES, m->map.bytes);

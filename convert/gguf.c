@@ -568,7 +568,7 @@ static bool check_keys(const Gguf *g, Error *e) {
         "rope.scaling.yarn_beta_slow", "use_parallel_residual", "vocab_size"};
     for (size_t i = 0; i < g->n_entries; i++) {
         const Entry *v = &g->entries[i];
-        bool found = v->key_len < 6 || memcmp(v->key, "qwen2.", 6) != 0;
+        bool found = !begins_with(v->key, v->key_len, "qwen2.");
         for (size_t k = 0; !found && k < sizeof known / sizeof *known; k++)
             found = compare_bytes(v->key + 6, v->key_len - 6, known[k], strlen(known[k])) == 0;
         if (!found) return refuse(g, v->key, v->key_len, "is not supported", e);

@@ -534,7 +534,7 @@ static bool add_merges_txt(TokenBuilder *b, const Buffer *text, const char *file
         const char *stop = newline ? newline : end;
         size_t n = (size_t)(stop - line);
         if (n && line[n - 1] == '\r') n--;
-        bool version = line == text->data && n >= 8 && memcmp(line, "#version", 8) == 0;
+        bool version = line == text->data && begins_with(line, n, "#version");
         if (n && !version && !tokens_merge_pair(b, line, n, file, "merges", e)) return false;
         line = newline ? newline + 1 : end;
     }

@@ -168,7 +168,7 @@ static bool is_model_bin(const char *path) {
     Map m;
     Error ignored;
     if (!map_open(&m, path, &ignored)) return false;
-    bool is = m.bytes >= 8 && memcmp(m.data, MODEL_MAGIC, 8) == 0;
+    bool is = begins_with(m.data, m.bytes, MODEL_MAGIC);
     map_close(&m);
     return is;
 }

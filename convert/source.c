@@ -11,32 +11,27 @@
 
 /* ---- What is this file? ---------------------------------------------------------------------- */
 
-static bool begins(const uint8_t *head, size_t n, const char *text, size_t len) {
-    return n >= len && memcmp(head, text, len) == 0;
-}
-
 const char *looks_like(const uint8_t *head, size_t n) {
+    static const char html[] = "an HTML page: the download saved a web page instead of the file";
     static const struct {
-        const char *begin;
-        size_t n;
-        const char *what;
+        const char *begin, *what;
     } known[] = {
-        {"version https://git-lfs", 23,
+        {"version https://git-lfs",
          "a git-lfs pointer: the real file was not downloaded (run: git lfs pull)"},
-        {"<!DOCTYPE", 9, "an HTML page: the download saved a web page instead of the file"},
-        {"<!doctype", 9, "an HTML page: the download saved a web page instead of the file"},
-        {"<html", 5, "an HTML page: the download saved a web page instead of the file"},
-        {"PK\3\4", 4,
+        {"<!DOCTYPE", html},
+        {"<!doctype", html},
+        {"<html", html},
+        {"PK\3\4",
          "a PyTorch or zip archive: get the model's safetensors files, or make them with "
          "save_pretrained(DIR, safe_serialization=True)"},
-        {"\x80\x02", 2,
+        {"\x80\x02",
          "a PyTorch pickle: get the model's safetensors files, or make them with "
          "save_pretrained(DIR, safe_serialization=True)"},
-        {"FUGG", 4, "a big-endian GGUF file, which is not supported"},
-        {MODEL_MAGIC, 8, "a model.bin, already converted"},
+        {"FUGG", "a big-endian GGUF file, which is not supported"},
+        {MODEL_MAGIC, "a model.bin, already converted"},
     };
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (begins(head, n, known[i].begin, known[i].n)) return known[i].what;
+        if (begins_with(head, n, known[i].begin)) return known[i].what;
     return NULL;
 }
 
@@ -54,7 +49,7 @@ static bool open_file(const char *path, Source *s, Error *e) {
     uint8_t head[64];
     size_t n = sizeof head;
     if (!read_head(path, head, &n, e)) return false;
-    if (begins(head, n, "GGUF", 4)) return gguf_open(path, s, e);
+    if (begins_with(head, n, "GGUF")) return gguf_open(path, s, e);
     const char *what = looks_like(head, n);
     if (what) return fail(e, path, NULL, "expected a model, got %s", what);
     if (n > 8 && head[8] == '{') return hf_open(path, s, e);
