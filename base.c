@@ -60,17 +60,18 @@ bool is_printable(const char *text, size_t n) {
     return i == n;
 }
 
-/* Append text to e, at most `most` characters of it, and then `after`. Of a text that is too long
- * the end is kept: the end of a path says more than its beginning. */
-static void error_append(Error *e, const char *text, size_t most, const char *after) {
-    size_t n = strlen(text), pos = strlen(e->text);
-    bool cut = n > most;
-    if (cut) text += n - most;
-    if (cut) printable(e->text + pos, sizeof e->text - pos, "...", 3);
-    pos = strlen(e->text);
-    printable(e->text + pos, sizeof e->text - pos, text, cut ? most : n);
-    pos = strlen(e->text);
-    printable(e->text + pos, sizeof e->text - pos, after, strlen(after));
+static void error_append(Error *e, const char *text) {
+    size_t pos = strlen(e->text);
+    printable(e->text + pos, sizeof e->text - pos, text, strlen(text));
+}
+
+/* Append "PLACE: ". Of a place longer than `most` the end is kept: the end of a path says more than
+ * its beginning. */
+static void error_place(Error *e, const char *place, size_t most) {
+    size_t n = strlen(place);
+    if (n > most) error_append(e, "...");
+    error_append(e, n > most ? place + n - most : place);
+    error_append(e, ": ");
 }
 
 bool fail(Error *e, const char *file, const char *field, const char *fmt, ...) {
@@ -81,9 +82,9 @@ bool fail(Error *e, const char *file, const char *field, const char *fmt, ...) {
     va_end(args);
     if (n < 0) message[0] = 0;
     e->text[0] = 0;
-    if (file) error_append(e, file, 240, ": ");
-    if (field) error_append(e, field, 120, ": ");
-    error_append(e, message, sizeof message, "");
+    if (file) error_place(e, file, 240);
+    if (field) error_place(e, field, 120);
+    error_append(e, message);
     return false;
 }
 
