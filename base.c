@@ -339,7 +339,7 @@ uint32_t crc_update(const Crc *c, uint32_t crc, const void *bytes, size_t n) {
 /* ---- reading files --------------------------------------------------------------------------- */
 
 bool map_open(Map *m, const char *path, Error *e) {
-    *m = (Map){.data = NULL, .bytes = 0, .fd = -1};
+    *m = (Map){.fd = -1};
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. */
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return fail_errno(e, path, "cannot open");
@@ -365,7 +365,7 @@ void map_close(Map *m) {
     if (!m->data) return;
     munmap((void *)m->data, m->bytes);
     close(m->fd);
-    *m = (Map){.data = NULL, .bytes = 0, .fd = -1};
+    *m = (Map){.fd = -1};
 }
 
 bool may_replace(const char *path, const char *begins, Error *e) {
@@ -478,8 +478,14 @@ static int create_noted(const char *temporary, mode_t mode) {
     return fd;
 }
 
+static void newfile_free(NewFile *f) {
+    free(f->path);
+    free(f->temporary);
+    *f = (NewFile){.fd = -1};
+}
+
 bool newfile_open(NewFile *f, const char *path, Error *e) {
-    *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
+    *f = (NewFile){.fd = -1};
     mode_t old;
     if (!target_ok(path, &old, e)) return false;
     f->path = final_name(path, e);
@@ -498,9 +504,7 @@ bool newfile_open(NewFile *f, const char *path, Error *e) {
         fail_errno(e, path, "cannot write here");
         if (!again) break;
     }
-    free(f->path);
-    free(f->temporary);
-    *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
+    newfile_free(f);
     return false;
 }
 
@@ -562,9 +566,7 @@ bool newfile_commit(NewFile *f, Error *e) {
     }
     atomic_store(&unfinished, NULL);
     ok = sync_folder(f->path, e);
-    free(f->path);
-    free(f->temporary);
-    *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
+    newfile_free(f);
     return ok;
 }
 
@@ -573,9 +575,7 @@ void newfile_abort(NewFile *f) {
     if (f->fd >= 0) close(f->fd);
     unlink(f->temporary);
     atomic_store(&unfinished, NULL);
-    free(f->path);
-    free(f->temporary);
-    *f = (NewFile){.path = NULL, .temporary = NULL, .fd = -1, .pos = 0};
+    newfile_free(f);
 }
 
 static void remove_unfinished(void) {
