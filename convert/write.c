@@ -31,15 +31,15 @@ typedef struct {
     uint8_t *out;            /* (n) panels */
     double error[MAX_CHUNK_PANELS], power[MAX_CHUNK_PANELS]; /* (n) sums of squares */
     atomic_size_t next; /* the panel that the next free thread takes */
-    atomic_int failed; /* gcc on riscv has no exchange of a single byte */
-    pthread_mutex_t lock; /* of what: the first error */
-    Error what;
+    atomic_bool failed; /* by any of them: the others stop */
 } Chunk;
 
 typedef struct {
     Chunk *chunk;
     Scratch scratch;
     pthread_t thread;
+    bool failed;
+    Error error; /* when it failed */
 } Worker;
 
 typedef struct {
@@ -138,13 +138,9 @@ static void *work(void *arg) {
     for (;;) {
         size_t i = atomic_fetch_add(&c->next, 1);
         if (i >= c->n || atomic_load(&c->failed)) return NULL;
-        Error e;
-        if (make_panel(c->job, c->tensor, c->first + i, &w->scratch, c->out + i * bytes,
-                       &c->error[i], &c->power[i], &e))
-            continue;
-        pthread_mutex_lock(&c->lock);
-        if (!atomic_exchange(&c->failed, true)) c->what = e;
-        pthread_mutex_unlock(&c->lock);
+        w->failed = !make_panel(c->job, c->tensor, c->first + i, &w->scratch, c->out + i * bytes,
+                                &c->error[i], &c->power[i], &w->error);
+        if (w->failed) atomic_store(&c->failed, true);
     }
 }
 
@@ -159,8 +155,12 @@ static bool run_chunk(Writer *w, Error *e) {
         started++;
     work(&w->workers[0]);
     for (unsigned i = 1; i < started; i++) pthread_join(w->workers[i].thread, NULL);
-    if (atomic_load(&w->chunk.failed)) *e = w->chunk.what;
-    return !atomic_load(&w->chunk.failed);
+    for (unsigned i = 0; i < started; i++) {
+        if (!w->workers[i].failed) continue;
+        *e = w->workers[i].error;
+        return false;
+    }
+    return true;
 }
 
 /* ---- Progress -------------------------------------------------------------------------------- */
@@ -355,7 +355,6 @@ static void writer_free(Writer *w) {
         free(m->x);
         free(m->back);
     }
-    pthread_mutex_destroy(&w->chunk.lock);
     free(w);
 }
 
@@ -384,7 +383,6 @@ bool write_model(WriteJob *job, const char *path, Error *e) {
     w->file.fd = -1;
     w->started = now_seconds();
     crc_init(&w->crc);
-    pthread_mutex_init(&w->chunk.lock, NULL);
     bool ok = may_replace(path, MODEL_MAGIC, e) && alloc_workers(w, e) &&
               newfile_open(&w->file, path, e) && check_space(&w->file, job->plan->file_bytes, e) &&
               write_all(w, e);
