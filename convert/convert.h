@@ -77,6 +77,7 @@ typedef struct {
     char name[80];       /* Hugging Face's name, as model.h lists them */
     SourceType type;
     uint32_t rows, cols; /* vectors: rows = 1 */
+    bool vector;
     uint32_t file;       /* index into Source.files */
     uint64_t offset;     /* of the first row in that file; rows follow each other */
 } SourceTensor;
@@ -118,8 +119,8 @@ void source_drop_rows(const Source *s, const SourceTensor *t, size_t first, size
 /* random.c's part of the above (deterministic in seed, tensor name and row; bf16 or f32 rows). */
 void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out);
 
-/* Every tensor that a model of this configuration has, in model.h's order: name, rows, cols. The
- * list is allocated; type, file and offset are zero. */
+/* Every tensor that a model of this configuration has, in model.h's order. The list is allocated;
+ * type, file and offset are zero. */
 bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Error *e);
 /* Append a weight file, not open yet, unless one of this name is there. */
 #define MAX_FILES 4096

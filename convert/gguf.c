@@ -670,17 +670,17 @@ static void gguf_name(const char *hf, char *out, size_t room) {
     snprintf(out, room, "%s%s%s", block, part[i][1], rest + n);
 }
 
-static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
+static bool fill_tensor(const Gguf *g, SourceTensor *t, Error *e) {
     char name[sizeof t->name], path[sizeof((Source *)0)->path];
     gguf_name(t->name, name, sizeof name);
     Info *info = find_info(g, name);
     if (info == NULL) return fail(e, g->path, name, "missing");
     const char *file = info_path(g, info, path, sizeof path);
-    if (info->cols != t->cols || info->rows != t->rows || (info->n_dims == 1) != vector)
+    if (info->cols != t->cols || info->rows != t->rows || (info->n_dims == 1) != t->vector)
         return fail(e, file, name, "expected %u columns in %u rows, got %llu in %llu", t->cols,
                     t->rows, (unsigned long long)info->cols, (unsigned long long)info->rows);
     bool plain = info->type == SRC_F32 || info->type == SRC_F16 || info->type == SRC_BF16;
-    if (vector && !plain)
+    if (t->vector && !plain)
         return fail(e, file, name, "expected type F32, F16 or BF16, got %s",
                     source_type_name(info->type));
     info->used = true;
@@ -693,11 +693,8 @@ static bool fill_tensor(const Gguf *g, SourceTensor *t, bool vector, Error *e) {
 /* Exactly the tensors of the configuration, with its shapes. */
 static bool read_tensors(const Gguf *g, Source *s, Error *e) {
     if (!expected_tensors(&s->header.config, &s->tensors, &s->n_tensors, e)) return false;
-    for (uint32_t i = 0; i < s->n_tensors; i++) {
-        TensorShape shape;
-        model_tensor(&s->header.config, i, &shape);
-        if (!fill_tensor(g, &s->tensors[i], shape.vector, e)) return false;
-    }
+    for (size_t i = 0; i < s->n_tensors; i++)
+        if (!fill_tensor(g, &s->tensors[i], e)) return false;
     for (size_t i = 0; i < g->n_infos; i++) {
         if (g->infos[i].used) continue;
         char field[SHOWN], path[sizeof s->path];

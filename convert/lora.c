@@ -138,15 +138,14 @@ static bool take_factor(Lora *l, const StTensor *t, const char *path, Error *e) 
     if (!split_name(t->name, tensor, &which))
         return fail(e, path, t->name, "expected base_model.model.NAME.lora_A.weight or lora_B");
     size_t i = 0;
-    TensorShape shape = {.vector = true};
     while (i < s->n_tensors && strcmp(s->tensors[i].name, tensor) != 0) i++;
-    if (i < s->n_tensors) model_tensor(&s->header.config, (uint32_t)i, &shape);
-    if (shape.vector || strcmp(tensor, "model.embed_tokens.weight") == 0)
+    const SourceTensor *w = &s->tensors[i];
+    if (i == s->n_tensors || w->vector || strcmp(tensor, "model.embed_tokens.weight") == 0)
         return fail(e, path, t->name, "the model has no matrix %s that an adapter can change",
                     tensor);
     Factor *factor = which == 'A' ? &l->parts[i].a : &l->parts[i].b;
     if (factor->data) return fail(e, path, t->name, "stands there twice");
-    uint32_t rows = which == 'A' ? l->rank : shape.rows, cols = which == 'A' ? shape.cols : l->rank;
+    uint32_t rows = which == 'A' ? l->rank : w->rows, cols = which == 'A' ? w->cols : l->rank;
     if (!safetensors_expect(t, rows, cols, path, e) || !check_finite(&l->map, t, path, e))
         return false;
     *factor = (Factor){l->map.data + t->offset, t->type};

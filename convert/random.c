@@ -200,6 +200,6 @@ bool random_open(const char *size, Source *s, Error *e) {
         return false;
     }
     for (size_t i = 0; i < s->n_tensors; i++)
-        s->tensors[i].type = s->tensors[i].rows == 1 ? SRC_F32 : SRC_BF16;
+        s->tensors[i].type = s->tensors[i].vector ? SRC_F32 : SRC_BF16;
     return true;
 }

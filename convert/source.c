@@ -216,6 +216,7 @@ bool expected_tensors(const ModelConfig *c, SourceTensor **list, size_t *n, Erro
         memcpy((*list)[i].name, shape.name, sizeof shape.name);
         (*list)[i].rows = shape.rows;
         (*list)[i].cols = shape.cols;
+        (*list)[i].vector = shape.vector;
     }
     return true;
 }

@@ -243,10 +243,9 @@ static bool write_matrix(Writer *w, size_t i, Error *e) {
 
 static bool write_tensors(Writer *w, Error *e) {
     const Plan *p = w->job->plan;
-    for (uint32_t i = 0; i < p->n; i++) {
-        TensorShape shape;
-        model_tensor(&w->job->source->header.config, i, &shape);
-        if (!(shape.vector ? write_vector(w, i, e) : write_matrix(w, i, e)) ||
+    for (size_t i = 0; i < p->n; i++) {
+        bool vector = w->job->source->tensors[i].vector;
+        if (!(vector ? write_vector(w, i, e) : write_matrix(w, i, e)) ||
             !write_gap(w, p->entries[i].offset + p->entries[i].bytes, e))
             return false;
     }
