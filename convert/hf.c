@@ -78,30 +78,17 @@ static bool read_optional(Folder *f, const char *name, JsonDoc **doc, Error *e) 
 
 /* ---- config.json ----------------------------------------------------------------------------- */
 
-/* The architecture is known, and nothing is switched on that would change the computation. */
-static bool check_architecture(const Json *c, const char *file, Error *e) {
+/* The name of an architecture. */
+static bool check_name(const Json *v, const char *field, const char *wanted, const char *file,
+                       Error *e) {
     char shown[200];
-    const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
-    if (!type) return fail(e, file, "model_type", "missing");
-    if (list && list->kind != JSON_ARRAY) return fail(e, file, "architectures", "expected a list");
-    const Json *first = list ? list->child : NULL;
-    if (!json_is(type, "qwen2") || (first && !json_is(first, "Qwen2ForCausalLM"))) {
-        field_show(json_is(type, "qwen2") ? first : type, shown, sizeof shown);
-        return fail(e, file, json_is(type, "qwen2") ? "architectures" : "model_type",
-                    "unsupported architecture %s, expected %s", shown,
-                    json_is(type, "qwen2") ? "Qwen2ForCausalLM" : "qwen2");
-    }
-    if (field_get(c, "quantization_config"))
-        return fail(e, file, "quantization_config",
-                    "unsupported: expected the original model, not a GPTQ, AWQ or FP8 one");
-    if (field_get(c, "quantization"))
-        return fail(e, file, "quantization",
-                    "unsupported: expected the original model, not one quantized for MLX");
-    const Json *act = field_get(c, "hidden_act");
-    if (act && !json_is(act, "silu")) {
-        field_show(act, shown, sizeof shown);
-        return fail(e, file, "hidden_act", "expected \"silu\", got %s (unsupported)", shown);
-    }
+    if (json_is(v, wanted)) return true;
+    field_show(v, shown, sizeof shown);
+    return fail(e, file, field, "unsupported architecture %s, expected %s", shown, wanted);
+}
+
+/* No layer's attention may be limited to a sliding window. */
+static bool check_window(const Json *c, const char *file, Error *e) {
     bool sliding = false;
     if (!field_bool(c, "use_sliding_window", &sliding, file, e)) return false;
     const Json *layers = field_get(c, "layer_types");
@@ -116,7 +103,31 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
     }
     for (const Json *l = layers ? layers->child : NULL; l; l = l->next)
         sliding |= !json_is(l, "full_attention");
-    if (sliding) return fail(e, file, "use_sliding_window", "true is unsupported");
+    return !sliding || fail(e, file, "use_sliding_window", "true is unsupported");
+}
+
+/* The architecture is known, and nothing is switched on that would change the computation. */
+static bool check_architecture(const Json *c, const char *file, Error *e) {
+    char shown[200];
+    const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
+    if (!type) return fail(e, file, "model_type", "missing");
+    if (list && list->kind != JSON_ARRAY) return fail(e, file, "architectures", "expected a list");
+    const Json *first = list ? list->child : NULL;
+    if (!check_name(type, "model_type", "qwen2", file, e) ||
+        (first && !check_name(first, "architectures", "Qwen2ForCausalLM", file, e)))
+        return false;
+    if (field_get(c, "quantization_config"))
+        return fail(e, file, "quantization_config",
+                    "unsupported: expected the original model, not a GPTQ, AWQ or FP8 one");
+    if (field_get(c, "quantization"))
+        return fail(e, file, "quantization",
+                    "unsupported: expected the original model, not one quantized for MLX");
+    const Json *act = field_get(c, "hidden_act");
+    if (act && !json_is(act, "silu")) {
+        field_show(act, shown, sizeof shown);
+        return fail(e, file, "hidden_act", "expected \"silu\", got %s (unsupported)", shown);
+    }
+    if (!check_window(c, file, e)) return false;
     const Json *dtype = field_get(c, "torch_dtype");
     if (dtype && !json_is(dtype, "bfloat16") && !json_is(dtype, "float16") &&
         !json_is(dtype, "float32")) {
