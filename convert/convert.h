@@ -168,8 +168,8 @@ bool source_unchanged(const Source *s, const Lora *l, Error *e);
 
 /* ---- Members of a JSON object, with errors that name them ------------------------------------ */
 
-/* The value's source text for an error, cut to fit. */
-void field_show(const Json *v, char *out, size_t room);
+/* How much of v->source an error shows: what "%.*s" takes in front of it. */
+static inline int shown_len(const Json *v) { return (int)min_size(v->source_len, 40); }
 /* The member called key, NULL when it is absent or null. */
 const Json *field_get(const Json *object, const char *key);
 /* A whole number written with digits alone, within [low, high]. A missing member is an error. */

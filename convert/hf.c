@@ -81,10 +81,9 @@ static bool read_optional(Folder *f, const char *name, JsonDoc **doc, Error *e) 
 /* The name of an architecture. */
 static bool check_name(const Json *v, const char *field, const char *wanted, const char *file,
                        Error *e) {
-    char shown[200];
     if (json_is(v, wanted)) return true;
-    field_show(v, shown, sizeof shown);
-    return fail(e, file, field, "unsupported architecture %s, expected %s", shown, wanted);
+    return fail(e, file, field, "unsupported architecture %.*s, expected %s", shown_len(v),
+                v->source, wanted);
 }
 
 /* No layer's attention may be limited to a sliding window. */
@@ -108,7 +107,6 @@ static bool check_window(const Json *c, const char *file, Error *e) {
 
 /* The architecture is known, and nothing is switched on that would change the computation. */
 static bool check_architecture(const Json *c, const char *file, Error *e) {
-    char shown[200];
     const Json *type = field_get(c, "model_type"), *list = field_get(c, "architectures");
     if (!type) return fail(e, file, "model_type", "missing");
     if (list && list->kind != JSON_ARRAY) return fail(e, file, "architectures", "expected a list");
@@ -123,17 +121,15 @@ static bool check_architecture(const Json *c, const char *file, Error *e) {
         return fail(e, file, "quantization",
                     "unsupported: expected the original model, not one quantized for MLX");
     const Json *act = field_get(c, "hidden_act");
-    if (act && !json_is(act, "silu")) {
-        field_show(act, shown, sizeof shown);
-        return fail(e, file, "hidden_act", "expected \"silu\", got %s (unsupported)", shown);
-    }
+    if (act && !json_is(act, "silu"))
+        return fail(e, file, "hidden_act", "expected \"silu\", got %.*s (unsupported)",
+                    shown_len(act), act->source);
     if (!check_window(c, file, e)) return false;
     const Json *dtype = field_get(c, "torch_dtype");
     if (dtype && !json_is(dtype, "bfloat16") && !json_is(dtype, "float16") &&
-        !json_is(dtype, "float32")) {
-        field_show(dtype, shown, sizeof shown);
-        return fail(e, file, "torch_dtype", "expected bfloat16, float16 or float32, got %s", shown);
-    }
+        !json_is(dtype, "float32"))
+        return fail(e, file, "torch_dtype", "expected bfloat16, float16 or float32, got %.*s",
+                    shown_len(dtype), dtype->source);
     return true;
 }
 
@@ -167,11 +163,9 @@ static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e)
         if (type || !field_get(rope, "factor")) return true;
         return fail(e, file, "rope_scaling.type", "missing");
     }
-    if (!json_is(type, "yarn")) {
-        char shown[200];
-        field_show(type, shown, sizeof shown);
-        return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %s (unsupported)", shown);
-    }
+    if (!json_is(type, "yarn"))
+        return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %.*s (unsupported)",
+                    shown_len(type), type->source);
     double factor = 0;
     if (!field_get(rope, "factor")) return fail(e, file, "rope_scaling.factor", "missing");
     if (!field_real(rope, "factor", 1, 1024, &factor, file, e)) return false;
@@ -257,7 +251,7 @@ static bool read_eos(ModelDefaults *d, const Json *v, uint32_t vocab, const char
     int64_t id;
     if (!json_int(v, 0, (int64_t)vocab - 1, &id))
         return fail(e, file, "eos_token_id", "expected ids from 0 to %u, got %.*s", vocab - 1,
-                    (int)min_size(v->source_len, 40), v->source);
+                    shown_len(v), v->source);
     return add_eos(d, (int32_t)id, file, e);
 }
 
@@ -459,10 +453,9 @@ static bool check_post_processor(const Json *p, const char *file, Error *e) {
     if (json_is(json_get(p, "type"), "TemplateProcessing") && single && single->n == 1 &&
         json_is(json_get(json_get(single->child, "Sequence"), "id"), "A"))
         return true;
-    char shown[200];
-    const Json *type = json_get(p, "type");
-    field_show(type ? type : p, shown, sizeof shown);
-    return fail(e, file, "post_processor", "%s is unsupported, expected ByteLevel or null", shown);
+    const Json *type = json_get(p, "type"), *got = type ? type : p;
+    return fail(e, file, "post_processor", "%.*s is unsupported, expected ByteLevel or null",
+                shown_len(got), got->source);
 }
 
 static bool check_tokenizer(const Json *root, const char *file, Error *e) {
@@ -487,7 +480,7 @@ static bool add_vocab(TokenBuilder *b, const Json *vocab, const char *file, Erro
         int64_t id;
         if (!json_int(v, 0, MAX_VOCAB - 1, &id))
             return fail(e, file, "vocab", "expected ids from 0 to %d, got %.*s", MAX_VOCAB - 1,
-                        (int)min_size(v->source_len, 40), v->source);
+                        shown_len(v), v->source);
         if (!tokens_add(b, (uint32_t)id, v->key, v->key_len, e)) return false;
     }
     return true;
@@ -501,7 +494,7 @@ static bool add_merges(TokenBuilder *b, const Json *merges, const char *file, Er
                     m->child->next->kind == JSON_STRING;
         if (!pair && m->kind != JSON_STRING)
             return fail(e, file, "merges", "expected \"a b\" or [\"a\", \"b\"], got %.*s",
-                        (int)min_size(m->source_len, 40), m->source);
+                        shown_len(m), m->source);
         const Json *l = m->child, *r = pair ? l->next : NULL;
         if (!(pair ? tokens_merge(b, l->string, l->string_len, r->string, r->string_len, e)
                    : tokens_merge_pair(b, m->string, m->string_len, file, "merges", e)))
@@ -768,13 +761,13 @@ static bool list_shards(const Json *weight_map, Source *s, const char *path, Err
         weight_map->n > MAX_TENSORS)
         return fail(e, path, "weight_map", "expected an object with 1 to %d tensors", MAX_TENSORS);
     for (const Json *v = weight_map->child; v; v = v->next) {
-        char shown[200];
-        field_show(v, shown, sizeof shown);
         if (v->kind != JSON_STRING || v->string_len == 0 || v->string_len > 255)
-            return fail(e, path, "weight_map", "expected file names, got %s", shown);
+            return fail(e, path, "weight_map", "expected file names, got %.*s", shown_len(v),
+                        v->source);
         if (memchr(v->string, '/', v->string_len) || memchr(v->string, 0, v->string_len) ||
             v->string[0] == '.')
-            return fail(e, path, "weight_map", "%s leaves the model directory", shown);
+            return fail(e, path, "weight_map", "%.*s leaves the model directory", shown_len(v),
+                        v->source);
         if (!source_add_file(s, v->string, v->string_len, e)) return false;
     }
     return true;

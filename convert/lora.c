@@ -51,7 +51,6 @@ static bool is_off(const Json *c, const char *key) {
 static bool check_init(const Json *init, const char *file, Error *e) {
     static const char *const changed[] = {"pissa", "olora", "corda", "loftq"};
     static const char *const plain[] = {"gaussian", "eva", "orthogonal"};
-    char shown[200];
     if (!init || init->kind == JSON_BOOL) return true;
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
         if (json_is(init, plain[i])) return true;
@@ -59,9 +58,9 @@ static bool check_init(const Json *init, const char *file, Error *e) {
         if (strncmp(init->string, changed[i], strlen(changed[i])) == 0)
             return fail(e, file, "init_lora_weights",
                         "%s is unsupported: it changes the base weights", changed[i]);
-    field_show(init, shown, sizeof shown);
     return fail(e, file, "init_lora_weights",
-                "%s is unsupported, expected true, false, gaussian, eva or orthogonal", shown);
+                "%.*s is unsupported, expected true, false, gaussian, eva or orthogonal",
+                shown_len(init), init->source);
 }
 
 static bool check_plain(const Json *c, const char *file, Error *e) {

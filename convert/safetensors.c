@@ -50,7 +50,7 @@ static bool read_shape(const Json *shape, uint32_t bits, StTensor *t, const char
         uint64_t size;
         if (!read_count(d, &size) || size == 0)
             return fail(e, path, t->name, "shape: expected whole numbers above 0, got %.*s",
-                        (int)min_size(d->source_len, 40), d->source);
+                        shown_len(d), d->source);
         if (!mul_ok(bytes, size, &bytes)) return fail(e, path, t->name, "shape: too large");
         t->dims[t->n_dims++] = size;
     }
@@ -69,8 +69,7 @@ static bool read_tensor(const Json *v, uint64_t base, uint64_t room, StTensor *t
     const Json *written = json_get(v, "dtype");
     const Dtype *dtype = find_dtype(written);
     if (!dtype)
-        return fail(e, path, t->name, "dtype: unknown %.*s",
-                    written ? (int)min_size(written->source_len, 40) : 4,
+        return fail(e, path, t->name, "dtype: unknown %.*s", written ? shown_len(written) : 4,
                     written ? written->source : "none");
     snprintf(t->dtype, sizeof t->dtype, "%s", dtype->name);
     t->readable = dtype->type >= 0;

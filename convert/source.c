@@ -366,45 +366,36 @@ const Json *field_get(const Json *object, const char *key) {
     return v && v->kind == JSON_NULL ? NULL : v;
 }
 
-void field_show(const Json *v, char *out, size_t room) {
-    printable(out, room, v->source, min_size(v->source_len, 40));
-}
-
 bool field_int(const Json *object, const char *key, int64_t low, int64_t high, int64_t *out,
                const char *file, Error *e) {
-    char shown[200];
     const Json *v = field_get(object, key);
     if (!v) return fail(e, file, key, "missing");
     bool digits = v->kind == JSON_NUMBER; /* 1e3 and 2.0 are refused: nobody writes sizes so */
     for (size_t i = 0; digits && i < v->source_len; i++)
         digits = v->source[i] == '-' || (v->source[i] >= '0' && v->source[i] <= '9');
     if (digits && json_int(v, low, high, out)) return true;
-    field_show(v, shown, sizeof shown);
-    return fail(e, file, key, "expected a whole number from %lld to %lld, got %s", (long long)low,
-                (long long)high, shown);
+    return fail(e, file, key, "expected a whole number from %lld to %lld, got %.*s", (long long)low,
+                (long long)high, shown_len(v), v->source);
 }
 
 bool field_real(const Json *object, const char *key, double low, double high, double *out,
                 const char *file, Error *e) {
-    char shown[200];
     const Json *v = field_get(object, key);
     if (!v) return true;
     if (v->kind == JSON_NUMBER && v->number >= low && v->number <= high) {
         *out = v->number;
         return true;
     }
-    field_show(v, shown, sizeof shown);
-    return fail(e, file, key, "expected a number from %g to %g, got %s", low, high, shown);
+    return fail(e, file, key, "expected a number from %g to %g, got %.*s", low, high, shown_len(v),
+                v->source);
 }
 
 bool field_bool(const Json *object, const char *key, bool *out, const char *file, Error *e) {
-    char shown[200];
     const Json *v = field_get(object, key);
     if (!v) return true;
     if (v->kind == JSON_BOOL) {
         *out = v->boolean;
         return true;
     }
-    field_show(v, shown, sizeof shown);
-    return fail(e, file, key, "expected true or false, got %s", shown);
+    return fail(e, file, key, "expected true or false, got %.*s", shown_len(v), v->source);
 }
