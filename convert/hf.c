@@ -142,30 +142,19 @@ static bool check_usual(const Json *rope, const char *key, double usual, const c
     return fail(e, file, key, "%g is unsupported, expected %g", value, usual);
 }
 
-/* rope_scaling, or rope_parameters as newer files call it; theta may stand there too. */
-static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e) {
-    const Json *rope = field_get(c, "rope_scaling");
-    if (!rope) rope = field_get(c, "rope_parameters");
-    if (rope && rope->kind != JSON_OBJECT)
-        return fail(e, file, "rope_scaling", "expected an object or null");
+/* rope_theta stands in config.json, in its scaling (rope: may be NULL), or in both alike. */
+static bool read_theta(const Json *c, const Json *rope, ModelConfig *m, const char *file,
+                       Error *e) {
     const Json *theta_at = field_get(c, "rope_theta") ? c : rope;
     if (!field_get(theta_at, "rope_theta")) return fail(e, file, "rope_theta", "missing");
     if (!field_real(theta_at, "rope_theta", 1, 1e12, &m->rope_theta, file, e)) return false;
     double other = m->rope_theta;
-    if (rope && !field_real(rope, "rope_theta", 1, 1e12, &other, file, e)) return false;
-    if (other != m->rope_theta)
-        return fail(e, file, "rope_theta", "is %g, and %g beside the scaling", m->rope_theta,
-                    other);
-    if (!rope) return true;
-    const Json *type = field_get(rope, "rope_type");
-    if (!type) type = field_get(rope, "type");
-    if (!type || json_is(type, "default")) {
-        if (type || !field_get(rope, "factor")) return true;
-        return fail(e, file, "rope_scaling.type", "missing");
-    }
-    if (!json_is(type, "yarn"))
-        return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %.*s (unsupported)",
-                    shown_len(type), type->source);
+    if (!field_real(rope, "rope_theta", 1, 1e12, &other, file, e)) return false;
+    return other == m->rope_theta ||
+           fail(e, file, "rope_theta", "is %g, and %g beside the scaling", m->rope_theta, other);
+}
+
+static bool read_yarn(const Json *rope, ModelConfig *m, const char *file, Error *e) {
     double factor = 0;
     if (!field_get(rope, "factor")) return fail(e, file, "rope_scaling.factor", "missing");
     if (!field_real(rope, "factor", 1, 1024, &factor, file, e)) return false;
@@ -182,6 +171,22 @@ static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e)
     if (!truncate) return fail(e, file, "rope_scaling.truncate", "false is unsupported");
     return check_usual(rope, "beta_fast", 32, file, e) &&
            check_usual(rope, "beta_slow", 1, file, e);
+}
+
+/* rope_scaling, or rope_parameters as newer files call it. */
+static bool read_rope(const Json *c, ModelConfig *m, const char *file, Error *e) {
+    const Json *rope = field_get(c, "rope_scaling");
+    if (!rope) rope = field_get(c, "rope_parameters");
+    if (rope && rope->kind != JSON_OBJECT)
+        return fail(e, file, "rope_scaling", "expected an object or null");
+    if (!read_theta(c, rope, m, file, e)) return false;
+    const Json *type = field_get(rope, "rope_type");
+    if (!type) type = field_get(rope, "type");
+    if (json_is(type, "yarn")) return read_yarn(rope, m, file, e);
+    if (type && !json_is(type, "default"))
+        return fail(e, file, "rope_scaling.type", "expected \"yarn\", got %.*s (unsupported)",
+                    shown_len(type), type->source);
+    return type || !field_get(rope, "factor") || fail(e, file, "rope_scaling.type", "missing");
 }
 
 static bool read_size(const Json *c, const char *key, uint32_t high, uint32_t *out,
