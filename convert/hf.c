@@ -378,22 +378,18 @@ static JsonDoc *open_config(Folder *f, Error *e) {
     static const char name[] = "config.json";
     char gguf[256];
     if (exists(f, name)) return read_object(f, name, e);
-    if (exists(f, "adapter_config.json")) {
+    if (exists(f, "adapter_config.json"))
         fail(e, f->folder, name,
              "missing: this is an adapter, expected its model, and this folder behind --lora");
-        return NULL;
-    }
-    if (exists(f, "snapshots")) {
+    else if (exists(f, "snapshots"))
         fail(e, f->folder, name,
              "missing: this is a model in Hugging Face's cache, expected snapshots/COMMIT in it");
-        return NULL;
-    }
-    if (find_gguf(f->folder, gguf, sizeof gguf)) {
+    else if (find_gguf(f->folder, gguf, sizeof gguf))
         fail(e, f->folder, name, "missing: expected a model's folder, or the file %s in this one",
              gguf);
-        return NULL;
-    }
-    return read_object(f, name, e); /* which says why it cannot be opened */
+    else
+        return read_object(f, name, e); /* which says why it cannot be opened */
+    return NULL;
 }
 
 static bool read_settings(Folder *f, Source *s, Error *e) {
