@@ -153,6 +153,10 @@ bool template_detect(const char *text, size_t n, const Tokenizer *tok, ChatTempl
 /* A folder's own name, for people: "." and links are resolved, a commit of a cache is named after
  * its model. */
 void source_folder_name(const char *folder, char *out, size_t room);
+static inline bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
 /* What a file with these first bytes is, when it is something that people take for a model: a
  * phrase with advice, or NULL. */
 const char *looks_like(const uint8_t *head, size_t n);

@@ -500,12 +500,12 @@ static bool check_split(Gguf *g, Error *e) {
 static bool part_path(const Gguf *first, uint32_t part, char *out, size_t room, Error *e) {
     char end[40];
     int end_len = snprintf(end, sizeof end, PART_NAME, 1u, first->n_parts);
-    size_t n = strlen(first->path), cut = (size_t)end_len;
-    if (n < cut || strcmp(first->path + n - cut, end) != 0)
+    if (!ends_with(first->path, end))
         return fail(e, first->path, "split.count",
                     "this is the first of %u parts, expected a name that ends in %s",
                     first->n_parts, end);
-    snprintf(out, room, "%.*s" PART_NAME, (int)(n - cut), first->path, part + 1, first->n_parts);
+    snprintf(out, room, "%.*s" PART_NAME, (int)strlen(first->path) - end_len, first->path, part + 1,
+             first->n_parts);
     return true;
 }
 

@@ -360,13 +360,10 @@ static bool note_ignored(const Json *g, Source *s, Error *e) {
 
 /* The first of the folder's GGUF files, by name: of a model in several the one to be given. */
 static bool find_gguf(const char *folder, char *out, size_t room) {
-    static const char ending[] = ".gguf";
-    size_t m = sizeof ending - 1;
     DIR *d = opendir(folder);
     out[0] = 0;
     for (struct dirent *f; d && (f = readdir(d)) != NULL;) {
-        size_t n = strlen(f->d_name);
-        if (n <= m || strcmp(f->d_name + n - m, ending) != 0) continue;
+        if (!ends_with(f->d_name, ".gguf")) continue;
         if (!out[0] || strcmp(f->d_name, out) < 0) snprintf(out, room, "%s", f->d_name);
     }
     if (d) closedir(d);

@@ -52,12 +52,7 @@ static void random_values(uint64_t key, size_t n, float center, float scale, flo
     }
 }
 
-/* The end of a name: "bias" and norms are vectors with sizes of their own. */
-static bool ends_with(const char *name, const char *end) {
-    size_t n = strlen(name), m = strlen(end);
-    return n >= m && strcmp(name + n - m, end) == 0;
-}
-
+/* Biases and norms are vectors with sizes of their own. */
 static void row_scale(const SourceTensor *t, float *center, float *scale) {
     bool norm = ends_with(t->name, "norm.weight"), bias = ends_with(t->name, ".bias");
     *center = norm ? 1 : 0;

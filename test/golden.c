@@ -32,11 +32,6 @@ static char *join(char *out, size_t room, const char *a, const char *b) {
 
 static bool exists(const char *path) { return access(path, R_OK) == 0; }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
