@@ -671,10 +671,15 @@ static bool read_template(Folder *f, const Json *config, Source *s, Error *e) {
 /* ---- Weights --------------------------------------------------------------------------------- */
 
 /* Rotary tables, which old checkpoints carry: they follow from the configuration. */
-static bool is_ignored(const char *name) {
-    static const char rotary[] = ".rotary_emb.inv_freq";
-    size_t n = strlen(name), m = sizeof rotary - 1;
-    return n >= m && strcmp(name + n - m, rotary) == 0;
+static bool is_ignored(const char *name) { return ends_with(name, ".rotary_emb.inv_freq"); }
+
+/* The model's tensor of this name, which must be one. */
+static SourceTensor *need_tensor(const Source *s, const char *name, const char *path, Error *e) {
+    for (size_t i = 0; i < s->n_tensors; i++)
+        if (strcmp(s->tensors[i].name, name) == 0) return &s->tensors[i];
+    fail(e, path, name, "unknown tensor: a %u-layer Qwen2 has none of this name",
+         s->header.config.num_hidden_layers);
+    return NULL;
 }
 
 /* Enter the tensors of file number `file` into s->tensors, whose empty offsets mark what is
@@ -685,12 +690,8 @@ static bool take_tensors(Source *s, uint32_t file, const StFile *st, const Json 
     for (size_t i = 0; i < st->n; i++) {
         const StTensor *t = &st->tensors[i];
         if (is_ignored(t->name)) continue;
-        SourceTensor *want = NULL;
-        for (size_t k = 0; k < s->n_tensors && !want; k++)
-            if (strcmp(s->tensors[k].name, t->name) == 0) want = &s->tensors[k];
-        if (!want)
-            return fail(e, path, t->name, "unknown tensor: a %u-layer Qwen2 has none of this name",
-                        s->header.config.num_hidden_layers);
+        SourceTensor *want = need_tensor(s, t->name, path, e);
+        if (!want) return false;
         if (weight_map && !json_is(json_get(weight_map, t->name), s->file_names[file]))
             return fail(e, path, t->name, "the index does not place this tensor in this file");
         if (!safetensors_expect(t, want->rows, want->cols, path, e)) return false;
@@ -773,14 +774,8 @@ static bool list_shards(const Json *weight_map, Source *s, const char *path, Err
 
 /* The index names the model's tensors alone; that they are in their files is found out there. */
 static bool check_index(const Json *weight_map, const Source *s, const char *path, Error *e) {
-    for (const Json *v = weight_map->child; v; v = v->next) {
-        if (is_ignored(v->key)) continue;
-        size_t k = 0;
-        while (k < s->n_tensors && strcmp(s->tensors[k].name, v->key) != 0) k++;
-        if (k == s->n_tensors)
-            return fail(e, path, v->key, "unknown tensor: a %u-layer Qwen2 has none of this name",
-                        s->header.config.num_hidden_layers);
-    }
+    for (const Json *v = weight_map->child; v; v = v->next)
+        if (!is_ignored(v->key) && !need_tensor(s, v->key, path, e)) return false;
     return true;
 }
 
