@@ -255,7 +255,7 @@ static void iq4_xs_to_float(const uint8_t *b, size_t cols, float *out) {
 
 typedef struct {
     const char *name;
-    uint32_t weights, bytes; /* of a block; 0: named only so that it can be refused by name */
+    uint32_t weights, bytes; /* of a block; 0: we cannot read it */
     void (*to_float)(const uint8_t *row, size_t cols, float *out);
 } SourceInfo;
 
@@ -264,43 +264,26 @@ static const SourceInfo source_info[] = {
     [SRC_F16] = {"F16", 1, 2, f16_to_float},
     [SRC_Q4_0] = {"Q4_0", 32, 18, q4_0_to_float},
     [SRC_Q4_1] = {"Q4_1", 32, 20, q4_1_to_float},
-    [4] = {"Q4_2", 0, 0, NULL},
-    [5] = {"Q4_3", 0, 0, NULL},
     [SRC_Q5_0] = {"Q5_0", 32, 22, q5_0_to_float},
     [SRC_Q5_1] = {"Q5_1", 32, 24, q5_1_to_float},
     [SRC_Q8_0] = {"Q8_0", 32, 34, q8_0_to_float},
-    [9] = {"Q8_1", 0, 0, NULL},
     [SRC_Q2_K] = {"Q2_K", SUPER, 84, q2_k_to_float},
     [SRC_Q3_K] = {"Q3_K", SUPER, 110, q3_k_to_float},
     [SRC_Q4_K] = {"Q4_K", SUPER, 144, q4_k_to_float},
     [SRC_Q5_K] = {"Q5_K", SUPER, 176, q5_k_to_float},
     [SRC_Q6_K] = {"Q6_K", SUPER, 210, q6_k_to_float},
-    [15] = {"Q8_K", 0, 0, NULL},
-    [16] = {"IQ2_XXS", 0, 0, NULL},
-    [17] = {"IQ2_XS", 0, 0, NULL},
-    [18] = {"IQ3_XXS", 0, 0, NULL},
-    [19] = {"IQ1_S", 0, 0, NULL},
     [SRC_IQ4_NL] = {"IQ4_NL", 32, 18, iq4_nl_to_float},
-    [21] = {"IQ3_S", 0, 0, NULL},
-    [22] = {"IQ2_S", 0, 0, NULL},
     [SRC_IQ4_XS] = {"IQ4_XS", SUPER, 136, iq4_xs_to_float},
-    [24] = {"I8", 0, 0, NULL},
-    [25] = {"I16", 0, 0, NULL},
-    [26] = {"I32", 0, 0, NULL},
-    [27] = {"I64", 0, 0, NULL},
-    [28] = {"F64", 0, 0, NULL},
-    [29] = {"IQ1_M", 0, 0, NULL},
     [SRC_BF16] = {"BF16", 1, 2, bf16_to_float},
-    [31] = {"Q4_0_4_4", 0, 0, NULL},
-    [32] = {"Q4_0_4_8", 0, 0, NULL},
-    [33] = {"Q4_0_8_8", 0, 0, NULL},
-    [34] = {"TQ1_0", 0, 0, NULL},
-    [35] = {"TQ2_0", 0, 0, NULL},
-    [36] = {"IQ4_NL_4_4", 0, 0, NULL},
-    [37] = {"IQ4_NL_4_8", 0, 0, NULL},
-    [38] = {"IQ4_NL_8_8", 0, 0, NULL},
-    [39] = {"MXFP4", 0, 0, NULL},
-    [40] = {"NVFP4", 0, 0, NULL},
+    /* Named only so that they can be refused by name. */
+    [4] = {.name = "Q4_2"}, [5] = {.name = "Q4_3"}, [9] = {.name = "Q8_1"}, [15] = {.name = "Q8_K"},
+    [16] = {.name = "IQ2_XXS"}, [17] = {.name = "IQ2_XS"}, [18] = {.name = "IQ3_XXS"},
+    [19] = {.name = "IQ1_S"}, [21] = {.name = "IQ3_S"}, [22] = {.name = "IQ2_S"},
+    [24] = {.name = "I8"}, [25] = {.name = "I16"}, [26] = {.name = "I32"}, [27] = {.name = "I64"},
+    [28] = {.name = "F64"}, [29] = {.name = "IQ1_M"}, [31] = {.name = "Q4_0_4_4"},
+    [32] = {.name = "Q4_0_4_8"}, [33] = {.name = "Q4_0_8_8"}, [34] = {.name = "TQ1_0"},
+    [35] = {.name = "TQ2_0"}, [36] = {.name = "IQ4_NL_4_4"}, [37] = {.name = "IQ4_NL_4_8"},
+    [38] = {.name = "IQ4_NL_8_8"}, [39] = {.name = "MXFP4"}, [40] = {.name = "NVFP4"},
 };
 
 const char *source_type_name(uint32_t type) {
