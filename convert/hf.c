@@ -822,13 +822,10 @@ static bool split_path(const char *path, Folder *f, const char **only, Error *e)
     if (!S_ISDIR(st.st_mode)) {
         const char *slash = strrchr(path, '/');
         *only = slash ? slash + 1 : path;
-        n = slash ? (size_t)(slash - path) : 0;
-        if (!slash) path = ".", n = 1;
-        if (slash == path) n = 1;
+        n = (size_t)(*only - path);
     }
     while (n > 1 && path[n - 1] == '/') n--;
-    memcpy(f->folder, path, n);
-    f->folder[n] = 0;
+    snprintf(f->folder, sizeof f->folder, "%.*s", n ? (int)n : 1, n ? path : ".");
     return true;
 }
 
