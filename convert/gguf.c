@@ -894,13 +894,12 @@ static void quant_name(int64_t file_type, char *out, size_t room) {
     snprintf(out, room, "%s", known ? name[file_type] : "GGUF");
 }
 
-/* Text into a fixed field of the header, as plain characters. */
 static bool read_names(const Gguf *g, Source *s, Error *e) {
     ModelHeader *h = &s->header;
-    const char *slash = strrchr(g->path, '/'), *base = slash ? slash + 1 : g->path, *text = base;
-    size_t n = strlen(base);
+    const char *text = s->file_names[0];
+    size_t n = strlen(text);
     int64_t file_type = -1;
-    printable(h->source, sizeof h->source, base, n);
+    printable(h->source, sizeof h->source, text, n);
     if (has(g, "general.name") && !get_text(g, "general.name", &text, &n, e)) return false;
     printable(h->name, sizeof h->name, text, n);
     if (!get_int_if(g, "general.file_type", 0, UINT32_MAX, &file_type, e)) return false;
