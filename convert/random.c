@@ -52,18 +52,11 @@ static void random_values(uint64_t key, size_t n, float center, float scale, flo
     }
 }
 
-/* Biases and norms are vectors with sizes of their own. */
-static void row_scale(const SourceTensor *t, float *center, float *scale) {
-    bool norm = ends_with(t->name, "norm.weight"), bias = ends_with(t->name, ".bias");
-    *center = norm ? 1 : 0;
-    *scale = norm || bias ? 0.1f : 1 / sqrtf((float)t->cols);
-}
-
 void random_rows(const Source *s, const SourceTensor *t, size_t first, size_t n, uint8_t *out) {
     uint64_t key = 0xcbf29ce484222325u; /* FNV-1a of the name */
     for (const char *c = t->name; *c; c++) key = (key ^ (uint8_t)*c) * 0x100000001b3u;
-    float center, scale, x[1024];
-    row_scale(t, &center, &scale);
+    float center = ends_with(t->name, "norm.weight") ? 1 : 0, x[1024];
+    float scale = t->vector ? 0.1f : 1 / sqrtf((float)t->cols);
     for (size_t r = 0; r < n; r++) {
         uint64_t row_key = mix(mix(key ^ s->seed) + first + r);
         for (size_t k = 0; k < t->cols; k += 1024) {
