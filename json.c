@@ -251,11 +251,10 @@ static bool parse_word(Parser *p, Json *v) {
     } words[] = {
         {"null", JSON_NULL, false}, {"true", JSON_BOOL, true}, {"false", JSON_BOOL, false}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        size_t n = strlen(words[i].text);
-        if (n > p->n - p->pos || memcmp(p->text + p->pos, words[i].text, n) != 0) continue;
+        if (!begins_with(p->text + p->pos, p->n - p->pos, words[i].text)) continue;
         v->kind = words[i].kind;
         v->boolean = words[i].value;
-        p->pos += n;
+        p->pos += strlen(words[i].text);
         return true;
     }
     return expected(p, p->pos, "a value");
