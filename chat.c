@@ -237,6 +237,10 @@ static bool message_error(const Writer *w, size_t index, const char *field, cons
     return fail(w->e, w->file, where, "expected %s, got %s", what, kind_name(got));
 }
 
+static bool is_role(const Json *message, const char *role) {
+    return json_is(json_get(message, "role"), role);
+}
+
 /* Python's truth: null, false, 0, "" and empty containers are false. */
 static bool is_true(const Json *v) {
     if (!v) return false;
@@ -349,7 +353,7 @@ static const char TOOLS_TAIL[] =
 static bool put_tools(Writer *w, const Json *first, const Json *tools) {
     const ChatTemplate *t = w->tpl;
     if (!put_start_of_turn(w, "system", 6)) return false;
-    if (json_is(json_get(first, "role"), "system")) {
+    if (is_role(first, "system")) {
         if (!put_printed_content(w, first, 0)) return false;
     } else if (t->has_default_system && !put_text(w, t->default_system, t->default_system_len)) {
         return false;
@@ -398,25 +402,20 @@ static bool put_tool_result(Writer *w, const Json *message, size_t index, bool f
            put_scaffold(w, "\n</tool_response>") && (!last || put_scaffold(w, "<|im_end|>\n"));
 }
 
-static bool is_role(const Json *message, const char *role) {
-    return json_is(json_get(message, "role"), role);
-}
-
 /* A message of a role that the template does not know prints nothing, as there. */
 static bool render_qwen25(Writer *w, const Json *messages, const Json *tools) {
     const Json *before = NULL;
     size_t index = 0;
-    if (is_true(tools) && !put_tools(w, messages->child, tools)) return false;
-    if (!is_true(tools) && !is_role(messages->child, "system") && !put_default_system(w))
-        return false;
+    bool listed = is_true(tools);
+    if (listed && !put_tools(w, messages->child, tools)) return false;
+    if (!listed && !is_role(messages->child, "system") && !put_default_system(w)) return false;
     for (const Json *m = messages->child; m; before = m, m = m->next, index++) {
-        bool ok = true, calls = is_true(json_get(m, "tool_calls"));
-        if (is_role(m, "system") && index == 0)
-            ok = is_true(tools) || put_message(w, m, index);
-        else if (is_role(m, "user") || is_role(m, "system") || (is_role(m, "assistant") && !calls))
-            ok = put_message(w, m, index);
-        else if (is_role(m, "assistant"))
+        bool ok = true;
+        if (is_role(m, "system") && index == 0 && listed) continue; /* put_tools has written it */
+        if (is_role(m, "assistant") && is_true(json_get(m, "tool_calls")))
             ok = put_tool_calls(w, m, index);
+        else if (is_role(m, "user") || is_role(m, "system") || is_role(m, "assistant"))
+            ok = put_message(w, m, index);
         else if (is_role(m, "tool"))
             ok = put_tool_result(w, m, index, !is_role(before, "tool"),
                                  !is_role(m->next, "tool"));
