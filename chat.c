@@ -19,13 +19,10 @@
 
 /* ---- Python's text of a value ---------------------------------------------------------------- */
 
-typedef struct {
-    bool repr; /* str() of a list or dict; else json.dumps(ensure_ascii=False) */
-    const char *null, *yes, *no;
+typedef enum {
+    PYTHON_JSON, /* json.dumps(ensure_ascii=False) */
+    PYTHON_REPR  /* str() of a list or dict */
 } PythonStyle;
-
-static const PythonStyle PYTHON_JSON = {false, "null", "true", "false"};
-static const PythonStyle PYTHON_REPR = {true, "None", "True", "False"};
 
 /* The shortest decimal digits that read back as x > 0, finite: x = 0.DIGITS * 10^point, the digits
  * without zeros at the end. At each length the nearest decimal is tried first, then the one above:
@@ -111,15 +108,18 @@ static bool put_repr_string(Buffer *out, const char *s, size_t n, Error *e) {
     return ok && buffer_add(out, &quote, 1, e);
 }
 
-static bool put_string(Buffer *out, const PythonStyle *style, const char *s, size_t n, Error *e) {
-    return style->repr ? put_repr_string(out, s, n, e) : json_quote(out, s, n, e);
+static bool put_string(Buffer *out, PythonStyle style, const char *s, size_t n, Error *e) {
+    return style == PYTHON_REPR ? put_repr_string(out, s, n, e) : json_quote(out, s, n, e);
 }
 
 /* A scalar, or the opening bracket of an array or object. */
-static bool put_start(Buffer *out, const PythonStyle *style, const Json *v, Error *e) {
+static bool put_start(Buffer *out, PythonStyle style, const Json *v, Error *e) {
+    bool repr = style == PYTHON_REPR;
     switch (v->kind) {
-    case JSON_NULL: return buffer_puts(out, style->null, e);
-    case JSON_BOOL: return buffer_puts(out, v->boolean ? style->yes : style->no, e);
+    case JSON_NULL: return buffer_puts(out, repr ? "None" : "null", e);
+    case JSON_BOOL:
+        if (v->boolean) return buffer_puts(out, repr ? "True" : "true", e);
+        return buffer_puts(out, repr ? "False" : "false", e);
     case JSON_NUMBER: return put_number(out, v, e);
     case JSON_STRING: return put_string(out, style, v->string, v->string_len, e);
     case JSON_ARRAY: return buffer_puts(out, "[", e);
@@ -132,7 +132,7 @@ static bool put_end(Buffer *out, const Json *v, Error *e) {
 }
 
 /* The whole tree under v, without recursion: open[] holds the way down to it. */
-static bool put_value(Buffer *out, const PythonStyle *style, const Json *v, Error *e) {
+static bool put_value(Buffer *out, PythonStyle style, const Json *v, Error *e) {
     const Json *open[JSON_MAX_DEPTH];
     size_t depth = 0;
     for (;;) {
@@ -287,7 +287,7 @@ static bool put_parts(Writer *w, const Json *content, size_t index) {
 static bool put_printed(Writer *w, const Json *v) {
     if (!v) return true;
     if (v->kind == JSON_STRING) return put_text(w, v->string, v->string_len);
-    return put_value(&w->out->text, &PYTHON_REPR, v, w->e);
+    return put_value(&w->out->text, PYTHON_REPR, v, w->e);
 }
 
 /* Content that the template prints. */
@@ -360,7 +360,7 @@ static bool put_tools(Writer *w, const Json *first, const Json *tools) {
     }
     if (!put_scaffold(w, TOOLS_HEAD)) return false;
     for (const Json *tool = tools->child; tool; tool = tool->next)
-        if (!put_scaffold(w, "\n") || !put_value(&w->out->text, &PYTHON_JSON, tool, w->e))
+        if (!put_scaffold(w, "\n") || !put_value(&w->out->text, PYTHON_JSON, tool, w->e))
             return false;
     return put_scaffold(w, TOOLS_TAIL);
 }
@@ -377,7 +377,7 @@ static bool put_tool_call(Writer *w, const Json *call, size_t index) {
                              NULL);
     return put_scaffold(w, "\n<tool_call>\n{\"name\": \"") &&
            put_printed(w, json_get(call, "name")) && put_scaffold(w, "\", \"arguments\": ") &&
-           put_value(&w->out->text, &PYTHON_JSON, arguments, w->e) &&
+           put_value(&w->out->text, PYTHON_JSON, arguments, w->e) &&
            put_scaffold(w, "}\n</tool_call>");
 }
 
