@@ -1,4 +1,5 @@
-/* base.h: what every part shares: errors, checked arithmetic, a byte cursor, CRC-32C, files.
+/* base.h: what every part shares: errors, checked arithmetic, memory, numbers, buffers, UTF-8,
+ * CRC-32C, files.
  *
  * Error policy. A function that can fail returns bool (or NULL) and fills an Error with one line,
  * "FILE: FIELD: what is wrong, expected X, got Y". Only the programs print it and choose an exit

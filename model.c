@@ -1,4 +1,5 @@
-/* model.c: the reader's half of the model.bin format: a file is used only after every number in it
+/* model.c: what the reader and the writer of a model.bin must agree on (which configurations there
+ * are, and which tensors each has), and the reader: a file is used only after every number in it
  * has been compared with what the others imply. */
 #include "model.h"
 

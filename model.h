@@ -175,7 +175,7 @@ typedef struct {
     uint32_t type;            /* Type */
     uint32_t crc32c;          /* of the data */
     uint32_t rows, cols;      /* vectors: rows = 1 */
-    uint64_t offset, bytes;   /* bytes = tensor_bytes(type, rows, cols) */
+    uint64_t offset, bytes;   /* of the data: where it lies, and tensor_bytes */
     uint64_t reserved[2];     /* zero */
 } TensorEntry;
 

@@ -82,7 +82,7 @@ typedef struct {
     uint64_t offset;     /* of the first row in that file; rows follow each other */
 } SourceTensor;
 
-typedef struct Source {
+typedef struct {
     char path[4096];        /* as the user named it: for errors */
     ModelHeader header;     /* config, defaults, chat, name, source: filled in by the reader */
     char quant[16];         /* GGUF: the file type's name ("Q5_K_M"); else "" */

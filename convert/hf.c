@@ -356,7 +356,7 @@ static bool note_ignored(const Json *g, Source *s, Error *e) {
     return ok;
 }
 
-/* ---- Both files ------------------------------------------------------------------------------ */
+/* ---- config.json and generation_config.json together ----------------------------------------- */
 
 /* The first of the folder's GGUF files, by name: of a model in several the one to be given. */
 static bool find_gguf(const char *folder, char *out, size_t room) {

@@ -149,7 +149,8 @@ static bool plan_matrix(Planner *a, size_t i, Error *e) {
     Plan *p = a->plan;
     Type own = TYPE_F32, want = a->quant ? *a->quant : TYPE_Q8, type;
     bool touched = a->lora && lora_touches(a->lora, t), has_own = keeping_type(t->type, &own);
-    /* An adapter's sums are rounded anew: for that codes of 4 bits, or kept in others', are few. */
+    /* What an adapter changes is rounded anew: 4 bits, and types that are only kept in a wider one,
+     * are too coarse for that. */
     bool rounds = touched && (target_source_type(own) != t->type || type_info(own)->codes == 4);
     if (a->quant)
         want = mixed_type(want, t->name, &s->header.config);

@@ -1,12 +1,12 @@
-/* quant.c: GGUF's blocks of weights: to float, into panels, and from float.
+/* quant.c: GGUF's blocks of weights: to float, into wider blocks, into panels, and from float.
  *
  * To float: one function per type, in the very order of float operations that defines the type, so
  * the bits are the ones every other reader of the file gets.
  *
- * Into panels: the codes of a block are unpacked to bytes and laid out as model.h draws them, four
- * codes of a row at a time. panel_matches reads the result back through model.h's own formulas.
- *
  * Into wider blocks: codes of 3 and 4 bits that a type of model.bin holds with the same scales.
+ *
+ * Into panels: the codes of a block are unpacked to bytes and laid out as model.h draws them, four
+ * codes of a row at a time. panel_matches reads the result back as model.h's formulas say.
  *
  * From float: every quantizer looks for the codes and scales with the least squared error. It tries
  * a number of scales, takes for each the nearest codes, and solves for the scale that suits these

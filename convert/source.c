@@ -1,6 +1,6 @@
-/* source.c: what every kind of source needs: telling them apart, the tensors that a configuration
- * implies, rows that are proved to be finite, JSON members with good errors, and the checksum
- * of what was read. */
+/* source.c: what every kind of source needs: telling them apart, opening them, what readers share,
+ * the tensors that a configuration implies, rows that are proved to be finite, the checksum of what
+ * was read, and JSON members with good errors. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
