@@ -656,6 +656,27 @@ static void test_load_early(Model *m, const char *path) {
     buffer_free(&text);
 }
 
+/* What is kept of an answer that a stop string ended are the tokens of its text, as a user's would
+ * be: what reads like a special token is none. */
+static void test_keep_stopped(Model *m) {
+    static const char text[] = "a<|im_end|>";
+    Error e = {""};
+    Program p = {.model = *m};
+    Chat c = {.program = &p};
+    Output out = {.stopped = true};
+    Ids want = {0};
+    bool ok = buffer_puts(&out.all, text, &e) && ids_add(&out.ids, TINY_IM_END, &e) &&
+              tokenizer_encode(m->tokenizer, text, strlen(text), false, &want, &e) &&
+              chat_keep_answer(&c, &out, &e);
+    const Ids *got = &c.said.prompt.ids;
+    CHECK(ok && want.n == strlen(text) && got->n > want.n && got->ids[want.n] == TINY_IM_END &&
+              memcmp(got->ids, want.ids, want.n * sizeof *want.ids) == 0,
+          "%zu of %zu tokens are kept: %s", want.n, got->n, e.text);
+    conversation_free(&c.said);
+    output_close(&out);
+    ids_free(&want);
+}
+
 /* ^C ends what takes long, and the exit status says so. Both print to stdout and stderr. */
 static void test_interrupted(Model *m, Engine *engine) {
     Error e = {""};
@@ -736,6 +757,7 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         test_copy(&engine);
         test_interrupted(&m, &engine);
         test_load_early(&m, path);
+        test_keep_stopped(&m);
     }
     CHECK(ok, "%s: %s", quant, e.text);
     if (ok) engine_close(&engine);

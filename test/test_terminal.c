@@ -328,6 +328,24 @@ static void test_system(void) {
     chat_close(&t);
 }
 
+/* As many stop strings as there is room for, and then no more, until they are forgotten. */
+static void test_many_stops(void) {
+    char line[80], reply[4096];
+    CHAT(t, "silent.bin", "-n", "5", "--stop", "of the command line");
+    ask_for(&t, "/show system", "none\n");
+    for (int i = 0; i < 16; i++) {
+        snprintf(line, sizeof line, "/set parameter stop no%d", i);
+        ask_for(&t, line, i < 15 ? "" : "stop: given more than 16 times");
+    }
+    ask_for(&t, "/show parameters", "stop \"of the command line\"\nstop \"no0\"\n");
+    ask(&t, "/show parameters", reply);
+    CHECK(strstr(reply, "no14") && !strstr(reply, "no15"), "16 stop strings: %s", reply);
+    ask_for(&t, "/set parameter stop", "");
+    ask_for(&t, line, "");
+    ask_for(&t, "/show parameters", "\nstop \"no15\"\n");
+    chat_close(&t);
+}
+
 /* A stop string is not shown, nor is what stands behind it. */
 static void test_stop(void) {
     char whole[4096], cut[4096], line[80];
@@ -906,6 +924,7 @@ int main(void) {
     CHECK(ready, "%s: %s", folder, strerror(errno));
     if (ready)
         ready = tiny_model(in_folder("endless.bin"), "q8", TINY_NEVER_ENDS, &e) &&
+                tiny_model(in_folder("silent.bin"), "q8-silent", TINY_NEVER_ENDS, &e) &&
                 tiny_model(in_folder("ending.bin"), "f32", TINY_ENDS, &e) &&
                 tiny_model(in_folder("draft.bin"), "q5", TINY_ENDS, &e);
     CHECK(ready, "the models: %s", e.text);
@@ -916,6 +935,7 @@ int main(void) {
         test_commands();
         test_system();
         test_stop();
+        test_many_stops();
         test_typing();
         test_long_lines();
         test_files();

@@ -135,7 +135,7 @@ static void tiny_retype(const Source *s, Plan *p, const char *name, Type type) {
  * vocabulary. "q8-mixed" is q8 with a feed-forward of 144, which is no whole number of blocks, so
  * that down_proj is not quantized; in its first layer up_proj is f16. "f32-mixed" has the same
  * weights as f32. "q8-wide" has a feed-forward of 8192, for units of work of all sizes. "q8-raw"
- * has no chat template. */
+ * has no chat template, "q8-silent" one without a system message of its own. */
 static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, uint32_t padding,
                               Error *e) {
     Source s = {.path = "tiny"};
@@ -150,10 +150,8 @@ static bool tiny_model_padded(const char *path, const char *quant, TinyEnd end, 
     if (quant[0] == 'q' || mixed) s.header.config.head_dim = 32;
     if (mixed) s.header.config.intermediate_size = 144;
     if (strstr(quant, "-wide")) s.header.config.intermediate_size = 8192;
-    if (strstr(quant, "-raw")) {
-        s.header.chat_family = CHAT_NONE;
-        s.header.has_default_system = 0;
-    }
+    if (strstr(quant, "-raw")) s.header.chat_family = CHAT_NONE;
+    if (strstr(quant, "-raw") || strstr(quant, "-silent")) s.header.has_default_system = 0;
     snprintf(type, sizeof type, "%.*s", (int)strcspn(quant, "-"), quant);
     bool ok = expected_tensors(&s.header.config, &s.tensors, &s.n_tensors, e) &&
               tiny_tokenizer(&s, e) && tiny_file(&s, weights, end, e) &&
