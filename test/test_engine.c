@@ -5,6 +5,8 @@
 #define QWEN_NO_MAIN
 #include "../qwen.c"
 
+#include <stddef.h>
+
 #include "tiny.h"
 
 static char model_path[300];
@@ -655,6 +657,41 @@ static void test_cache_damage(Session *s) {
     buffer_free(&file);
 }
 
+/* One thing of the header is another, and the checksum right: the refusal names that thing. */
+static void test_cache_header(Session *s) {
+    static const struct {
+        size_t at, n;
+        const char *field;
+    } parts[] = {{offsetof(CacheHeader, version), 4, ": version: "},
+                 {offsetof(CacheHeader, file_bytes), 8, ": file_bytes: "},
+                 {offsetof(CacheHeader, key.model_bytes), 8, ": model: "},
+                 {offsetof(CacheHeader, key.model_crc32c), 4, ": model: "},
+                 {offsetof(CacheHeader, key.model_sha256), 32, ": model: "},
+                 {offsetof(CacheHeader, key.kv_f32), 4, ": settings: "},
+                 {offsetof(CacheHeader, key.yarn_factor), 4, ": settings: "},
+                 {offsetof(CacheHeader, key.arithmetic), 4, ": arithmetic: "},
+                 {offsetof(CacheHeader, n), 8, ": n: "}};
+    Error e;
+    Buffer file = {0};
+    Ids prompt = prompt_of(5, 9);
+    s->ids.n = 0;
+    bool ok = session_feed(s, GIVEN, prompt.ids, 5, NULL, &e) == FED &&
+              cache_write(s, cache_path, 5, &e) && read_file(cache_path, 1 << 20, &file, &e);
+    CHECK(ok, "%s", e.text);
+    for (size_t i = 0; ok && i < sizeof parts / sizeof parts[0]; i++)
+        for (size_t at = parts[i].at; at < parts[i].at + parts[i].n; at++) {
+            file.data[at] ^= 1;
+            uint32_t crc = cache_crc((const uint8_t *)file.data, file.n);
+            memcpy(file.data + offsetof(CacheHeader, crc32c), &crc, sizeof crc);
+            CacheRead got = put_file(file.data, file.n) ? read_anew(s, &prompt, &e) : CACHE_READ;
+            CHECK(got == CACHE_UNUSABLE && s->ids.n == 0 && strstr(e.text, parts[i].field),
+                  "byte %zu of%s %s", at, parts[i].field, e.text);
+            file.data[at] ^= 1;
+        }
+    ids_free(&prompt);
+    buffer_free(&file);
+}
+
 /* Files whose checksum is right and whose sizes are not: numbers of tokens that do not go with the
  * file, up to those whose sizes wrap around. */
 static void test_cache_forged(Session *s) {
@@ -716,6 +753,7 @@ static void test_cache_way(const Model *m, const Model *other, Way way) {
         test_cache_prefix(&s);
         test_cache_bytes(&s);
         test_cache_damage(&s);
+        test_cache_header(&s);
         test_cache_forged(&s);
         s.ids.n = 0;
         CHECK(session_feed(&s, GIVEN, text_ids, 20, NULL, &e) == FED &&
@@ -824,6 +862,19 @@ static void test_wide(void) {
     model_unload(&m);
 }
 
+/* An odd number of panels, the last of which is not full: what stands behind a row of logits is the
+ * next one. */
+static void test_odd_panels(void) {
+    Model m;
+    Error e;
+    bool ok = tiny_model_padded(model_path, "q8", TINY_NEVER_ENDS, 25, &e) &&
+              model_load(&m, model_path, &e);
+    CHECK(ok && m.lm_head.rows % PANEL_ROWS != 0 && n_panels(&m.lm_head) % 2 == 1, "%s", e.text);
+    if (!ok) return;
+    test_sequences(&m);
+    model_unload(&m);
+}
+
 static void test_model(const char *quant) {
     Model m;
     Error e;
@@ -864,6 +915,7 @@ int main(void) {
         for (size_t i = 0; i < sizeof quants / sizeof quants[0]; i++) test_model(quants[i]);
         test_mixed();
         test_wide();
+        test_odd_panels();
         test_cache();
         unlink(model_path);
     }

@@ -38,6 +38,133 @@ static void test_find(void) {
 
 /* ---- Whether guesses pay --------------------------------------------------------------------- */
 
+static bool near(double a, double b) { return fabs(a - b) <= 1e-12 * (1 + fabs(b)); }
+
+/* Between two measured passes others lie on a line; longer ones are hoped to cost less than their
+ * share; and what is not known at all takes no time. */
+static void test_seconds(void) {
+    Pace p = {.seconds = {[1] = 1, [4] = 2.5, [8] = 4.5}}, late = {.seconds = {[4] = 2}};
+    static const double want[] = {1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5};
+    for (uint32_t m = 1; m <= 8; m++)
+        CHECK(near(pace_seconds(&p, m), want[m - 1]), "%u: %g", m, pace_seconds(&p, m));
+    for (uint32_t m = 9; m <= DECODE_ROWS; m++)
+        CHECK(pace_seconds(&p, m) > pace_seconds(&p, m - 1) && pace_seconds(&p, m) < 4.5 * m / 8,
+              "%u: %g", m, pace_seconds(&p, m));
+    CHECK(pace_seconds(&late, 2) == 2 && pace_seconds(&late, 4) == 2, "as many as the next one");
+    CHECK(pace_seconds(&(Pace){.plain = 0}, 3) == 0, "nothing is known");
+}
+
+/* Few guesses hardly change what is expected of them, the latest ones count most, and all are
+ * forgotten after a while without any. */
+static void test_chances(void) {
+    static const float sure[] = {0, 0.3f, 0.5f, 0.7f, 0.9f};
+    static const uint32_t matches[] = {2, 3, 4, 6, 10};
+    Record r = {.tried = {0}};
+    double sum = 0;
+    for (uint32_t c = 0; c < GUESS_CLASSES; c++) {
+        uint32_t less = c > 0 ? c - 1 : 0;
+        sum += first_chance[c];
+        CHECK(near(record_chance(&r, c), first_chance[c]), "class %u", c);
+        CHECK(match_class(matches[c]) == c && match_class(matches[c] - 1) == less, "class %u", c);
+        CHECK(confidence_class(sure[c]) == c && confidence_class(sure[c] - 0.01f) == less,
+              "class %u", c);
+    }
+    CHECK(near(record_average(&r), sum / GUESS_CLASSES), "at first: %g", record_average(&r));
+    record_guess(&r, 4, false);
+    CHECK(near(record_chance(&r, 4), first_chance[4] * 4 / 5), "one wrong: %g",
+          record_chance(&r, 4));
+    for (int i = 0; i < 64; i++) record_guess(&r, 0, true);
+    CHECK(record_chance(&r, 0) > 0.9, "all right: %g", record_chance(&r, 0));
+    for (int i = 0; i < 64; i++) record_guess(&r, 0, false);
+    CHECK(record_chance(&r, 0) < 0.3, "lately wrong: %g", record_chance(&r, 0));
+    CHECK(r.right[4] == 0 && r.tried[4] == 1 && r.tried[1] == 0, "other classes");
+    for (int i = 0; i < 177; i++) record_fade(&r); /* half of it */
+    CHECK(fabs(r.tried[4] - 0.5) < 0.01 && r.right[0] / r.tried[0] < 0.3, "faded: %g", r.tried[4]);
+}
+
+/* The number of guesses is the one with the highest rate. */
+static void test_length(void) {
+    uint64_t s = 5;
+    for (int trial = 0; trial < 1000; trial++) {
+        Pace p = {.seconds = {[1] = 1, [16] = 1 + 6 * test_uniform(&s)}};
+        Outlook o = {.m = 1 + test_below(&s, 4), .drafting = test_uniform(&s)};
+        double chance[MAX_DRAFT], each = test_below(&s, 2) ? test_uniform(&s) / 4 : 0, rate;
+        o.gain = o.m + test_uniform(&s);
+        double expected = o.gain, all = 1, best = 0;
+        uint32_t most = test_below(&s, 12), want = 0;
+        for (uint32_t i = 0; i <= most; i++) {
+            double now = expected / (pace_seconds(&p, o.m + i) + o.drafting + i * each);
+            if (now > best) best = now, want = i;
+            chance[i] = 1 - 0.4 * test_uniform(&s);
+            expected += all *= chance[i];
+        }
+        uint32_t got = guess_length(&p, &o, chance, most, each, &rate);
+        CHECK(got == want && near(rate, best), "%u at %g, not %u at %g", got, rate, want, best);
+    }
+    /* Behind a longer match more is likely to be right; nothing is behind what is surely wrong. */
+    Pace p = {.seconds = {[1] = 1, [16] = 4.6}};
+    Outlook o = {.m = 1, .gain = 1};
+    Record r = {.tried = {0}};
+    Drafter d = {.pass_s = 0.01};
+    double little, much;
+    uint32_t one = lookup_length(&p, &o, &r, 2, 15, &little);
+    uint32_t many = lookup_length(&p, &o, &r, 12, 15, &much);
+    CHECK(one < many && many > 3 && little < much, "%u at %g, %u at %g", one, little, many, much);
+    CHECK(draft_length(&p, &o, &d, 1, 15, &much) > 0 &&
+              draft_length(&p, &o, &d, 0.1, 15, &little) == 0 && little < much && little == 1,
+          "a drafter's at %g and %g", much, little);
+}
+
+/* What a pass of a drafter takes, and how much it may read for it. */
+static void test_window(void) {
+    Pace p = {.seconds = {[1] = 1}, .balance = 10};
+    Drafter d = {.pass_s = 0.5, .read_s = 0.125}, slow = {.pass_s = 2, .read_s = 0.125};
+    double charged = 1;
+    CHECK(near(drafter_seconds(&d, 9), 1.5), "9 tokens: %g", drafter_seconds(&d, 9));
+    CHECK(drafter_window(&d, &p) == 37 && drafter_window(&slow, &p) == 25, "of what was saved");
+    p.balance = 0;
+    CHECK(drafter_window(&d, &p) == 5 && drafter_window(&slow, &p) == 1, "of one pass");
+    CHECK(drafter_window(&(Drafter){.pass_s = 1}, &p) == MAX_CONTEXT, "reading costs nothing yet");
+    drafter_note(&d, 1, 1, &charged);
+    CHECK(near(d.pass_s, 0.625) && d.read_s == 0.125 && charged == 2 && d.begun, "one token: %g",
+          d.pass_s);
+    drafter_note(&d, 1, 100, &charged);
+    CHECK(near(d.pass_s, 0.625 * 1.75) && near(charged, 4.5), "held up: %g", d.pass_s);
+    drafter_note(&slow, 9, 4, &charged);
+    CHECK(slow.pass_s == 2 && slow.read_s == 0.125, "9 tokens say nothing of either");
+    drafter_note(&slow, 16, 4, &charged);
+    CHECK(slow.pass_s == 2 && near(slow.read_s, 0.1875), "16 tokens: %g", slow.read_s);
+}
+
+/* What is allowed of guesses, and what passes with and without them change. */
+static void test_balance(void) {
+    Pace p = {.plain = 0};
+    for (int i = 0; i < 4; i++) {
+        CHECK(!pace_allows(&p, 1), "not before four passes");
+        pace_note(&p, 1, 1, 0, 1, 0);
+    }
+    CHECK(near(p.balance, 0.52) && pace_allows(&p, 1), "at first: %g", p.balance);
+    pace_note(&p, 1, 4, 2, 1.5, 0.25); /* 2 passes saved for 0.5 and 0.25 seconds */
+    CHECK(near(p.balance, 0.52 + 1.25 + 0.0075) && p.seconds[4] == 1.5, "guesses: %g", p.balance);
+    for (int i = 0; i < 7; i++) CHECK(pace_allows(&p, 1), "8 passes"), p.guessed++;
+    CHECK(!pace_allows(&p, 1), "a pass without guesses is due");
+    p.balance = 3;
+    for (int i = 8; i < 64; i++) CHECK(pace_allows(&p, 1), "64, where they pay"), p.guessed++;
+    CHECK(!pace_allows(&p, 1), "a pass without guesses is due there too");
+    pace_note(&p, 1, 1, 0, 50, 0);
+    CHECK(pace_allows(&p, 1) && near(p.seconds[1], 1.125) && p.seconds[4] < 1.5, "held up: %g",
+          p.seconds[1]);
+    pace_credit(&p);
+    CHECK(near(p.balance, 3 + 0.01 + 2 * 1.125), "credit: %g", p.balance);
+    for (int i = 0; i < 99; i++) pace_note(&p, 1, 2, 1, 0.5, 0);
+    CHECK(near(p.balance, 32 * 1.125), "at most: %g", p.balance);
+    for (int i = 0; i < 99; i++) pace_note(&p, 1, 2, 0, 0.5, 2);
+    CHECK(near(p.balance, -4 * 1.125) && !pace_allows(&p, 1), "at least: %g", p.balance);
+    Pace four = {.plain = 4, .balance = 1, .seconds = {[4] = 2}};
+    pace_note(&four, 4, 8, 3, 2.5, 0); /* a pass gives four tokens */
+    CHECK(near(four.balance, 1 + 1.5 - 0.5 + 0.0125), "of four runs: %g", four.balance);
+}
+
 /* A machine that needs 1 second for a pass of one token and `slope` for every further one, and a
  * text where a guess is right so often. */
 typedef struct {
@@ -768,6 +895,11 @@ int main(void) {
     const char *base = getenv("TMPDIR");
     char path[300];
     test_find();
+    test_seconds();
+    test_chances();
+    test_length();
+    test_window();
+    test_balance();
     test_pace();
     test_draft_pace();
     test_second_chance();
