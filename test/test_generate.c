@@ -687,6 +687,65 @@ static void test_record(Session *s, Small *d) {
     small_close(d, s);
 }
 
+/* What was never measured of a drafter is estimated from the model's own passes. */
+static void check_estimate(Session *s, const Small *d) {
+    RunStats st = {.n_read = 10, .prompt_s = 5};
+    Run r = {.session = s, .stats = &st};
+    Drafter few = d->drafter, many = d->drafter, known = d->drafter;
+    double share = (double)d->model.token_bytes / (double)s->engine->model->token_bytes;
+    double pass = pace_seconds(&s->engine->pace, 1);
+    few.pass_s = few.read_s = many.pass_s = many.read_s = 0;
+    known.pass_s = known.read_s = 3;
+    drafter_estimate(&few, &r);
+    CHECK(near(few.pass_s, pass * share) && near(few.read_s, 0.15 * pass * share), "%g, %g",
+          few.pass_s, few.read_s);
+    st.n_read = 100;
+    drafter_estimate(&many, &r);
+    CHECK(near(many.pass_s, pass * share) && near(many.read_s, 0.05 * share), "%g, %g", many.pass_s,
+          many.read_s);
+    drafter_estimate(&known, &r);
+    CHECK(known.pass_s == 3 && known.read_s == 3, "what is known stays: %g, %g", known.pass_s,
+          known.read_s);
+}
+
+/* What a looked up guess adds to a pass; and none is looked up where the drafter promises more. */
+static void check_lookup(Session *s) {
+    static const int32_t text[] = {1, 2, 3, 4, 5, 1, 2, 3}, guesses[] = {4, 5, 1};
+    Error e = {""};
+    GenerateOptions g = {.lookup = 3};
+    Run r = {.session = s, .options = &g};
+    Outlook o = {.m = 1, .room = 15, .gain = 1}, p = o;
+    const Record *before = &s->record;
+    s->record = (Record){.tried = {0}};
+    s->ids.n = 0;
+    for (size_t i = 0; i < 8; i++) CHECK(ids_add(&s->ids, text[i], &e), "%s", e.text);
+    CHECK(run_lookup(&r, &o, 15, 1e9, &e) && r.n_drafts == 3 && s->ids.n == 11 &&
+              memcmp(s->ids.ids + 8, guesses, sizeof guesses) == 0 && r.record == before,
+          "%u guesses", r.n_drafts);
+    CHECK(o.m == 4 && o.room == 12 && near(o.gain, 1 + 0.35 * (1 + 0.5 * (1 + 0.5))),
+          "a pass of %u tokens gives %g", o.m, o.gain);
+    s->ids.n = 8;
+    r.n_drafts = 0;
+    g.lookup = GUESS_AUTO;
+    CHECK(run_lookup(&r, &p, 15, 1e9, &e) && r.n_drafts == 0 && p.m == 1, "the drafter's are more");
+    CHECK(run_lookup(&r, &p, 15, 0, &e) && r.n_drafts > 0, "looked up: %u", r.n_drafts);
+    s->ids.n = 0;
+}
+
+static void test_estimates(Session *s, Small *d) {
+    Error e;
+    Pace pace = s->engine->pace;
+    Record record = s->record;
+    bool ok = small_open(d, s, CTX, &e);
+    CHECK(ok, "%s", e.text);
+    s->engine->pace = (Pace){.seconds = {[1] = 2, [16] = 2.5}};
+    if (ok) check_estimate(s, d);
+    if (ok) check_lookup(s);
+    s->engine->pace = pace;
+    s->record = record;
+    small_close(d, s);
+}
+
 /* Damage the last norm's weights, and with them all logits. */
 static bool break_weights(const char *path, Error *e) {
     ModelFile m;
@@ -765,6 +824,7 @@ static void test_drafters(Session *s, const char *path, const char *quant, bool 
     CHECK(ok, "%s", e.text);
     if (ok) test_drafter(s, &d, "another quantization", CTX, DRAFTER_GOOD);
     if (ok) test_record(s, &d);
+    if (ok) test_estimates(s, &d);
     if (ok && kv_f32) test_follow(s, &d);
     ok = ok && tiny_model_padded(d.path, quant, TINY_ENDS, 32, &e);
     if (ok) test_drafter(s, &d, "other weights, with more padding", CTX, DRAFTER_ANY);
