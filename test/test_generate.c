@@ -429,6 +429,14 @@ static void test_guesses(Session *s, const Case *c, Guesses g, const Ids *prompt
                   (st.n_generated < 20 || st.n_accepted >= st.n_generated / 3),
               "%s, %d guesses by itself: %zu of %zu are right", c->name, (int)g.draft,
               st.n_accepted, st.n_drafted);
+    if (s->drafter && g.lookup == 0) { /* every pass and every guess reads all weights, and more */
+        double pass = (double)s->engine->model->token_bytes;
+        double guess = (double)s->drafter->session.engine->model->token_bytes;
+        CHECK(st.decode_bytes >=
+                  (double)(st.n_decoded - st.n_accepted) * pass + (double)st.n_drafted * guess,
+              "%s, %d guesses by itself: %g bytes are read", c->name, (int)g.draft,
+              st.decode_bytes);
+    }
     count->drafted += st.n_drafted;
     count->accepted += st.n_accepted;
     output_close(&out);
@@ -732,6 +740,33 @@ static void check_lookup(Session *s) {
     s->ids.n = 0;
 }
 
+/* How sure a guess is: the share of its token, as the drafter has it. */
+static void check_confidence(Session *s, Small *d) {
+    SamplerOptions o = {.top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1};
+    RunStats st = {.n_prompt = 0};
+    Run r = {.session = s, .stats = &st};
+    Sampler ahead;
+    Error e = {""};
+    Session *small = &d->drafter.session;
+    uint32_t n = (uint32_t)tokenizer_n_tokens(d->model.tokenizer), classes = 0;
+    bool ok = sampler_open(&ahead, &o, d->engine.kernels, n, &e);
+    for (int32_t id = 0; ok && id < 94; id += 3) {
+        double sum = 0, best = 0;
+        uint8_t class = 0;
+        ok = session_feed(small, GENERATED, &id, 1, NULL, &e) == FED;
+        for (uint32_t v = 0; v < n; v++) {
+            double p = exp((double)small->logits[v]);
+            sum += p;
+            best = fmax(best, p);
+        }
+        drafter_choose(&r, &ahead, &class);
+        CHECK(class == confidence_class((float)(best / sum)), "%g: class %u", best / sum, class);
+        classes |= 1u << class;
+    }
+    CHECK(ok && (classes & (classes - 1)) != 0, "more than one class: %s", e.text);
+    sampler_close(&ahead);
+}
+
 static void test_estimates(Session *s, Small *d) {
     Error e;
     Pace pace = s->engine->pace;
@@ -741,6 +776,7 @@ static void test_estimates(Session *s, Small *d) {
     s->engine->pace = (Pace){.seconds = {[1] = 2, [16] = 2.5}};
     if (ok) check_estimate(s, d);
     if (ok) check_lookup(s);
+    if (ok) check_confidence(s, d);
     s->engine->pace = pace;
     s->record = record;
     small_close(d, s);
