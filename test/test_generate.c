@@ -419,6 +419,8 @@ static void test_guesses(Session *s, const Case *c, Guesses g, const Ids *prompt
     check_same(c, g, first, &st, plain, to, s, prompt);
     CHECK(st.n_accepted <= st.n_drafted && (g.lookup != 0 || g.draft != 0 || st.n_drafted == 0),
           "%s: %zu of %zu", c->name, st.n_accepted, st.n_drafted);
+    if (c->max_tokens == 1 || c->max_tokens == 2)
+        CHECK(st.n_drafted == 0, "%s: %zu guesses for none", c->name, st.n_drafted);
     if (g.lookup == 5 && strstr(c->name, "repeats"))
         CHECK(st.n_accepted > st.n_generated / 2, "%s: %zu of %zu tokens were guessed", c->name,
               st.n_accepted, st.n_generated);
@@ -767,6 +769,34 @@ static void check_confidence(Session *s, Small *d) {
     sampler_close(&ahead);
 }
 
+/* Whether the drafter is asked: as often as it should be, or when the pace allows it and it may
+ * read what it lacks; and not when it is broken. */
+static void check_may_draft(Session *s, const Small *d) {
+    Error e = {""};
+    GenerateOptions g = {.draft = 0};
+    RunStats st = {.n_prompt = 40};
+    Run r = {.session = s, .options = &g, .stats = &st};
+    Outlook no = {.m = 1, .room = 15, .gain = 1}, yes = no;
+    Drafter *f = s->drafter;
+    double rate;
+    yes.allowed = true;
+    s->ids.n = f->session.ids.n = 0;
+    for (int32_t i = 0; i < 40; i++) CHECK(ids_add(&s->ids, i, &e), "%s", e.text);
+    f->pass_s = f->read_s = 0.001;
+    CHECK(!run_may_draft(&r, &yes, 9, &rate) && rate == 0, "no guesses are wanted");
+    g.draft = 3;
+    CHECK(run_may_draft(&r, &no, 9, &rate) && rate == 0, "three are, in any case");
+    g.draft = GUESS_AUTO;
+    CHECK(!run_may_draft(&r, &no, 9, &rate) && rate == 0, "the pace allows none");
+    CHECK(run_may_draft(&r, &yes, 9, &rate) && rate > 0.5, "it does: %g", rate);
+    f->pass_s = 1e3;
+    CHECK(!run_may_draft(&r, &yes, 9, &rate) && rate == 0, "it is too slow to read 40 tokens");
+    f->pass_s = 0.001;
+    f->failed = true;
+    CHECK(!run_may_draft(&r, &yes, 9, &rate) && rate == 0, "%s failed", d->path);
+    s->ids.n = 0;
+}
+
 static void test_estimates(Session *s, Small *d) {
     Error e;
     Pace pace = s->engine->pace;
@@ -777,6 +807,7 @@ static void test_estimates(Session *s, Small *d) {
     if (ok) check_estimate(s, d);
     if (ok) check_lookup(s);
     if (ok) check_confidence(s, d);
+    if (ok) check_may_draft(s, d);
     s->engine->pace = pace;
     s->record = record;
     small_close(d, s);
