@@ -584,6 +584,12 @@ static void test_other_fails(Engine *engine) {
     }
     while (ok && st[0].n_generated + 1 < LAST) ok = runs_step(both, 2, &e);
     CHECK(ok && runs[0].going && runs[1].going, "%s", e.text);
+    for (uint32_t i = 0; ok && i < 2; i++) { /* they share what is read of the weights */
+        double bytes = 0;
+        for (size_t k = 0; k + 1 < st[i].n_generated; k++)
+            bytes += (double)engine->model->token_bytes / 2 + kv_read(engine, prompts[i].n + k);
+        CHECK(near(st[i].decode_bytes, bytes), "%g bytes, not %g", st[i].decode_bytes, bytes);
+    }
     memset(engine->caches[1].k, 0xff, engine->caches[1].k_plane);
     CHECK(!runs_step(both, 2, &e) && strstr(e.text, "not a finite number"), "%s", e.text);
     CHECK(!runs[0].going && !runs[0].failed && st[0].n_generated == LAST && runs[1].failed &&
@@ -595,6 +601,38 @@ static void test_other_fails(Engine *engine) {
         output_close(&out[i]);
         ids_free(&prompts[i]);
         session_close(&sessions[i]);
+    }
+}
+
+/* A row behind a guess is not finite: an answer that ended before it is whole, others are not. */
+static void test_late_row(Engine *engine) {
+    for (int ends = 0; ends < 2; ends++) {
+        Session s;
+        Run r;
+        RunStats st;
+        Output out = {0};
+        Ids prompt = {0};
+        Error e = {""};
+        GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
+        uint32_t accepted = 0;
+        make_prompt(&prompt, 1, 20);
+        bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
+                  ids_add(&s.ids, r.next, &e) && ids_add(&s.ids, 7, &e);
+        CHECK(ok, "%s", e.text);
+        r.record = &s.record;
+        r.n_drafts = r.n_picked = 1;
+        r.picked[0] = ends ? TINY_IM_END : 7;
+        r.failed = true;
+        snprintf(r.error.text, sizeof r.error.text, "a late row");
+        CHECK(run_take_picked(&r, &accepted, &e) == ends && r.failed == !ends && !r.going &&
+                  st.not_finite == !ends && st.n_generated == 2 && accepted == 0,
+              "ended %d: %zu tokens, failed %d", ends, st.n_generated, r.failed);
+        CHECK(ends || strcmp(e.text, "a late row") == 0, "%s", e.text);
+        run_close(&r, ends, &e);
+        CHECK(st.finish == (ends ? FINISH_STOP : FINISH_ERROR), "%s", finish_names[st.finish]);
+        output_close(&out);
+        ids_free(&prompt);
+        session_close(&s);
     }
 }
 
@@ -666,6 +704,27 @@ static void test_drafter(Session *s, Small *d, const char *name, uint32_t ctx, E
     small_close(d, s);
 }
 
+/* As long as there are few, all guesses are noted, and those as right that the answer has. */
+static void check_record(Session *s) {
+    RunStats first = {0};
+    Output plain = {0};
+    Ids prompt = {0};
+    Count count = {0};
+    Case c = cases[2];
+    Record *r = &s->drafter->session.record;
+    double tried = 0, right = 0;
+    c.max_tokens = 40;
+    make_prompt(&prompt, 6, 7);
+    test_guesses(s, &c, (Guesses){0, 1}, &prompt, &first, &plain, DRAFTER_ANY, &count);
+    for (uint32_t i = 0; i < GUESS_CLASSES; i++) tried += r->tried[i], right += r->right[i];
+    CHECK(tried == (double)count.drafted && right >= (double)count.accepted &&
+              right <= (double)count.accepted + 1,
+          "%g of %g, not %zu of %zu", right, tried, count.accepted, count.drafted);
+    *r = (Record){.tried = {0}};
+    output_close(&plain);
+    ids_free(&prompt);
+}
+
 /* What is noted of its guesses: as many as were looked at, by how sure it was. */
 static void test_record(Session *s, Small *d) {
     Error e;
@@ -674,6 +733,7 @@ static void test_record(Session *s, Small *d) {
     size_t kinds = 0;
     bool ok = small_open(d, s, CTX, &e);
     CHECK(ok, "%s", e.text);
+    if (ok) check_record(s);
     for (uint32_t which = 7; ok && which < 12; which++) {
         RunStats first = {0};
         Output plain = {0};
@@ -1025,6 +1085,7 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         test_together(&engine, 20);
         test_together(&engine, 90);
         test_other_fails(&engine);
+        test_late_row(&engine);
         test_copy(&engine);
         test_interrupted(&m, &engine);
         test_load_early(&m, path);
