@@ -582,7 +582,10 @@ static void test_other_fails(Engine *engine) {
         sessions[i].seq = i;
         ok = ok && run_open(&runs[i], &sessions[i], &prompts[i], &options[i], &out[i], &st[i], &e);
     }
+    uint32_t plain = engine->pace.plain;
     while (ok && st[0].n_generated + 1 < LAST) ok = runs_step(both, 2, &e);
+    CHECK(engine->pace.plain == plain + LAST - 2 && engine->pace.seconds[2] > 0, "%u passes",
+          engine->pace.plain - plain);
     CHECK(ok && runs[0].going && runs[1].going, "%s", e.text);
     for (uint32_t i = 0; ok && i < 2; i++) { /* they share what is read of the weights */
         double bytes = 0;
@@ -634,6 +637,34 @@ static void test_late_row(Engine *engine) {
         ids_free(&prompt);
         session_close(&s);
     }
+}
+
+/* Of two guesses the first was right: with the token behind it the answer has two more. */
+static void test_accepted(Engine *engine) {
+    Session s;
+    Run r;
+    RunStats st;
+    Output out = {0};
+    Ids prompt = {0};
+    Error e = {""};
+    GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
+    uint32_t accepted = 0;
+    make_prompt(&prompt, 1, 20);
+    bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
+              ids_add(&s.ids, r.next, &e) && ids_add(&s.ids, 7, &e) && ids_add(&s.ids, 8, &e);
+    r.record = &s.record;
+    r.n_drafts = r.n_picked = 2;
+    r.picked[0] = 7;
+    r.picked[1] = 9;
+    ok = ok && run_take_picked(&r, &accepted, &e);
+    CHECK(ok && accepted == 1 && st.n_accepted == 1 && st.n_generated == 3 && r.going &&
+              r.next == 9 && s.ids.n == prompt.n + 2 && s.record.tried[0] == 2 &&
+              s.record.right[0] == 1,
+          "%u accepted, %zu tokens: %s", accepted, st.n_generated, e.text);
+    run_close(&r, ok, &e);
+    output_close(&out);
+    ids_free(&prompt);
+    session_close(&s);
 }
 
 /* Logits behind tokens that another sequence has read are those of reading them oneself. */
@@ -1086,6 +1117,7 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         test_together(&engine, 90);
         test_other_fails(&engine);
         test_late_row(&engine);
+        test_accepted(&engine);
         test_copy(&engine);
         test_interrupted(&m, &engine);
         test_load_early(&m, path);
