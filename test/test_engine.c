@@ -692,6 +692,21 @@ static void test_cache_header(Session *s) {
     buffer_free(&file);
 }
 
+/* What is no file, and what cannot be looked at, are left alone; what is not there yet is empty. */
+static void test_cache_paths(Session *s) {
+    Error e;
+    Ids prompt = prompt_of(5, 9);
+    char below[340];
+    snprintf(below, sizeof below, "%s/below", cache_path);
+    CHECK(put_file("", 0) && cache_read(s, cache_path, &prompt, &e) == CACHE_READ, "an empty one");
+    CHECK(cache_read(s, below, &prompt, &e) == CACHE_REFUSED && strstr(e.text, "below"), "%s",
+          e.text);
+    CHECK(cache_read(s, "/dev/null", &prompt, &e) == CACHE_REFUSED, "a device");
+    unlink(cache_path);
+    CHECK(cache_read(s, cache_path, &prompt, &e) == CACHE_READ, "none: %s", e.text);
+    ids_free(&prompt);
+}
+
 /* Files whose checksum is right and whose sizes are not: numbers of tokens that do not go with the
  * file, up to those whose sizes wrap around. */
 static void test_cache_forged(Session *s) {
@@ -753,6 +768,7 @@ static void test_cache_way(const Model *m, const Model *other, Way way) {
         test_cache_prefix(&s);
         test_cache_bytes(&s);
         test_cache_damage(&s);
+        test_cache_paths(&s);
         test_cache_header(&s);
         test_cache_forged(&s);
         s.ids.n = 0;

@@ -417,6 +417,7 @@ static void test_guesses(Session *s, const Case *c, Guesses g, const Ids *prompt
     CHECK(ok, "%s: %s", c->name, e.text);
     if (to == plain) *first = st;
     check_same(c, g, first, &st, plain, to, s, prompt);
+    CHECK(st.n_read + st.n_cached == prompt->n, "%s: %zu tokens are read", c->name, st.n_read);
     CHECK(st.n_accepted <= st.n_drafted && (g.lookup != 0 || g.draft != 0 || st.n_drafted == 0),
           "%s: %zu of %zu", c->name, st.n_accepted, st.n_drafted);
     if (c->max_tokens == 1 || c->max_tokens == 2)
@@ -633,6 +634,33 @@ static void test_late_row(Engine *engine) {
         CHECK(ends || strcmp(e.text, "a late row") == 0, "%s", e.text);
         run_close(&r, ends, &e);
         CHECK(st.finish == (ends ? FINISH_STOP : FINISH_ERROR), "%s", finish_names[st.finish]);
+        output_close(&out);
+        ids_free(&prompt);
+        session_close(&s);
+    }
+}
+
+/* A stop string in what was held back, as the beginning of a longer one, when the answer is cut. */
+static void test_stop_at_end(Engine *engine) {
+    static const Finish ends[] = {FINISH_LENGTH, FINISH_LOOP, FINISH_INTERRUPT};
+    static const char *stops[] = {"\x01\x02\x03", "\x02"};
+    for (size_t i = 0; i < 3; i++) {
+        Session s;
+        Run r;
+        RunStats st;
+        Output out = {.stops = stops, .n_stops = 2};
+        Ids prompt = {0};
+        Error e = {""};
+        GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
+        make_prompt(&prompt, 1, 20);
+        bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
+                  output_add(&out, "x\x01\x02", 3, &e) && !out.stopped;
+        st.finish = ends[i];
+        ok = run_close(&r, ok, &e);
+        Finish want = ends[i] == FINISH_INTERRUPT ? FINISH_INTERRUPT : FINISH_STOP;
+        CHECK(ok && out.stopped && out.all.n > 2 && out.all.data[out.all.n - 1] == 1 &&
+                  st.finish == want,
+              "%s became %s: %s", finish_names[ends[i]], finish_names[st.finish], e.text);
         output_close(&out);
         ids_free(&prompt);
         session_close(&s);
@@ -1117,6 +1145,7 @@ static void test_model(const char *path, const char *quant, bool kv_f32, uint32_
         test_together(&engine, 90);
         test_other_fails(&engine);
         test_late_row(&engine);
+        test_stop_at_end(&engine);
         test_accepted(&engine);
         test_copy(&engine);
         test_interrupted(&m, &engine);
