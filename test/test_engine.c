@@ -146,6 +146,16 @@ static void test_sampler_edges(void) {
     sampler_close(&s);
 }
 
+/* Sums of the same numbers in another order differ: more may be asked for than there is. */
+static void test_sampler_rounding(void) {
+    Candidate room[3] = {{.id = -1}, {0, 0.5f, 7}, {-0.1f, 0.5f, 9}}, *c = room + 1;
+    double mass;
+    CHECK(draw_from(c, 2, 0.25) == 9 && draw_from(c, 2, 0.75) == 7 && draw_from(c, 2, 1) == 7,
+          "the first one takes the rest");
+    CHECK(keep_likeliest(c, 2, 1.001, 0, &mass) == 0 && mass == 1 && c[1].id == 7 && c[0].id == 9,
+          "both are kept: %g", mass);
+}
+
 /* The divergence as its definition has it: sum of p ln(p / q), in long double. */
 static void test_kl(void) {
     uint64_t s = 9;
@@ -918,6 +928,7 @@ int main(void) {
         text_ids[i] = (int32_t)test_below(&state, TINY_IM_END);
     test_sampler_reference();
     test_sampler_edges();
+    test_sampler_rounding();
     test_kl();
     test_output();
     test_output_random();
