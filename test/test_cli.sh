@@ -290,6 +290,7 @@ stop_tests() {
     ask "added tokens are shown" "$model" -p hello --temp 100 --top-k 0 --top-p 1 \
         --repeat-penalty 1 -n 2000 --ignore-eos --no-loop-guard --seed 1 -t 1 --stop 'never to come'
     check "added tokens are shown" grep -qa '<tool_call>' "$out"
+    same "special tokens are not" "$(grep -ca '<|im_[a-z]*|>' "$out")" 0
     says "--ignore-eos with --stop" 'answer 2000 tokens'
     ask "before --stop" "$model" -p 'hello' --seed 3 -n 60 --ignore-eos
     letter=$(tr -cd 'a-zA-Z0-9' <"$out" | cut -c 3)
