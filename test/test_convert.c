@@ -715,6 +715,17 @@ static void test_tied(Model *m) {
         check_result(&s, "one.bin", 0.01);
         source_close(&s);
     }
+    for (size_t row = 0; row < 272; row += 271) { /* another head in one row, the first or last */
+        Source s;
+        Error e;
+        memcpy(m->data.data + at, m->data.data, bytes);
+        memcpy(m->data.data + at + 128 * row, own + 128 * row, 128);
+        put_model(m);
+        put_changed(m, CONFIG, "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":true");
+        bool open = source_open(folder, &s, &e);
+        CHECK(open && !s.header.config.tie_word_embeddings, "row %zu of the head is kept", row);
+        if (open) source_close(&s);
+    }
     memcpy(m->data.data + at, own, bytes);
 }
 
@@ -1611,6 +1622,7 @@ static void test_cache_names(void) {
                 {"models--a--b/snapshots/1--2", "b"},
                 {"other/snapshots/7ae55", "7ae55"},
                 {"models--a--b/refs/7ae55", "7ae55"},
+                {"models-a--b/snapshots/7ae55", "7ae55"},
                 {"snapshots/7ae55", "7ae55"},
                 {"/", "/"}};
     char name[128];
@@ -1750,6 +1762,28 @@ static void test_golden(const char *golden) {
     closedir(d);
 }
 
+/* Everything that --info says of the good model, but for its names and what depends on the file. */
+static const char *const facts[] = {
+    "architecture: qwen2, 2 layers, hidden 64, feed-forward 96\n"
+    "attention:    4 heads, 2 of keys and values, head_dim 16, biases on q, k, v\n"
+    "context:      4096 tokens, rope theta 1e+06, norm eps 1e-06\n"
+    "head:         its own\n"
+    "vocabulary:   272 rows, 264 tokens (4 added), 4 merges\n"
+    "template:     qwen2, default system message \"You are a helpful assistant.\"\n"
+    "defaults:     sampling, temperature 0.7, top_k 20, top_p 0.8, min_p 0.1, "
+    "repetition_penalty 1.1\nstop tokens:  262 260\nsource:       ",
+    "\nparameters:   96832\ntensors:      27: "};
+/* And of the model.bin with q8, of the folder, of the one file of the folder */
+static const char *const file_facts[][4] = {
+    {"model.bin:    version 2, 200704 bytes, quant q8\nname:         test-convert-",
+     "\nconverter:    qwen.c convert 1\n",
+     " 16 q8, 11 f32; 108928 bytes, 9.00 bits per weight\n  model.embed_tokens.weight ",
+     "  model.layers.1.self_attn.v_proj.weight             q8         32 x 64             2176\n"},
+    {"safetensors:  1 file\nname:         test-convert-", "\nsource:       ",
+     " 27 BF16; 193664 bytes, 16.00 bits per weight\n  model.embed_tokens.weight ",
+     "  model.layers.1.self_attn.v_proj.weight             BF16       32 x 64             4096\n"},
+};
+
 static void test_info(const Model *m) {
     Error e;
     put_model(m);
@@ -1763,6 +1797,13 @@ static void test_info(const Model *m) {
         CHECK(ok && strstr(text, "2 layers") && strstr(text, "lm_head.weight") &&
                   strstr(text, "264 tokens"),
               "--info %s: %s", paths[i], ok ? text : e.text);
+        for (size_t k = 0; k < 2; k++)
+            CHECK(strstr(text, facts[k]), "--info %s: no %s in %s", paths[i], facts[k], text);
+        for (size_t k = 0; k < 4; k++) {
+            const char *want = file_facts[i > 0][k];
+            CHECK(strstr(text, want), "--info %s: no %s in %s", paths[i], want, text);
+        }
+        CHECK(!!strstr(text, ", sha256 ") == (i == 0), "--info %s: sha256: %s", paths[i], text);
     }
     CHECK(strcmp(chat_family_name(CHAT_QWEN25), "qwen2.5") == 0 &&
               strcmp(chat_family_name(99), "unknown") == 0,
