@@ -118,6 +118,33 @@ static void test_instruct(void) {
     source_close(&s);
 }
 
+/* Up to 1.5B the Instruct models repeat less with 1.1, the larger ones with 1.05. */
+static void test_penalty(void) {
+    for (uint32_t hidden = 1536; hidden <= 2048; hidden += 512) {
+        GgufCase key = {.key = "qwen2.attention.key_length", .type = U32 + 1, .bits = 8};
+        GgufCase value = key, size = key;
+        value.key = "qwen2.attention.value_length";
+        value.also = &key;
+        size.key = "qwen2.embedding_length";
+        size.bits = hidden;
+        size.also = &value;
+        GgufCase c = {.key = "tokenizer.chat_template",
+                      .type = STRING + 1,
+                      .text = instruct_template,
+                      .also = &size,
+                      .hidden = hidden};
+        Source s;
+        Error e;
+        bool ok = open_case(&c, &s, &e);
+        CHECK(ok, "hidden %u: %s", hidden, e.text);
+        if (!ok) continue;
+        float penalty = s.header.defaults.repetition_penalty;
+        CHECK(penalty == (hidden == 1536 ? 1.1f : 1.05f), "hidden %u: repetition_penalty %g",
+              hidden, (double)penalty);
+        source_close(&s);
+    }
+}
+
 /* Other files that must open. */
 static void test_variants(void) {
     GgufCase c = {.at = 4, .n = 4, .patch = 2};
@@ -931,6 +958,7 @@ int main(int argc, char **argv) {
     test_good();
     test_variants();
     test_instruct();
+    test_penalty();
     test_values();
     test_yarn();
     test_no_pre();

@@ -29,6 +29,7 @@ typedef struct GgufCase {
     const struct GgufCase *also; /* its key gets its value too */
     size_t first, last;          /* last > 0: only tensors [first, last) */
     bool bare;                   /* no metadata but the cases' own */
+    uint32_t hidden;             /* hidden size of the tensors; 0: 32 */
 } GgufCase;
 
 typedef struct {
@@ -183,15 +184,18 @@ static void gguf_tensor(GgufWriter *w, const char *name, uint64_t cols, uint64_t
     while (w->data.n % w->alignment != 0) gguf_put(&w->data, "", 1);
 }
 
+static uint64_t gguf_hidden(const GgufWriter *w) { return w->c->hidden ? w->c->hidden : 32; }
+
 static void gguf_layer(GgufWriter *w, int layer) {
-    static const struct {
+    const uint64_t h = gguf_hidden(w);
+    const struct {
         const char *name;
         uint64_t cols, rows;
     } part[] = {
-        {"attn_norm.weight", 32, 0}, {"ffn_down.weight", 64, 32},    {"ffn_gate.weight", 32, 64},
-        {"ffn_up.weight", 32, 64},   {"ffn_norm.weight", 32, 0},     {"attn_k.bias", 16, 0},
-        {"attn_k.weight", 32, 16},   {"attn_output.weight", 32, 32}, {"attn_q.bias", 32, 0},
-        {"attn_q.weight", 32, 32},   {"attn_v.bias", 16, 0},         {"attn_v.weight", 32, 16},
+        {"attn_norm.weight", h, 0}, {"ffn_down.weight", 64, h},    {"ffn_gate.weight", h, 64},
+        {"ffn_up.weight", h, 64},   {"ffn_norm.weight", h, 0},     {"attn_k.bias", 16, 0},
+        {"attn_k.weight", h, 16},   {"attn_output.weight", 32, h}, {"attn_q.bias", 32, 0},
+        {"attn_q.weight", h, 32},   {"attn_v.bias", 16, 0},        {"attn_v.weight", h, 16},
     };
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         char name[64];
@@ -206,9 +210,9 @@ static void gguf_write(const GgufCase *c, Buffer *out) {
         w.alignment = (size_t)c->bits;
     }
     gguf_metadata(&w);
-    gguf_tensor(&w, "token_embd.weight", 32, GGUF_ROWS);
+    gguf_tensor(&w, "token_embd.weight", gguf_hidden(&w), GGUF_ROWS);
     for (int layer = 0; layer < 2; layer++) gguf_layer(&w, layer);
-    gguf_tensor(&w, "output_norm.weight", 32, 0);
+    gguf_tensor(&w, "output_norm.weight", gguf_hidden(&w), 0);
     if (c->damage == TWICE) gguf_tensor(&w, c->tensor, 32, c->value);
     gguf_put(out, "GGUF", 4);
     gguf_u32(out, 3);
