@@ -377,6 +377,11 @@ static const GgufCase values[] = {
      ARRAY_OF(STRING, 1),
      .text = "\5\0\0\0\0\0\0\0a b c",
      .array_bytes = 13},
+    {.want = "stands there twice", /* not only the first merge is read */
+     .key = "tokenizer.ggml.merges",
+     ARRAY_OF(STRING, 2),
+     .text = "\3\0\0\0\0\0\0\0a b\3\0\0\0\0\0\0\0a b",
+     .array_bytes = 22},
     {.want = "temp: expected 0 to 100",
      .key = "general.sampling.temp",
      .type = F32 + 1,
