@@ -198,6 +198,13 @@ static const GgufCase yarn_none = {.key = "qwen2.rope.scaling.original_context_l
 static const GgufCase yarn = {
     .key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "yarn", .also = &yarn_all};
 
+static const GgufCase yarn_small = {
+    .key = "qwen2.rope.scaling.factor", .type = F32 + 1, .bits = 0x3fc00000u}; /* 1.5 */
+static const GgufCase yarn_of_small = {.key = "qwen2.rope.scaling.original_context_length",
+                                       .type = U32 + 1,
+                                       .bits = 64,
+                                       .also = &yarn_small};
+
 static const GgufCase deepseek = {
     .key = "tokenizer.ggml.pre", .type = STRING + 1, .text = "deepseek-r1-qwen"};
 
@@ -214,6 +221,10 @@ static const GgufCase values[] = {
     {.key = "qwen2.attention.layer_norm_rms_epsilon", .type = F64 + 1, .bits = 0x3eb0c6f7a0b5ed8d},
     {.key = "qwen2.attention.key_length", .type = U32 + 1, .bits = 8},
     {.key = "qwen2.rope.scaling.type", .type = STRING + 1, .text = "none"},
+    {.key = "qwen2.rope.scaling.type",
+     .type = STRING + 1,
+     .text = "yarn",
+     .also = &yarn_of_small},
     {.key = "general.file_type", .type = U32 + 1, .bits = 4},
     {.key = "general.file_type"},
     {.key = "general.name"},
