@@ -1,6 +1,6 @@
 /* bench_kernels.c: how fast the kernels are, against what the memory gives in the same run.
  *
- *     make && cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c build/plain/kernels/*.o \
+ *     make && cc -O2 -D_GNU_SOURCE -I. test/bench_kernels.c build/plain/kernels/[a-z]*.o \
  *         build/plain/base.o -lm -lpthread -o bench
  *     ./bench [table [MiB of weights [threads]]]
  *
