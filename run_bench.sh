@@ -972,7 +972,7 @@ warm_up() {
     task_prepare 0
     say "warm-up (not scored): $(cat "$work/prompt")"
     answer_logged "warm-up" "$seed"
-    [ "$answer_status" = 0 ] || exit 1
+    [ "$answer_status" = 0 ] || die 1 "the warm-up failed; $again --resume $run tries it again"
 }
 
 # A run's tasks that have no result yet.

@@ -765,6 +765,7 @@ cp -r "$scratch/set" "$scratch/cold"
 printf 'task: warm-up\n---\nThis fails.\n' >"$scratch/cold/00-warm-up.txt"
 bench "$scratch/model.bin" --prompts "$scratch/cold" --auto --run cold >"$scratch/out" 2>&1
 same "a model that fails in the warm-up runs no task" "$?$(find "$results" -name cold.csv)" 1
+check "a failed warm-up says how to go on" has "$scratch/out" "warm-up failed; .* --resume cold"
 rm -r "$results/cold" "$results/cold.log"
 printf 'task: fails\ncheck: no-table\n---\nThis fails.\n' >"$scratch/set/02-b.txt"
 new --auto --run failing >"$scratch/out" 2>&1
