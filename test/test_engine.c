@@ -640,6 +640,13 @@ static void test_cache_bytes(Session *s) {
     }
 }
 
+/* The cache of the prompt's first 5 tokens, also in memory. */
+static bool small_file(Session *s, const Ids *prompt, Buffer *file, Error *e) {
+    s->ids.n = 0;
+    return session_feed(s, GIVEN, prompt->ids, 5, NULL, e) == FED &&
+           cache_write(s, cache_path, 5, e) && read_file(cache_path, 1 << 20, file, e);
+}
+
 /* A file of 5 tokens, cut off at every length and with every byte changed: nothing is taken from
  * it, and it may be replaced unless it does not look like a cache at all. */
 static void test_cache_damage(Session *s) {
@@ -647,9 +654,7 @@ static void test_cache_damage(Session *s) {
     Error e;
     Buffer file = {0};
     Ids prompt = prompt_of(5, 9);
-    s->ids.n = 0;
-    bool ok = session_feed(s, GIVEN, prompt.ids, 5, NULL, &e) == FED &&
-              cache_write(s, cache_path, 5, &e) && read_file(cache_path, 1 << 20, &file, &e);
+    bool ok = small_file(s, &prompt, &file, &e);
     CHECK(ok && read_anew(s, &prompt, &e) == CACHE_READ && s->ids.n == 5, "%s", e.text);
     for (size_t n = 0; ok && n < file.n; n += n < 4096 ? 1 : step) {
         CacheRead got = put_file(file.data, n) ? read_anew(s, &prompt, &e) : CACHE_REFUSED;
@@ -684,9 +689,7 @@ static void test_cache_header(Session *s) {
     Error e;
     Buffer file = {0};
     Ids prompt = prompt_of(5, 9);
-    s->ids.n = 0;
-    bool ok = session_feed(s, GIVEN, prompt.ids, 5, NULL, &e) == FED &&
-              cache_write(s, cache_path, 5, &e) && read_file(cache_path, 1 << 20, &file, &e);
+    bool ok = small_file(s, &prompt, &file, &e);
     CHECK(ok, "%s", e.text);
     for (size_t i = 0; ok && i < sizeof parts / sizeof parts[0]; i++)
         for (size_t at = parts[i].at; at < parts[i].at + parts[i].n; at++) {

@@ -608,35 +608,62 @@ static void test_other_fails(Engine *engine) {
     }
 }
 
+/* An answer that has begun, with one token chosen and no guesses. */
+typedef struct {
+    Session session;
+    Run run;
+    RunStats stats;
+    Output out;
+    Ids prompt;
+    GenerateOptions options;
+    Error error;
+} Begun;
+
+static bool begun_open(Begun *b, Engine *engine, const char **stops, size_t n_stops) {
+    *b = (Begun){.out = {.stops = stops, .n_stops = n_stops},
+                 .options = case_options(&cases[0], (Guesses){0, 0})};
+    make_prompt(&b->prompt, 1, 20);
+    return session_open(&b->session, engine, &b->error) &&
+           run_open(&b->run, &b->session, &b->prompt, &b->options, &b->out, &b->stats, &b->error);
+}
+
+static void begun_close(Begun *b) {
+    output_close(&b->out);
+    ids_free(&b->prompt);
+    session_close(&b->session);
+}
+
+/* The tokens of a pass, of which n are guesses, and what the sampler picked for them. */
+static bool begun_pick(Begun *b, uint32_t n, const int32_t *guesses, const int32_t *picked) {
+    bool ok = ids_add(&b->session.ids, b->run.next, &b->error);
+    b->run.record = &b->session.record;
+    b->run.n_drafts = b->run.n_picked = n;
+    for (uint32_t i = 0; i < n; i++) {
+        ok = ok && ids_add(&b->session.ids, guesses[i], &b->error);
+        b->run.picked[i] = picked[i];
+    }
+    return ok;
+}
+
 /* A row behind a guess is not finite: an answer that ended before it is whole, others are not. */
 static void test_late_row(Engine *engine) {
     for (int ends = 0; ends < 2; ends++) {
-        Session s;
-        Run r;
-        RunStats st;
-        Output out = {0};
-        Ids prompt = {0};
-        Error e = {""};
-        GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
+        Begun b;
+        Run *r = &b.run;
+        const RunStats *st = &b.stats;
         uint32_t accepted = 0;
-        make_prompt(&prompt, 1, 20);
-        bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
-                  ids_add(&s.ids, r.next, &e) && ids_add(&s.ids, 7, &e);
-        CHECK(ok, "%s", e.text);
-        r.record = &s.record;
-        r.n_drafts = r.n_picked = 1;
-        r.picked[0] = ends ? TINY_IM_END : 7;
-        r.failed = true;
-        snprintf(r.error.text, sizeof r.error.text, "a late row");
-        CHECK(run_take_picked(&r, &accepted, &e) == ends && r.failed == !ends && !r.going &&
-                  st.not_finite == !ends && st.n_generated == 2 && accepted == 0,
-              "ended %d: %zu tokens, failed %d", ends, st.n_generated, r.failed);
-        CHECK(ends || strcmp(e.text, "a late row") == 0, "%s", e.text);
-        run_close(&r, ends, &e);
-        CHECK(st.finish == (ends ? FINISH_STOP : FINISH_ERROR), "%s", finish_names[st.finish]);
-        output_close(&out);
-        ids_free(&prompt);
-        session_close(&s);
+        bool ok = begun_open(&b, engine, NULL, 0) &&
+                  begun_pick(&b, 1, (int32_t[]){7}, (int32_t[]){ends ? TINY_IM_END : 7});
+        CHECK(ok, "%s", b.error.text);
+        r->failed = true;
+        snprintf(r->error.text, sizeof r->error.text, "a late row");
+        CHECK(run_take_picked(r, &accepted, &b.error) == ends && r->failed == !ends && !r->going &&
+                  st->not_finite == !ends && st->n_generated == 2 && accepted == 0,
+              "ended %d: %zu tokens, failed %d", ends, st->n_generated, r->failed);
+        CHECK(ends || strcmp(b.error.text, "a late row") == 0, "%s", b.error.text);
+        run_close(r, ends, &b.error);
+        CHECK(st->finish == (ends ? FINISH_STOP : FINISH_ERROR), "%s", finish_names[st->finish]);
+        begun_close(&b);
     }
 }
 
@@ -645,54 +672,36 @@ static void test_stop_at_end(Engine *engine) {
     static const Finish ends[] = {FINISH_LENGTH, FINISH_LOOP, FINISH_INTERRUPT};
     static const char *stops[] = {"\x01\x02\x03", "\x02"};
     for (size_t i = 0; i < 3; i++) {
-        Session s;
-        Run r;
-        RunStats st;
-        Output out = {.stops = stops, .n_stops = 2};
-        Ids prompt = {0};
-        Error e = {""};
-        GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
-        make_prompt(&prompt, 1, 20);
-        bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
-                  output_add(&out, "x\x01\x02", 3, &e) && !out.stopped;
-        st.finish = ends[i];
-        ok = run_close(&r, ok, &e);
+        Begun b;
+        const Output *out = &b.out;
+        bool ok = begun_open(&b, engine, stops, 2) &&
+                  output_add(&b.out, "x\x01\x02", 3, &b.error) && !out->stopped;
+        b.stats.finish = ends[i];
+        ok = run_close(&b.run, ok, &b.error);
         Finish want = ends[i] == FINISH_INTERRUPT ? FINISH_INTERRUPT : FINISH_STOP;
-        CHECK(ok && out.stopped && out.all.n > 2 && out.all.data[out.all.n - 1] == 1 &&
-                  st.finish == want,
-              "%s became %s: %s", finish_names[ends[i]], finish_names[st.finish], e.text);
-        output_close(&out);
-        ids_free(&prompt);
-        session_close(&s);
+        CHECK(ok && out->stopped && out->all.n > 2 && out->all.data[out->all.n - 1] == 1 &&
+                  b.stats.finish == want,
+              "%s became %s: %s", finish_names[ends[i]], finish_names[b.stats.finish],
+              b.error.text);
+        begun_close(&b);
     }
 }
 
 /* Of two guesses the first was right: with the token behind it the answer has two more. */
 static void test_accepted(Engine *engine) {
-    Session s;
-    Run r;
-    RunStats st;
-    Output out = {0};
-    Ids prompt = {0};
-    Error e = {""};
-    GenerateOptions o = case_options(&cases[0], (Guesses){0, 0});
+    Begun b;
+    const RunStats *st = &b.stats;
+    const Record *record = &b.session.record;
     uint32_t accepted = 0;
-    make_prompt(&prompt, 1, 20);
-    bool ok = session_open(&s, engine, &e) && run_open(&r, &s, &prompt, &o, &out, &st, &e) &&
-              ids_add(&s.ids, r.next, &e) && ids_add(&s.ids, 7, &e) && ids_add(&s.ids, 8, &e);
-    r.record = &s.record;
-    r.n_drafts = r.n_picked = 2;
-    r.picked[0] = 7;
-    r.picked[1] = 9;
-    ok = ok && run_take_picked(&r, &accepted, &e);
-    CHECK(ok && accepted == 1 && st.n_accepted == 1 && st.n_generated == 3 && r.going &&
-              r.next == 9 && s.ids.n == prompt.n + 2 && s.record.tried[0] == 2 &&
-              s.record.right[0] == 1,
-          "%u accepted, %zu tokens: %s", accepted, st.n_generated, e.text);
-    run_close(&r, ok, &e);
-    output_close(&out);
-    ids_free(&prompt);
-    session_close(&s);
+    bool ok = begun_open(&b, engine, NULL, 0) &&
+              begun_pick(&b, 2, (int32_t[]){7, 8}, (int32_t[]){7, 9}) &&
+              run_take_picked(&b.run, &accepted, &b.error);
+    CHECK(ok && accepted == 1 && st->n_accepted == 1 && st->n_generated == 3 && b.run.going &&
+              b.run.next == 9 && b.session.ids.n == b.prompt.n + 2 && record->tried[0] == 2 &&
+              record->right[0] == 1,
+          "%u accepted, %zu tokens: %s", accepted, st->n_generated, b.error.text);
+    run_close(&b.run, ok, &b.error);
+    begun_close(&b);
 }
 
 /* Logits behind tokens that another sequence has read are those of reading them oneself. */
