@@ -95,7 +95,7 @@ static bool compare_all(const Template *t, const ChatTemplate *as, const char *c
 static bool find_system(const Buffer *text, const char **system, size_t *n) {
     static const char begin[] = "<|im_start|>system\n", end[] = "<|im_end|>\n<|im_start|>user\n";
     size_t b = sizeof begin - 1;
-    if (text->n < b || memcmp(text->data, begin, b) != 0) return false;
+    if (!begins_with(text->data, text->n, begin)) return false;
     const char *stop = memmem(text->data + b, text->n - b, end, sizeof end - 1);
     *system = text->data + b;
     *n = stop ? (size_t)(stop - *system) : 0;
